@@ -1,0 +1,32 @@
+"""Open-vocabulary object detection: YOLO says where things are, CLIP what, in your own words."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from openvocab.errors import OpenVocabError
+
+if TYPE_CHECKING:
+    from openvocab.annotate import annotate
+    from openvocab.api import detect
+    from openvocab.detector import OpenVocabDetector
+    from openvocab.presets import Preset
+    from openvocab.vocabulary import Vocabulary
+
+__all__ = ["OpenVocabDetector", "OpenVocabError", "Preset", "Vocabulary", "annotate", "detect"]
+
+__version__ = "0.1.0"
+
+# Loaded at first use: importing the package must not import torch, ultralytics or OpenCV.
+_HOMES = {
+    "OpenVocabDetector": "openvocab.detector",
+    "Preset": "openvocab.presets",
+    "Vocabulary": "openvocab.vocabulary",
+    "annotate": "openvocab.annotate",
+    "detect": "openvocab.api",
+}
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401  a module attribute may be anything
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'openvocab' has no attribute {name!r}")

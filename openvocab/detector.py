@@ -1,0 +1,245 @@
+"""The five stages in order: propose, encode regions, encode classes, match, keep."""
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Self
+
+import numpy as np
+import supervision as sv
+from numpy.typing import NDArray
+
+from openvocab import images as doors
+from openvocab import matching, weights
+from openvocab.encoders.caching import WordFeatures
+from openvocab.errors import ClassesError
+from openvocab.presets import Preset, load
+from openvocab.protocols import Encoder, Features, Image, Proposals, Proposer
+from openvocab.vocabulary import Classes, Example, Vocabulary, check_thresholds
+
+__all__ = ["OpenVocabDetector"]
+
+
+class OpenVocabDetector:
+    """A proposer says where things are, an encoder says what they are, in the caller's words.
+
+    Holds no state of a call: classes are an argument, text features are remembered by word, and
+    many threads may share one detector with different classes.
+    """
+
+    def __init__(self, proposer: Proposer, encoder: Encoder, preset: Preset) -> None:
+        """Compose one's own parts; `preset` gives the numbers (its weights are not loaded)."""
+        self.proposer = proposer
+        self.encoder = encoder
+        self.preset = preset
+        self._words = WordFeatures(encoder, preset.templates)
+
+    @classmethod
+    def from_preset(
+        cls, name_or_path: str | os.PathLike[str] = "starter", *, device: str | None = None
+    ) -> Self:
+        """Load a bundled preset by name, or one's own from a `.toml` file. Never downloads.
+
+        Args:
+            name_or_path: `starter`, `fast`, `balanced`, `accurate`, or the path of a preset.
+            device: a torch device such as `cpu` or `cuda:0`; None takes CUDA where there is one.
+
+        Raises:
+            ConfigError: no such preset, or a bad value in it.
+            WeightsNotFoundError: its weights are not here; the message says how to pull them.
+            ModelError: a weights file is damaged or of an unsupported kind.
+        """
+        from openvocab.encoders.openclip import OpenClipEncoder
+        from openvocab.proposers.ultralytics import UltralyticsProposer
+
+        preset = load(name_or_path)
+        proposer = UltralyticsProposer(
+            weights.resolve(preset.detector),
+            threshold=preset.proposal_threshold,
+            iou=preset.proposal_iou,
+            max_boxes=preset.max_boxes,
+            device=device,
+            trust_pickle=preset.trust_pickle,
+        )
+        source = preset.encoder if ":" in preset.encoder else weights.resolve(preset.encoder)
+        encoder = OpenClipEncoder(source, scales=preset.context_scales, device=device)
+        return cls(proposer, encoder, preset)
+
+    def vocabulary(self, classes: Classes, negatives: Sequence[str] = ()) -> Vocabulary:
+        """Encode classes once, to save them or to pass them to many calls of `detect`.
+
+        Raises:
+            ClassesError: see `openvocab.vocabulary.parse`.
+        """
+        return Vocabulary.build(
+            classes, negatives, self._words, self._encode_examples, self._words.fingerprint
+        )
+
+    def detect(
+        self,
+        image: doors.ImageLike,
+        classes: Classes | Vocabulary,
+        *,
+        negatives: Sequence[str] = (),
+        score_threshold: float | None = None,
+        thresholds: Mapping[str, float] | None = None,
+    ) -> sv.Detections:
+        """Find the caller's classes in one image.
+
+        Args:
+            image: path, bytes, PIL image, or array `(H, W, 3)` uint8 BGR; see `images.load`.
+            classes: names; or `{name: [synonym, ..., Path("example.jpg"), ...]}`; or a
+                `Vocabulary`, which brings its own negatives.
+            negatives: look-alikes that compete with the classes and are never returned.
+            score_threshold: lowest score returned, 0 to 1; None takes the preset's.
+            thresholds: a threshold of its own for some classes, by name.
+
+        Returns:
+            Detections of N boxes, best first: `xyxy` `(N, 4)` float32 pixels, `confidence` `(N,)`
+            the fused score in [0, 1], `class_id` `(N,)` index into `classes`, `mask` where the
+            proposer gives one, and in `data`: `class_name`, `objectness`, `similarity` (cosine),
+            `posterior`, `margin` (to the runner-up), `proposal_label`, each `(N,)`.
+
+        Raises:
+            ImageError: the image cannot be read.
+            ClassesError: classes, negatives or thresholds cannot be used.
+        """
+        (detections,) = self.detect_batch(
+            [image],
+            classes,
+            negatives=negatives,
+            score_threshold=score_threshold,
+            thresholds=thresholds,
+        )
+        return detections
+
+    def detect_batch(
+        self,
+        images: Sequence[doors.ImageLike],
+        classes: Classes | Vocabulary,
+        *,
+        negatives: Sequence[str] = (),
+        score_threshold: float | None = None,
+        thresholds: Mapping[str, float] | None = None,
+    ) -> list[sv.Detections]:
+        """`detect` for several images at once; the regions of all go through the encoder packed.
+
+        Returns:
+            One `Detections` an image, in order; equal to `detect` of each (1e-4).
+
+        Raises:
+            ImageError: an image cannot be read (nothing is detected in the others).
+            ClassesError: classes, negatives or thresholds cannot be used.
+        """
+        bank = self._bank(classes, negatives)
+        cut = self._thresholds(bank.names, score_threshold, thresholds)
+        pictures = [doors.load(image) for image in images]
+        # A score cannot exceed objectness**(1 - w): what cannot reach a threshold is not encoded.
+        floor = float(cut.min()) ** (1 / max(1 - self.preset.fusion_exponent, 1e-6))
+        proposals = [
+            found[found.objectness >= floor] for found in self.proposer.propose(pictures)
+        ]
+        features = self.encoder.encode_regions(pictures, [found.xyxy for found in proposals])
+        return [
+            self._keep(self._match(found, rows, bank), cut)
+            for found, rows in zip(proposals, features, strict=True)
+        ]
+
+    def _bank(self, classes: Classes | Vocabulary, negatives: Sequence[str]) -> Vocabulary:
+        if not isinstance(classes, Vocabulary):
+            return self.vocabulary(classes, negatives)
+        if classes.fingerprint != self._words.fingerprint:
+            raise ClassesError(
+                "The vocabulary was made with another encoder or other templates; "
+                "build it again with this detector's vocabulary()."
+            )
+        if len(negatives):
+            raise ClassesError("A Vocabulary brings its own negatives; build it with these.")
+        return classes
+
+    def _thresholds(
+        self, names: Sequence[str], default: float | None, own: Mapping[str, float] | None
+    ) -> NDArray[np.float32]:
+        """Lowest score `(K,)` of each class."""
+        base = self.preset.score_threshold if default is None else default
+        if isinstance(base, bool) or not isinstance(base, int | float) or not 0 <= base <= 1:
+            raise ClassesError(f"score_threshold is {base!r}; give a number from 0 to 1.")
+        own = own or {}
+        check_thresholds(own, names)
+        return np.array([own.get(name, base) for name in names], np.float32)
+
+    def _encode_examples(self, examples: Sequence[Example]) -> Features:
+        pictures = [doors.load(example) for example in examples]
+        whole = [
+            np.array([[0, 0, picture.shape[1], picture.shape[0]]], np.float32)
+            for picture in pictures
+        ]
+        return np.concatenate(self.encoder.encode_regions(pictures, whole))
+
+    def _match(self, found: Proposals, features: Features, bank: Vocabulary) -> sv.Detections:
+        """Every box with its best class and the parts of its score."""
+        if not len(found):
+            return _empty()
+        preset, count = self.preset, len(bank)
+        words = np.concatenate([bank.features, bank.negatives])
+        affinity, others = self._alternatives(words)
+        labels = np.array([self.proposer.names.index(label) for label in found.labels])
+        similarity = features @ np.concatenate([words, others]).T  # (N, K + J + B)
+        scale = preset.logit_scale or self.encoder.logit_scale
+        logits = scale * similarity + (self.encoder.logit_bias or 0.0)
+        # The square root: a label of objectness 0.3 is right far more often than 3 times in 10.
+        trust = preset.prior_weight * np.sqrt(found.objectness)[:, None]
+        logits[:, : len(words)] += trust * matching.label_evidence(affinity, labels)
+        logits[:, len(words) :] += np.log(preset.background_weight)
+        posterior = matching.posterior(logits)
+        best = posterior[:, :count].argmax(axis=1)
+        rows = np.arange(len(found))
+        chosen = posterior[rows, best]
+        return sv.Detections(
+            xyxy=found.xyxy,
+            mask=found.masks,
+            confidence=matching.fuse(found.objectness, chosen, preset.fusion_exponent),
+            class_id=best,
+            data={
+                "class_name": np.array([bank.names[index] for index in best], dtype=object),
+                "objectness": found.objectness,
+                "similarity": similarity[rows, best],
+                "posterior": chosen,
+                "margin": matching.margins(posterior),
+                "proposal_label": np.array(found.labels, dtype=object),
+            },
+        )
+
+    def _alternatives(self, words: Features) -> tuple[NDArray[np.float32], Features]:
+        """Affinity of words to the detector's names, and the features of what else a box may be.
+
+        What else: the background prompts, and every name of the detector that no class of the
+        caller stands for. So a person is not a giraffe just because nobody asked for persons.
+        """
+        names = self._words(self.proposer.names)
+        affinity = matching.label_affinity(
+            words, names, self.preset.prior_scale, self.preset.prior_floor
+        )
+        free = affinity[:, :-1].max(axis=0) < 0.5  # noqa: PLR2004  else mostly another word for it
+        return affinity, np.concatenate([self._words(self.preset.background), names[free]])
+
+    def _keep(self, detections: sv.Detections, cut: NDArray[np.float32]) -> sv.Detections:
+        """Over the threshold of its class, then class-agnostic NMS, best first."""
+        if not len(detections):
+            return detections
+        over: sv.Detections = detections[detections.confidence >= cut[detections.class_id]]
+        kept = over.with_nms(self.preset.nms_iou, class_agnostic=True)
+        order = np.argsort(-kept.confidence, kind="stable")
+        result: sv.Detections = kept[order]
+        return result
+
+
+def _empty() -> sv.Detections:
+    nothing = np.empty(0, np.float32)
+    numbers = {key: nothing for key in ("objectness", "similarity", "posterior", "margin")}
+    words = {key: np.empty(0, object) for key in ("class_name", "proposal_label")}
+    return sv.Detections(
+        xyxy=np.empty((0, 4), np.float32),
+        confidence=nothing,
+        class_id=np.empty(0, np.intp),
+        data={**words, **numbers},
+    )

@@ -1,0 +1,1 @@
+"""Encoders that map regions and words into one space."""

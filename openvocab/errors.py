@@ -1,0 +1,43 @@
+"""Every error the package raises on purpose: one root, and the built-in it also is."""
+
+__all__ = [
+    "ClassesError",
+    "ConfigError",
+    "ImageError",
+    "ModelError",
+    "OpenVocabError",
+    "WeightsError",
+    "WeightsNotFoundError",
+]
+
+
+class OpenVocabError(Exception):
+    """Root of all errors of openvocab; the message is one line that ends with the remedy.
+
+    >>> issubclass(ImageError, OpenVocabError) and issubclass(ImageError, ValueError)
+    True
+    """
+
+
+class ImageError(OpenVocabError, ValueError):
+    """An image cannot be read, or is not what was expected; the message names the file."""
+
+
+class ClassesError(OpenVocabError, ValueError):
+    """The classes, negatives or thresholds of a call cannot be used."""
+
+
+class ConfigError(OpenVocabError, ValueError):
+    """A preset does not exist, has an unknown key, or holds a value out of its range."""
+
+
+class WeightsError(OpenVocabError, ValueError):
+    """A weights file is damaged, of the wrong hash, or could not be fetched."""
+
+
+class WeightsNotFoundError(OpenVocabError, FileNotFoundError):
+    """Weights that a preset names are not on this machine; the message names the command to run."""
+
+
+class ModelError(OpenVocabError, RuntimeError):
+    """A network cannot be loaded or lacks an optional package it needs."""

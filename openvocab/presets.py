@@ -1,0 +1,157 @@
+"""Presets: a frozen set of weights and calibrated numbers, read from a TOML file."""
+
+import difflib
+import os
+import tomllib
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Self
+
+from openvocab.errors import ConfigError
+from openvocab.prompts import TEMPLATES
+
+__all__ = ["Preset", "available", "load"]
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """Which networks, and the numbers that belong to them.
+
+    Source of the fusion: F-VLM (Kuo et al., ICLR 2023). The figures that chose the numbers stand
+    in the TOML file beside them.
+
+    Raises:
+        ConfigError: a value is out of its range.
+
+    >>> Preset(name="mine", detector="yolo.onnx", encoder="bundle").score_threshold
+    0.3
+    """
+
+    name: str
+    detector: str
+    """Weights name (`openvocab weights list`) or the path of a file that Ultralytics loads."""
+    encoder: str
+    """Weights name, the path of an open_clip bundle, or `MODEL:TAG` of open_clip's cache."""
+    description: str = ""
+    licence: str = ""
+    templates: str = "simple"
+    """`none`, `simple` or `openai`."""
+    context_scales: tuple[float, ...] = (1.0, 1.5)
+    """Each region is cut at these sizes, relative to its box, and the features averaged."""
+    proposal_threshold: float = 0.05
+    """Boxes under this objectness are not looked at."""
+    proposal_iou: float = 0.65
+    """Overlap, intersection over union, above which the detector's weaker box goes."""
+    max_boxes: int = 100
+    """Boxes an image, the best first."""
+    logit_scale: float | None = None
+    """Factor on the cosine; None takes the encoder's own."""
+    background: tuple[str, ...] = ("background", "texture", "wall", "floor", "sky", "grass")
+    """Prompts that always compete and are never returned."""
+    background_weight: float = 1.0
+    """Prior weight of each competing row against a class of the caller."""
+    prior_weight: float = 5.0
+    """Logits that a fully confident label of the detector gives or takes."""
+    prior_scale: float = 20.0
+    """Factor on text-to-text cosines when a word is compared with the detector's names."""
+    prior_floor: float = 0.4
+    """Text-to-text cosine under which no name of the detector stands for a word."""
+    fusion_exponent: float = 0.4
+    """Weight of the posterior against objectness, from 0 to 1."""
+    score_threshold: float = 0.3
+    """Boxes with a lower fused score are not returned."""
+    nms_iou: float = 0.6
+    """Overlap above which the box of lower score goes, whatever its class."""
+    trust_pickle: bool = False
+    """Load `.pt` detectors, which can run code; only for files whose origin you trust."""
+
+    def __post_init__(self) -> None:
+        if self.templates not in TEMPLATES:
+            raise ConfigError(
+                f"{self.name}: templates is {self.templates!r}; use one of {', '.join(TEMPLATES)}."
+            )
+        for key in ("proposal_threshold", "proposal_iou", "fusion_exponent", "score_threshold"):
+            if not 0 <= getattr(self, key) <= 1:
+                raise ConfigError(f"{self.name}: {key} is {getattr(self, key)}; use 0 to 1.")
+        if not self.context_scales or min(self.context_scales) < 1:
+            raise ConfigError(f"{self.name}: context_scales must be 1.0 or more, and not none.")
+        if self.background_weight <= 0 or self.max_boxes < 1:
+            raise ConfigError(f"{self.name}: background_weight and max_boxes must be positive.")
+
+    @classmethod
+    def from_file(cls, path: Path) -> Self:
+        """Read a TOML file whose keys are the fields above; `name` defaults to the file's stem.
+
+        Raises:
+            ConfigError: not TOML, an unknown or missing key, a value of the wrong type or range.
+        """
+        try:
+            raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise ConfigError(f"{path}: not a readable TOML file ({error}); mend it.") from error
+        known = {field.name: str(field.type) for field in fields(cls)}
+        for key in raw:
+            if key not in known:
+                near = difflib.get_close_matches(key, known, n=1)
+                hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}."
+                raise ConfigError(f"{path}: unknown key {key!r}; {hint}")
+        values = {key: _typed(path, key, value) for key, value in raw.items()}
+        missing = [key for key in ("detector", "encoder") if key not in values]
+        if missing:
+            raise ConfigError(f"{path}: key {missing[0]!r} is missing; add it.")
+        return cls(**({"name": path.stem} | values))
+
+
+_TEXT = {"name", "detector", "encoder", "description", "licence", "templates"}
+_LISTS = {"context_scales": (int, float), "background": (str,)}
+
+
+def _typed(path: Path, key: str, value: Any) -> Any:  # noqa: ANN401  TOML values are of any type
+    if key in _LISTS:
+        fits = isinstance(value, list) and all(isinstance(item, _LISTS[key]) for item in value)
+        expected, result = "a list", tuple(value) if fits else None
+    elif key in _TEXT:
+        fits, expected, result = isinstance(value, str), "a string", value
+    elif key == "trust_pickle":
+        fits, expected, result = isinstance(value, bool), "true or false", value
+    else:
+        fits = isinstance(value, int | float) and not isinstance(value, bool)
+        expected, result = "a number", value
+    if not fits:
+        raise ConfigError(f"{path}: {key} is {value!r}; give {expected}.")
+    return result
+
+
+def _folder() -> Path:
+    """`configs/` of the wheel, else of the source checkout."""
+    package = Path(__file__).parent
+    inside = package / "data" / "configs"
+    return inside if inside.is_dir() else package.parent / "configs"
+
+
+def available() -> tuple[str, ...]:
+    """Names of the presets that ship with the package.
+
+    >>> "starter" in available()
+    True
+    """
+    return tuple(sorted(path.stem for path in _folder().glob("*.toml")))
+
+
+def load(name_or_path: str | os.PathLike[str]) -> Preset:
+    """A bundled preset by name, or one's own by the path of its `.toml` file.
+
+    Raises:
+        ConfigError: there is no such preset, or it cannot be read.
+
+    >>> load("starter").name
+    'starter'
+    """
+    text = os.fspath(name_or_path)
+    if text.endswith(".toml"):
+        return Preset.from_file(Path(text))
+    if text in available():
+        return Preset.from_file(_folder() / f"{text}.toml")
+    near = difflib.get_close_matches(text, available(), n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(available())}."
+    raise ConfigError(f"Unknown preset {text!r}; {hint}")

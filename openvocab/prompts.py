@@ -1,0 +1,80 @@
+"""Words to prompts: template sets, articles, and how a caller's string is tidied."""
+
+import unicodedata
+from collections.abc import Sequence
+
+from openvocab.errors import ConfigError
+
+__all__ = ["TEMPLATES", "article", "render", "tidy"]
+
+TEMPLATES: dict[str, tuple[str, ...]] = {
+    "none": ("{}",),
+    "simple": ("a photo of {article} {}", "a cropped photo of {article} {}", "{}"),
+    # Seven of the 80 ImageNet templates carry nearly all of their gain (open_clip's
+    # zero_shot_metadata.py calls the same idea SIMPLE_IMAGENET_TEMPLATES).
+    "openai": (
+        "itap of {article} {}",
+        "a bad photo of the {}",
+        "a origami {}",
+        "a photo of the large {}",
+        "{article} {} in a video game",
+        "art of the {}",
+        "a photo of the small {}",
+        "a photo of {article} {}",
+    ),
+}
+"""Named template sets; `{}` is the word, `{article}` its a or an."""
+
+_VOWELS = frozenset("aeiouAEIOU")
+
+
+def tidy(word: str) -> str:
+    """The word as the text tower reads it: NFC, underscores as spaces, single blanks.
+
+    >>> tidy("  traffic_light ")
+    'traffic light'
+    """
+    return " ".join(unicodedata.normalize("NFC", word).replace("_", " ").split())
+
+
+def article(word: str) -> str:
+    """`an` before a vowel letter, else `a`.
+
+    >>> article("umbrella"), article("bus")
+    ('an', 'a')
+    """
+    return "an" if word[:1] in _VOWELS else "a"
+
+
+def render(word: str, templates: str) -> list[str]:
+    """The word in every template of a set.
+
+    Raises:
+        ConfigError: there is no such template set.
+
+    >>> render("traffic_light", "none")
+    ['traffic light']
+    """
+    if templates not in TEMPLATES:
+        raise ConfigError(f"Unknown template set {templates!r}; use one of {', '.join(TEMPLATES)}.")
+    text = tidy(word)
+    # A word that brings its own article ("the Eiffel Tower") needs no second one.
+    own = text.split(" ", 1)[0].lower() in {"a", "an", "the"}
+    return [
+        _fill(template.replace("{article} ", "") if own else template, text)
+        for template in TEMPLATES[templates]
+    ]
+
+
+def _fill(template: str, text: str) -> str:
+    # Not str.format: a caller's braces are text, not fields.
+    return template.replace("{article}", article(text)).replace("{}", text)
+
+
+def split_list(text: str) -> Sequence[str]:
+    """Comma-separated words to a list.
+
+    >>> split_list("bus, person with a hat,")
+    ['bus', 'person with a hat']
+    """
+    return [part for raw in text.split(",") if (part := raw.strip())]

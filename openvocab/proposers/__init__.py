@@ -1,0 +1,1 @@
+"""Detectors that say where things are."""

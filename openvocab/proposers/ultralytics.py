@@ -1,0 +1,203 @@
+"""Any detector that Ultralytics loads, as a class-agnostic proposer."""
+
+import contextlib
+import os
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import supervision as sv
+import torch
+
+from openvocab.errors import ModelError, WeightsNotFoundError
+from openvocab.protocols import Image, Proposals
+
+__all__ = ["UltralyticsProposer"]
+
+PICKLES = {".pt", ".pth", ".torchscript"}
+
+
+class UltralyticsProposer:
+    """Boxes, objectness, labels and masks of an Ultralytics detect or segment model.
+
+    Thread-safe: an Ultralytics predictor keeps state, so a lock lets one call in at a time.
+    Source: Ultralytics `YOLO.predict`, every argument pinned whose default changed of late.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        threshold: float = 0.05,
+        iou: float = 0.65,
+        max_boxes: int = 100,
+        device: str | None = None,
+        trust_pickle: bool = False,
+    ) -> None:
+        """Load the model; nothing is downloaded or installed.
+
+        Args:
+            path: `.onnx`, `.pt`, an OpenVINO folder, an engine: what `ultralytics.YOLO` loads.
+            threshold: lowest objectness proposed, 0 to 1.
+            iou: overlap above which the weaker box goes, whatever its class.
+            max_boxes: boxes an image at the most.
+            device: a torch device; None takes CUDA where there is one.
+            trust_pickle: load a `.pt`, which is a pickle and can run any code.
+
+        Raises:
+            WeightsNotFoundError: there is no such file.
+            ModelError: a pickle without `trust_pickle`, a damaged file, or not a detector.
+        """
+        file = Path(path)
+        if not file.exists():
+            raise WeightsNotFoundError(f"No detector at {file}; give the path of an existing file.")
+        if file.suffix in PICKLES and not trust_pickle:
+            raise ModelError(
+                f"{file} is a pickle, which can run code; pass trust_pickle=True if you trust "
+                "where it comes from, or export it to ONNX."
+            )
+        self._iou = iou
+        self._lock = threading.Lock()
+        self._arguments: dict[str, Any] = {
+            "conf": threshold,
+            "iou": iou,
+            "max_det": max_boxes,
+            "agnostic_nms": True,
+            "nms": None,
+            "quantize": None,
+            "augment": False,
+            "rect": False,
+            "retina_masks": True,
+            "device": device or ("cuda:0" if torch.cuda.is_available() else "cpu"),
+            "verbose": False,
+            "save": False,
+            "stream": False,
+            "show": False,
+        }
+        try:
+            with _environment_kept():
+                self._model = _load_ultralytics().YOLO(str(file))
+                # The task and names of an export are known only once it runs.
+                (first,) = self._predict(np.zeros((32, 32, 3), np.uint8))
+        # Ultralytics, its eighteen backends and pickle raise anything on a damaged file.
+        except Exception as error:  # noqa: BLE001
+            raise ModelError(
+                f"{file} cannot be loaded as a detector ({_one_line(error)}); "
+                "check the file, or pull or export it again."
+            ) from error
+        if self._model.task not in {"detect", "segment"}:
+            raise ModelError(
+                f"{file} is a {self._model.task} model; use one for detect or segment."
+            )
+        self._names = {int(key): str(name) for key, name in dict(first.names).items()}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The detector's own words, each once."""
+        return tuple(dict.fromkeys(self._names.values()))
+
+    def propose(self, images: Sequence[Image]) -> list[Proposals]:
+        """Boxes of each image `(H, W, 3)` BGR, best objectness first; one result an image."""
+        # One by one: exports are often fixed at a batch of one, and on a CPU a batch gains nothing.
+        with self._lock:
+            results = [self._predict(image)[0] for image in images]
+        return [
+            self._proposals(result, image)
+            for result, image in zip(results, images, strict=True)
+        ]
+
+    def _predict(self, image: Image) -> Any:  # noqa: ANN401  ultralytics is untyped
+        with _threads_kept():
+            return self._model.predict(np.ascontiguousarray(image), **self._arguments)
+
+    def _proposals(self, result: Any, image: Image) -> Proposals:  # noqa: ANN401
+        height, width = image.shape[:2]
+        boxes = result.boxes.cpu().numpy()
+        xyxy = boxes.xyxy.astype(np.float32).reshape(-1, 4)
+        xyxy = xyxy.clip(0, np.array([width, height] * 2, np.float32))
+        masks = None
+        if self._model.task == "segment":
+            found = result.masks
+            masks = (
+                np.zeros((0, height, width), bool)
+                if found is None
+                else found.data.cpu().numpy().astype(bool)
+            )
+        proposals = Proposals(
+            xyxy,
+            boxes.conf.astype(np.float32).clip(0, 1),
+            tuple(self._names[int(index)] for index in boxes.cls),
+            masks,
+        )
+        solid = np.isfinite(xyxy).all(axis=1) & (xyxy[:, 2:] - xyxy[:, :2] >= 1).all(axis=1)
+        return self._suppress(proposals[solid])
+
+    def _suppress(self, proposals: Proposals) -> Proposals:
+        """Best first, without near-duplicates: NMS-free heads skip NMS, and do return some."""
+        order = np.argsort(-proposals.objectness, kind="stable")
+        ranked = proposals[order]
+        if not len(ranked):
+            return ranked
+        scored = np.column_stack([ranked.xyxy, ranked.objectness])
+        return ranked[sv.box_non_max_suppression(scored, self._iou)]
+
+
+@contextlib.contextmanager
+def _threads_kept() -> Iterator[None]:
+    """Ultralytics sets torch to all cores but one and OpenCV to none at each start: undo it."""
+    torch_threads, cv2_threads = torch.get_num_threads(), cv2.getNumThreads()
+    try:
+        yield
+    finally:
+        if torch.get_num_threads() != torch_threads:
+            torch.set_num_threads(torch_threads)
+        if cv2.getNumThreads() != cv2_threads:
+            cv2.setNumThreads(cv2_threads)
+
+
+@contextlib.contextmanager
+def _environment_kept() -> Iterator[None]:
+    """Give `os.environ` back as it was; Ultralytics and torch set variables as they load."""
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        for key in os.environ.keys() - before.keys():
+            del os.environ[key]
+        os.environ.update(before)
+
+
+def _load_ultralytics() -> Any:  # noqa: ANN401
+    """Import Ultralytics without what its import does to the process.
+
+    It asks the network whether it is there, installs packages when it misses one, writes a
+    settings file, sets OMP_NUM_THREADS and other variables, and replaces `torch.save` and the
+    print options of torch and NumPy. A user who imported it first keeps what they have.
+    """
+    if "ultralytics" in sys.modules:
+        return sys.modules["ultralytics"]
+    save, numpy_print = torch.save, np.get_printoptions()
+    private = tempfile.TemporaryDirectory(prefix="openvocab-ultralytics-")
+    quiet = {"YOLO_OFFLINE": "true", "YOLO_AUTOINSTALL": "false", "YOLO_VERBOSE": "false"}
+    try:
+        with _threads_kept(), _environment_kept():
+            os.environ.update({"YOLO_CONFIG_DIR": private.name} | quiet)
+            import ultralytics
+            from ultralytics import YOLO  # noqa: F401  resolved lazily: resolve it now
+    finally:
+        torch.save = save
+        torch.set_printoptions(profile="default")
+        np.set_printoptions(**numpy_print)
+        private.cleanup()
+    return ultralytics
+
+
+def _one_line(error: BaseException) -> str:
+    """The first line of an error, cut to what fits a message."""
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0]}"[:160]

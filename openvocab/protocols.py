@@ -1,0 +1,102 @@
+"""What the stages exchange: the arrays, and the two adapters that produce them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, Self, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Boxes", "Encoder", "Features", "Image", "Proposals", "Proposer"]
+
+Image = NDArray[np.uint8]
+"""One picture, `(H, W, 3)` uint8, BGR as OpenCV and Ultralytics give it."""
+
+Boxes = NDArray[np.float32]
+"""`(N, 4)` float32, `x1, y1, x2, y2` in absolute pixels of the original image."""
+
+Features = NDArray[np.float32]
+"""`(N, D)` float32, rows of unit length."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Proposals:
+    """Class-agnostic boxes of one image; a row is one box, and indexing cuts every column alike.
+
+    >>> two = Proposals(np.zeros((2, 4), np.float32), np.ones(2, np.float32), ("cat", "dog"))
+    >>> two[np.array([False, True])].labels
+    ('dog',)
+    """
+
+    xyxy: Boxes
+    """`(N, 4)` absolute pixels of the original image."""
+    objectness: NDArray[np.float32]
+    """`(N,)` in [0, 1]: how sure the detector is that there is a thing."""
+    labels: tuple[str, ...]
+    """`(N,)` the detector's own word for each box."""
+    masks: NDArray[np.bool_] | None = None
+    """`(N, H, W)` at the size of the image, or None."""
+
+    def __post_init__(self) -> None:
+        count = len(self.labels)
+        if self.xyxy.shape != (count, 4) or self.objectness.shape != (count,):
+            raise ValueError(
+                f"{count} labels need xyxy ({count}, 4) and objectness ({count},), "
+                f"got {self.xyxy.shape} and {self.objectness.shape}"
+            )
+        if self.masks is not None and len(self.masks) != count:
+            raise ValueError(f"{count} boxes need {count} masks, got {len(self.masks)}")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, keep: NDArray[np.bool_] | NDArray[np.intp]) -> Self:
+        rows = np.arange(len(self))[keep]
+        return type(self)(
+            self.xyxy[rows],
+            self.objectness[rows],
+            tuple(self.labels[row] for row in rows),
+            None if self.masks is None else self.masks[rows],
+        )
+
+
+@runtime_checkable
+class Proposer(Protocol):
+    """Says where things are."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The detector's own words, each once; every label of its proposals is one of them."""
+        ...
+
+    def propose(self, images: Sequence[Image]) -> list[Proposals]:
+        """Boxes of each image, best objectness first; one `Proposals` per image, in order."""
+        ...
+
+
+@runtime_checkable
+class Encoder(Protocol):
+    """Maps image regions and prompts into one space of unit vectors."""
+
+    @property
+    def logit_scale(self) -> float:
+        """Factor on the cosine, already exponentiated (CLIP stores its logarithm)."""
+        ...
+
+    @property
+    def logit_bias(self) -> float | None:
+        """Bias of a sigmoid model (SigLIP); None for a softmax model (CLIP)."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Identifies weights and preprocessing; equal fingerprints give equal features."""
+        ...
+
+    def encode_regions(self, images: Sequence[Image], boxes: Sequence[Boxes]) -> list[Features]:
+        """Features `(N_i, D)` of the boxes `(N_i, 4)` of each image; N_i may be 0."""
+        ...
+
+    def encode_text(self, prompts: Sequence[str]) -> Features:
+        """Features `(K, D)` of the prompts, in order; one forward pass for all of them."""
+        ...

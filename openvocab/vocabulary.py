@@ -1,0 +1,179 @@
+"""The caller's classes, as words and example images, turned into one bank of unit features."""
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+
+from openvocab.errors import ClassesError
+from openvocab.prompts import tidy
+from openvocab.protocols import Features
+
+__all__ = ["Classes", "Example", "Vocabulary", "check_thresholds", "parse"]
+
+Example = os.PathLike[str] | np.ndarray
+"""An example picture of a class: a `Path` or a BGR array; a plain string is always words."""
+
+Classes = Sequence[str] | Mapping[str, Sequence[str | Example] | str]
+"""Names, or a name for each list of synonyms and example pictures."""
+
+EncodeWords = Callable[[Sequence[str]], Features]
+EncodeExamples = Callable[[Sequence[Example]], Features]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Vocabulary:
+    """Classes and negatives as features of one encoder; immutable, may be shared by threads.
+
+    Source: a class is the renormalised mean of its prompts' features, as CLIP's zero-shot
+    classifier (Radford et al., ICML 2021); example pictures are pooled with the words.
+
+    >>> bank = Vocabulary(("bus",), np.eye(2, dtype=np.float32)[:1], np.empty((0, 2)), "test")
+    >>> len(bank), bank.names
+    (1, ('bus',))
+    """
+
+    names: tuple[str, ...]
+    """`(K,)` exactly the caller's strings; `class_id` of a result indexes them."""
+    features: Features
+    """`(K, D)` unit rows, one a class."""
+    negatives: Features
+    """`(J, D)` unit rows that compete with the classes and are never returned."""
+    fingerprint: str
+    """Of the encoder and templates that made the features."""
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @classmethod
+    def build(
+        cls,
+        classes: Classes,
+        negatives: Sequence[str],
+        encode_words: EncodeWords,
+        encode_examples: EncodeExamples,
+        fingerprint: str,
+    ) -> Self:
+        """Encode every word in one call, every example picture in another, and pool by class.
+
+        Raises:
+            ClassesError: the classes or negatives cannot be used; see `parse`.
+        """
+        groups = parse(classes)
+        rejected = _check_names(negatives, "negatives") if len(negatives) else ()
+        words = [word for parts in groups.values() for word in parts if isinstance(word, str)]
+        examples = [part for parts in groups.values() for part in parts if not isinstance(part, str)]
+        encoded = encode_words([*words, *rejected])
+        word_rows, negative_rows = iter(encoded[: len(words)]), encoded[len(words) :]
+        example_rows = iter(encode_examples(examples)) if examples else iter(())
+        pooled = [
+            _pool([next(word_rows if isinstance(part, str) else example_rows) for part in parts])
+            for parts in groups.values()
+        ]
+        return cls(tuple(groups), np.stack(pooled), negative_rows, fingerprint)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write an `.npz` of plain arrays (no pickle)."""
+        with Path(path).open("wb") as file:
+            np.savez(
+                file,
+                names=np.array(self.names, dtype=np.str_),
+                features=self.features,
+                negatives=self.negatives,
+                fingerprint=np.array(self.fingerprint),
+            )
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Read what `save` wrote; a detector refuses it unless its own fingerprint is the same.
+
+        Raises:
+            ClassesError: the file is missing, is no `.npz`, or lacks an array.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                names = tuple(str(name) for name in file["names"])
+                fingerprint = str(file["fingerprint"])
+                return cls(names, file["features"], file["negatives"], fingerprint)
+        except (OSError, ValueError, KeyError, EOFError) as error:
+            raise ClassesError(
+                f"{os.fspath(path)} is not a saved vocabulary ({type(error).__name__}); "
+                "write one with Vocabulary.save."
+            ) from error
+
+
+def parse(classes: Classes) -> dict[str, tuple[str | Example, ...]]:
+    """The caller's classes as `{name: (words and example pictures, ...)}`, in the caller's order.
+
+    Raises:
+        ClassesError: a bare string, no class, an empty or a repeated name (case, underscores and
+            blanks do not tell two names apart: they would share one prompt), or not a string.
+
+    >>> parse(["bus", "traffic_light"])
+    {'bus': ('bus',), 'traffic_light': ('traffic_light',)}
+    >>> parse({"car": ["car", "automobile"]})
+    {'car': ('car', 'automobile')}
+    """
+    if isinstance(classes, Mapping):
+        names = _check_names(classes, "classes")
+        return {name: _check_parts(name, classes[name]) for name in names}
+    return {name: (name,) for name in _check_names(classes, "classes")}
+
+
+def check_thresholds(thresholds: Mapping[str, float], names: Sequence[str]) -> None:
+    """Refuse thresholds outside [0, 1] or for a class that was not asked for.
+
+    Raises:
+        ClassesError: names the first such entry.
+
+    >>> check_thresholds({"bus": 0.5}, ["bus"])
+    """
+    for name, value in thresholds.items():
+        if name not in names:
+            raise ClassesError(f"thresholds names {name!r}, which is not among the classes; add it.")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+            raise ClassesError(f"threshold of {name!r} is {value!r}; give a number from 0 to 1.")
+
+
+def _check_names(names: Iterable[str], what: str) -> tuple[str, ...]:
+    if isinstance(names, str | bytes):
+        raise ClassesError(f'{what} is the string {names!r}; pass a list: {what}=["{names!s}"].')
+    if not isinstance(names, Iterable):
+        raise ClassesError(f"{what} is {type(names).__name__}; pass a list of strings.")
+    seen: dict[str, str] = {}
+    for name in names:
+        if not isinstance(name, str):
+            raise ClassesError(f"{what} holds {name!r}, a {type(name).__name__}; use strings.")
+        key = tidy(name).casefold()
+        if not key:
+            raise ClassesError(f"{what} holds an empty string; remove it.")
+        if key in seen:
+            raise ClassesError(f"{what} holds {seen[key]!r} and {name!r}, the same; remove one.")
+        seen[key] = name
+    if not seen:
+        raise ClassesError(f"{what} is empty; name at least one thing to look for.")
+    return tuple(seen.values())
+
+
+def _check_parts(name: str, parts: Sequence[str | Example] | str) -> tuple[str | Example, ...]:
+    if isinstance(parts, str):
+        parts = [parts]
+    if not isinstance(parts, Sequence) or not parts:
+        raise ClassesError(f"class {name!r} has no words or pictures; give a list of them.")
+    for part in parts:
+        if isinstance(part, str) and not tidy(part):
+            raise ClassesError(f"class {name!r} holds an empty string; remove it.")
+        if not isinstance(part, str | os.PathLike | np.ndarray):
+            raise ClassesError(
+                f"class {name!r} holds a {type(part).__name__}; use strings, Paths or arrays."
+            )
+    return tuple(parts)
+
+
+def _pool(rows: Sequence[Features]) -> Features:
+    mean = np.mean(rows, axis=0)
+    result: Features = (mean / max(float(np.linalg.norm(mean)), 1e-12)).astype(np.float32)
+    return result

@@ -1,0 +1,213 @@
+"""Weights by name: what the manifest lists, where the files lie, and the one use of the network."""
+
+import difflib
+import hashlib
+import logging
+import os
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path, PurePosixPath
+from types import MappingProxyType
+from typing import Any
+from urllib.parse import urlsplit
+
+from openvocab.errors import WeightsError, WeightsNotFoundError
+
+__all__ = [
+    "Weights",
+    "WeightsFile",
+    "bundled_root",
+    "manifest",
+    "pull",
+    "resolve",
+    "user_root",
+    "verify",
+]
+
+Progress = Callable[[int, int | None], None]
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class WeightsFile:
+    """One file of a bundle.
+
+    Raises:
+        WeightsError: the path leaves the weights folder, or the URL is not http(s).
+    """
+
+    path: str
+    """Relative to the weights folder, with forward slashes."""
+    bytes: int | None = None
+    """Size; None where the source publishes none."""
+    sha256: str | None = None
+    url: str | None = None
+    """None when the file ships with the package."""
+
+    def __post_init__(self) -> None:
+        pure = PurePosixPath(self.path)
+        if not pure.parts or pure.is_absolute() or ".." in pure.parts or set(self.path) & set("\\:"):
+            raise WeightsError(f"{self.path!r} leaves the weights folder; mend the manifest.")
+        if self.url is not None and urlsplit(self.url).scheme not in ("http", "https"):
+            raise WeightsError(f"{self.url!r} is not http or https; mend the manifest.")
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """A named bundle; `kind` is `detector` (one file) or `encoder` (the files of one folder)."""
+
+    name: str
+    kind: str
+    licence: str
+    source: str
+    bundled: bool
+    files: tuple[WeightsFile, ...]
+
+    def __post_init__(self) -> None:
+        folders = {PurePosixPath(file.path).parent for file in self.files}
+        files = len(self.files)
+        if len(folders) != 1 or self.kind not in ("detector", "encoder"):
+            raise WeightsError(f"{self.name}: unknown kind or not one folder; mend the manifest.")
+        if self.kind == "detector" and files != 1:
+            raise WeightsError(f"{self.name}: a detector of {files} files; mend the manifest.")
+
+    def path_in(self, root: Path) -> Path:
+        """What a loader takes: the file of a detector, the folder of an encoder."""
+        first = root / self.files[0].path
+        return first.parent if self.kind == "encoder" else first
+
+
+@cache
+def manifest(path: Path | None = None) -> Mapping[str, Weights]:
+    """Bundles by name, of the package's own `MANIFEST.toml` or of another one.
+
+    Raises:
+        WeightsError: the file cannot be read, or an entry is wrong.
+
+    >>> manifest()["starter-detector"].kind
+    'detector'
+    """
+    path = path or bundled_root() / "MANIFEST.toml"
+    try:
+        raw: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+        entries = [
+            Weights(**(entry | {"files": tuple(WeightsFile(**file) for file in entry["files"])}))
+            for entry in raw["bundle"]
+        ]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise WeightsError(f"{path}: {_line(error)} Mend it or reinstall openvocab.") from error
+    return MappingProxyType({entry.name: entry for entry in entries})
+
+
+def bundled_root() -> Path:
+    """Weights that ship with the package: in the wheel, else in the source checkout."""
+    package = Path(__file__).parent
+    inside = package / "data"
+    return (inside if inside.is_dir() else package.parent) / "weights"
+
+
+def user_root() -> Path:
+    """Where pulled weights go: `OPENVOCAB_WEIGHTS`, else the user's cache folder."""
+    import platformdirs
+
+    chosen = os.environ.get("OPENVOCAB_WEIGHTS")
+    if chosen:
+        return Path(chosen).expanduser()
+    return Path(platformdirs.user_cache_dir("openvocab")) / "weights"
+
+
+def resolve(name: str | os.PathLike[str], entries: Mapping[str, Weights] | None = None) -> Path:
+    """The path on this machine of a manifest name, or of a file or folder given directly.
+
+    Raises:
+        WeightsNotFoundError: the name is unknown, or its files are not here. Nothing is fetched.
+
+    >>> resolve("starter-detector").name
+    'detector.onnx'
+    """
+    text = os.fspath(name)
+    entries = manifest() if entries is None else entries
+    if text and text not in entries and Path(text).exists():
+        return Path(text)
+    entry = _entry(text, entries)
+    return entry.path_in(_located(entry))
+
+
+def verify(name: str, entries: Mapping[str, Weights] | None = None) -> None:
+    """Compare the files of a bundle with the sizes and hashes of the manifest, where it has them.
+
+    Raises:
+        WeightsNotFoundError: the name is unknown, or its files are not here.
+        WeightsError: a file has the wrong size or hash.
+    """
+    entry = _entry(name, manifest() if entries is None else entries)
+    root = _located(entry)
+    for file in entry.files:
+        damage = _damage(root / file.path, file.bytes, file.sha256)
+        if damage:
+            cure = "reinstall openvocab" if entry.bundled else f"run `openvocab weights pull {name}`"
+            raise WeightsError(f"{root / file.path} {damage}; {cure}.")
+
+
+def pull(
+    name: str, *, progress: Progress | None = None, entries: Mapping[str, Weights] | None = None
+) -> Path:
+    """Fetch what is missing or damaged of a bundle into `user_root()`; resumes what was cut off.
+
+    Args:
+        name: of the manifest.
+        progress: called with the bytes so far and the total (None: unknown) of the current file.
+        entries: another manifest than the package's own.
+
+    Raises:
+        WeightsNotFoundError: the name is unknown.
+        WeightsError: no network, a refusal, a cut-off body, a wrong size or hash, a full disk.
+    """
+    entry = _entry(name, manifest() if entries is None else entries)
+    try:
+        verify(name, {name: entry})
+    except (WeightsError, WeightsNotFoundError):
+        for file in entry.files:
+            target = user_root() / file.path
+            if not target.is_file() or _damage(target, file.bytes, file.sha256):
+                _fetch(name, file, target, progress)
+        return entry.path_in(user_root())
+    return resolve(name, {name: entry})
+
+
+def _entry(name: str, entries: Mapping[str, Weights]) -> Weights:
+    if name in entries:
+        return entries[name]
+    near = difflib.get_close_matches(name, entries, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(entries)}."
+    raise WeightsNotFoundError(f"No weights and no file are called {name!r}; {hint}")
+
+
+def _located(entry: Weights) -> Path:
+    """The root that holds all files of the bundle."""
+    for root in (bundled_root(), user_root()):
+        if all((root / file.path).is_file() for file in entry.files):
+            return root
+    raise WeightsNotFoundError(
+        f"Weights {entry.name!r} are neither in {bundled_root()} nor in {user_root()}. "
+        + ("Reinstall openvocab." if entry.bundled else "")
+        + ("" if entry.bundled else f"Run `openvocab weights pull {entry.name}` to download it.")
+    )
+
+
+def _damage(path: Path, size: int | None, sha256: str | None) -> str | None:
+    """What is wrong with a file, if anything."""
+    if size is not None and path.stat().st_size != size:
+        return f"has {path.stat().st_size} bytes, not {size}"
+    if sha256 is not None:
+        with path.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        if digest != sha256.lower():
+            return f"has SHA-256 {digest}, not {sha256}"
+    return None
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
