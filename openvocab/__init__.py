@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from openvocab.errors import OpenVocabError
 
 if TYPE_CHECKING:
-    from openvocab.annotate import annotate
+    from openvocab.annotation import annotate
     from openvocab.api import detect
     from openvocab.detector import OpenVocabDetector
     from openvocab.presets import Preset
@@ -21,12 +21,14 @@ _HOMES = {
     "OpenVocabDetector": "openvocab.detector",
     "Preset": "openvocab.presets",
     "Vocabulary": "openvocab.vocabulary",
-    "annotate": "openvocab.annotate",
+    "annotate": "openvocab.annotation",
     "detect": "openvocab.api",
 }
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401  a module attribute may be anything
     if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
+        value = getattr(import_module(_HOMES[name]), name)
+        globals()[name] = value
+        return value
     raise AttributeError(f"module 'openvocab' has no attribute {name!r}")

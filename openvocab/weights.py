@@ -1,11 +1,9 @@
 """Weights by name: what the manifest lists, where the files lie, and the one use of the network."""
 
 import difflib
-import hashlib
-import logging
 import os
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path, PurePosixPath
@@ -13,6 +11,7 @@ from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
 
+from openvocab.download import Progress, damage, fetch
 from openvocab.errors import WeightsError, WeightsNotFoundError
 
 __all__ = [
@@ -25,9 +24,6 @@ __all__ = [
     "user_root",
     "verify",
 ]
-
-Progress = Callable[[int, int | None], None]
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +44,12 @@ class WeightsFile:
 
     def __post_init__(self) -> None:
         pure = PurePosixPath(self.path)
-        if not pure.parts or pure.is_absolute() or ".." in pure.parts or set(self.path) & set("\\:"):
+        if (
+            not pure.parts
+            or pure.is_absolute()
+            or ".." in pure.parts
+            or set(self.path) & set("\\:")
+        ):
             raise WeightsError(f"{self.path!r} leaves the weights folder; mend the manifest.")
         if self.url is not None and urlsplit(self.url).scheme not in ("http", "https"):
             raise WeightsError(f"{self.url!r} is not http or https; mend the manifest.")
@@ -97,7 +98,7 @@ def manifest(path: Path | None = None) -> Mapping[str, Weights]:
             for entry in raw["bundle"]
         ]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise WeightsError(f"{path}: {_line(error)} Mend it or reinstall openvocab.") from error
+        raise WeightsError(f"{path}: {error} Mend it or reinstall openvocab.") from error
     return MappingProxyType({entry.name: entry for entry in entries})
 
 
@@ -145,10 +146,12 @@ def verify(name: str, entries: Mapping[str, Weights] | None = None) -> None:
     entry = _entry(name, manifest() if entries is None else entries)
     root = _located(entry)
     for file in entry.files:
-        damage = _damage(root / file.path, file.bytes, file.sha256)
-        if damage:
-            cure = "reinstall openvocab" if entry.bundled else f"run `openvocab weights pull {name}`"
-            raise WeightsError(f"{root / file.path} {damage}; {cure}.")
+        wrong = damage(root / file.path, file.bytes, file.sha256)
+        if wrong:
+            cure = (
+                "reinstall openvocab" if entry.bundled else f"run `openvocab weights pull {name}`"
+            )
+            raise WeightsError(f"{root / file.path} {wrong}; {cure}.")
 
 
 def pull(
@@ -169,10 +172,19 @@ def pull(
     try:
         verify(name, {name: entry})
     except (WeightsError, WeightsNotFoundError):
+        if entry.bundled:
+            raise
         for file in entry.files:
             target = user_root() / file.path
-            if not target.is_file() or _damage(target, file.bytes, file.sha256):
-                _fetch(name, file, target, progress)
+            if not target.is_file() or damage(target, file.bytes, file.sha256):
+                fetch(
+                    file.url or "",
+                    target,
+                    size=file.bytes,
+                    sha256=file.sha256,
+                    progress=progress,
+                    again=f"run `openvocab weights pull {name}` again",
+                )
         return entry.path_in(user_root())
     return resolve(name, {name: entry})
 
@@ -190,24 +202,9 @@ def _located(entry: Weights) -> Path:
     for root in (bundled_root(), user_root()):
         if all((root / file.path).is_file() for file in entry.files):
             return root
+    cure = f"Run `openvocab weights pull {entry.name}` to download it."
+    if entry.bundled:
+        cure = "Reinstall openvocab."
     raise WeightsNotFoundError(
-        f"Weights {entry.name!r} are neither in {bundled_root()} nor in {user_root()}. "
-        + ("Reinstall openvocab." if entry.bundled else "")
-        + ("" if entry.bundled else f"Run `openvocab weights pull {entry.name}` to download it.")
+        f"Weights {entry.name!r} are neither in {bundled_root()} nor in {user_root()}. {cure}"
     )
-
-
-def _damage(path: Path, size: int | None, sha256: str | None) -> str | None:
-    """What is wrong with a file, if anything."""
-    if size is not None and path.stat().st_size != size:
-        return f"has {path.stat().st_size} bytes, not {size}"
-    if sha256 is not None:
-        with path.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        if digest != sha256.lower():
-            return f"has SHA-256 {digest}, not {sha256}"
-    return None
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -92,7 +92,7 @@ def wrap(model: onnx.ModelProto) -> onnx.ModelProto:
     for node in graph.node:
         node.input[:] = ["bgr255" if name == "images" else name for name in node.input]
     grid, strides = grid_and_strides()
-    constants = {
+    constants: dict[str, np.ndarray] = {
         "bgr_order": np.array([2, 1, 0], np.int64),
         "white": np.array(255, np.float32),
         "grid": grid,

@@ -32,6 +32,8 @@ class WordFeatures:
     def __call__(self, words: Sequence[str]) -> Features:
         """Features `(K, D)` of the words in order; all unknown words go in one text forward."""
         keys = [tidy(word) for word in words]
+        if not keys:
+            return self._encoder.encode_text([])
         # The lock is held over the forward: of two threads with the same new word, one encodes.
         with self._lock:
             if new := [key for key in dict.fromkeys(keys) if key not in self._known]:

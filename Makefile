@@ -1,0 +1,46 @@
+# Every target does its own set-up: a fresh clone, Python 3.11 and a package index are enough.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+STAMP := .venv/.installed
+PHOTO ?= $(shell $(BIN)/python -c "import importlib.util as u; print(u.find_spec('ultralytics').submodule_search_locations[0])")/assets
+
+.PHONY: detect test test-slow lint types contracts format wheel clean help
+
+help: ## List the targets.
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+detect: $(STAMP) ## Find things in two real photos and save the labelled pictures in out/.
+	$(BIN)/openvocab detect "$(PHOTO)" --classes "bus, pedestrian, necktie, traffic light, dog" --save out
+
+test: lint types contracts $(STAMP) ## All checks that CI runs.
+	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+test-slow: $(STAMP) ## The checks that take minutes.
+	$(BIN)/python -m pytest -m slow
+
+lint: $(STAMP) ## Style and formatting.
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+types: $(STAMP) ## Types, strictly.
+	$(BIN)/mypy
+
+contracts: $(STAMP) ## Which module may import which.
+	$(BIN)/lint-imports
+
+format: $(STAMP) ## Mend style and formatting.
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+wheel: $(STAMP) ## The package with its starter weights, in dist/.
+	$(BIN)/pip wheel --no-deps --wheel-dir dist .
+
+clean: ## Remove the virtual environment and everything made here.
+	rm -rf .venv out dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "No Python 3.11 or newer found; install one, or run make PYTHON=/path/to/python."; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is older than 3.11; run make PYTHON=/path/to/python3.11."; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt --editable ".[dev]"
+	@touch $@

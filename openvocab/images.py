@@ -1,0 +1,197 @@
+"""Every door an image comes in by: path, bytes, PIL image or array, to `(H, W, 3)` uint8 BGR."""
+
+import io
+import os
+import warnings
+from collections.abc import Sequence
+from glob import glob
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from openvocab.errors import ImageError
+from openvocab.protocols import Image
+
+if TYPE_CHECKING:
+    import PIL.Image
+
+__all__ = ["MAX_PIXELS", "MAX_SIDE", "MIN_SIDE", "SUFFIXES", "ImageLike", "find", "load"]
+
+ImageLike: TypeAlias = "str | os.PathLike[str] | bytes | PIL.Image.Image | NDArray[Any]"
+
+MAX_PIXELS = 100_000_000
+"""Pixels at the most, read from the header before anything is decoded."""
+MAX_SIDE = 65_535
+MIN_SIDE = 2
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"})
+
+
+def load(image: ImageLike, *, name: str | None = None) -> Image:
+    """One image as contiguous `(H, W, 3)` uint8 BGR.
+
+    Files, bytes and PIL images: EXIF orientation is applied, the first frame of an animation is
+    taken, 16 bits are scaled to 8, transparency is laid on white. Arrays are taken as OpenCV's:
+    `(H, W)`, `(H, W, 1)`, `(H, W, 3)` BGR or `(H, W, 4)` BGRA, of uint8, uint16, bool, or floats
+    from 0 to 1.
+
+    Args:
+        image: what to read. URLs are refused: nothing is downloaded inside a call.
+        name: what to call it in an error; a path is called by its own name.
+
+    Raises:
+        ImageError: missing, empty, damaged, not an image, or under 2 or over 10^8 pixels.
+
+    >>> load(np.zeros((4, 6), np.uint8)).shape
+    (4, 6, 3)
+    """
+    if isinstance(image, np.ndarray):
+        return _from_array(image, name or "the array")
+    if isinstance(image, bytes | bytearray):
+        return _decode(io.BytesIO(image), name or "the bytes")
+    if isinstance(image, str | os.PathLike):
+        return _from_path(os.fspath(image))
+    if hasattr(image, "getexif") and hasattr(image, "convert"):
+        return _convert(image, name or "the PIL image")
+    if hasattr(image, "detach"):
+        raise ImageError("The image is a tensor; pass an array, .cpu().numpy() in (H, W, 3) BGR.")
+    raise ImageError(
+        f"The image is a {type(image).__name__}; pass a path, bytes, a PIL image or an array."
+    )
+
+
+def find(sources: Sequence[str | os.PathLike[str]]) -> list[Path]:
+    """Image files of files, folders (not their sub-folders) and globs, in order.
+
+    Raises:
+        ImageError: nothing there, or a folder or glob without images.
+    """
+    return [path for source in sources for path in _find(os.fspath(source))]
+
+
+def _find(source: str) -> list[Path]:
+    path = Path(source)
+    if path.is_file():
+        return [path]
+    if path.is_dir():
+        inside, what = path.iterdir(), "the folder has no images"
+    else:
+        inside, what = map(Path, glob(source)), "no such file, folder or match"  # noqa: PTH207
+    found = sorted(
+        file
+        for file in inside
+        if file.suffix.lower() in SUFFIXES and not file.name.startswith(".") and file.is_file()
+    )
+    if not found:
+        raise ImageError(f"{source}: {what}; give an image file, a folder or a glob of them.")
+    return found
+
+
+def _from_path(text: str) -> Image:
+    if text.split(":", 1)[0].lower() in {"http", "https", "ftp", "rtsp"}:
+        raise ImageError(f"{text} is a URL; download it first and pass the file.")
+    path = Path(text)
+    if path.is_dir():
+        raise ImageError(f"{path} is a folder; pass the images in it one by one.")
+    try:
+        with path.open("rb") as file:
+            return _decode(file, str(path))
+    except (OSError, ValueError) as error:
+        if isinstance(error, ImageError):
+            raise
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ImageError(f"{path} cannot be opened ({reason}); check the path.") from error
+
+
+def _decode(file: Any, name: str) -> Image:  # noqa: ANN401  any binary file
+    import PIL.Image
+
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns of large pictures from half its own limit on; ours is checked below.
+            warnings.simplefilter("ignore", PIL.Image.DecompressionBombWarning)
+            picture = PIL.Image.open(file)
+        return _convert(picture, name)
+    except PIL.Image.DecompressionBombError as error:
+        raise ImageError(f"{name} has more than {MAX_PIXELS:,} pixels; scale it down.") from error
+    except ImageError:
+        raise
+    # Pillow's decoders raise all of these on damaged data.
+    except (OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError) as error:
+        reason = "empty" if not _size(file) else str(error).split("\n")[0][:120]
+        raise ImageError(
+            f"{name} is not a whole image ({reason}); expected JPEG, PNG, WebP, BMP, TIFF or GIF."
+        ) from error
+
+
+def _size(file: Any) -> int:  # noqa: ANN401
+    return int(file.seek(0, io.SEEK_END))
+
+
+def _convert(picture: Any, name: str) -> Image:  # noqa: ANN401  a PIL image; PIL is loaded lazily
+    import PIL.Image
+    import PIL.ImageOps
+
+    _check_size(picture.height, picture.width, name)
+    picture = PIL.ImageOps.exif_transpose(picture)
+    if picture.mode.startswith("I") or picture.mode == "F":
+        return _from_array(_wide(np.asarray(picture)), name)
+    if picture.mode in {"LA", "PA", "La", "RGBa"} or "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+    if picture.mode == "RGBA":
+        white = PIL.Image.new("RGBA", picture.size, "white")
+        picture = PIL.Image.alpha_composite(white, picture)
+    rgb = np.asarray(picture.convert("RGB"))
+    return np.ascontiguousarray(rgb[:, :, ::-1])
+
+
+def _wide(grey: NDArray[Any]) -> NDArray[Any]:
+    """Pillow gives 16-bit grey as int32 or uint16, and float TIFFs as they are."""
+    if grey.dtype.kind == "f":
+        return grey / grey.max() if grey.size and grey.max() > 1 else grey
+    return grey.clip(0, 65_535).astype(np.uint16)
+
+
+def _from_array(array: NDArray[Any], name: str) -> Image:
+    if array.ndim == 4:  # noqa: PLR2004
+        raise ImageError(f"{name} has shape {array.shape}; pass images one by one, (H, W, 3).")
+    planes = array[..., None] if array.ndim == 2 else array  # noqa: PLR2004
+    if planes.ndim != 3 or planes.shape[2] not in (1, 3, 4):  # noqa: PLR2004
+        hint = "transpose it first" if array.shape[:1] in {(1,), (3,), (4,)} else "expected"
+        raise ImageError(f"{name} has shape {array.shape}; {hint}: (H, W, 3) BGR or (H, W) grey.")
+    _check_size(planes.shape[0], planes.shape[1], name)
+    eight = _eight_bits(planes, name)
+    if eight.shape[2] == 1:
+        eight = np.repeat(eight, 3, axis=2)
+    if eight.shape[2] == 4:  # noqa: PLR2004
+        alpha = eight[:, :, 3:].astype(np.uint16)
+        mixed = (eight[:, :, :3].astype(np.uint16) * alpha + 255 * (255 - alpha)) // 255
+        eight = mixed.astype(np.uint8)
+    return np.ascontiguousarray(eight)
+
+
+def _eight_bits(planes: NDArray[Any], name: str) -> Image:
+    kind = planes.dtype
+    if kind == np.uint8:
+        return planes
+    if kind == np.uint16:
+        return (planes >> 8).astype(np.uint8)
+    if kind == np.bool_:
+        return planes.astype(np.uint8) * np.uint8(255)
+    if kind.kind == "f" and np.isfinite(planes).all() and planes.min() >= 0 and planes.max() <= 1:
+        return (planes * 255).round().astype(np.uint8)
+    raise ImageError(
+        f"{name} is {kind} with values that are not an image's; "
+        "pass uint8 0 to 255, or finite floats from 0 to 1."
+    )
+
+
+def _check_size(height: int, width: int, name: str) -> None:
+    if min(height, width) < MIN_SIDE:
+        raise ImageError(f"{name} is {width}x{height} pixels; at least {MIN_SIDE} a side needed.")
+    if height * width > MAX_PIXELS or max(height, width) > MAX_SIDE:
+        raise ImageError(
+            f"{name} is {width}x{height} pixels, over {MAX_PIXELS:,} or {MAX_SIDE:,} a side; "
+            "scale it down."
+        )

@@ -1,0 +1,50 @@
+"""Where the real photos and weights are, and a network that is closed."""
+
+import importlib.util
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+ROOT = Path(__file__).parent.parent
+SHARED = ROOT.parent / "shared" / "data"
+LOOPBACK = {"127.0.0.1", "::1", "localhost"}
+
+
+@pytest.fixture(autouse=True)
+def closed_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test runs with no network but loopback: what reaches out fails at once."""
+    connect, lookup = socket.socket.connect, socket.getaddrinfo
+
+    def guarded_connect(self: socket.socket, address: object) -> None:
+        if isinstance(address, tuple) and address[0] not in LOOPBACK:
+            raise AssertionError(f"a test tried to reach {address}")
+        connect(self, address)
+
+    def guarded_lookup(host: object, *rest: object, **more: object) -> object:
+        if host not in LOOPBACK:
+            raise AssertionError(f"a test tried to look up {host}")
+        return lookup(host, *rest, **more)
+
+    monkeypatch.setattr(socket.socket, "connect", guarded_connect)
+    monkeypatch.setattr(socket, "getaddrinfo", guarded_lookup)
+
+
+@pytest.fixture(scope="session")
+def assets() -> Path:
+    """The two photos that the Ultralytics wheel carries, found without importing it."""
+    spec = importlib.util.find_spec("ultralytics")
+    if spec is None or spec.origin is None:
+        pytest.fail("ultralytics is not installed")
+    return Path(spec.origin).parent / "assets"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The development data beside the project."""
+    if not SHARED.is_dir():
+        pytest.skip("needs the development data in ../shared/data")
+    return SHARED

@@ -1,0 +1,173 @@
+"""The order of the stages, on fakes: what is returned, what is refused, what is computed once."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from fakes import ColourEncoder, FakeProposer
+
+from openvocab import OpenVocabDetector, Preset, Vocabulary
+from openvocab.errors import ClassesError
+from openvocab.protocols import Encoder, Proposer
+
+LEFT, RIGHT = (0, 0, 20, 20), (20, 0, 40, 20)
+PRESET = Preset(name="test", detector="", encoder="", templates="none")
+
+
+@pytest.fixture
+def picture() -> np.ndarray:
+    image = np.zeros((20, 40, 3), np.uint8)
+    image[:, :20, 2] = 255  # red left
+    image[:, 20:, 0] = 255  # blue right
+    return image
+
+
+@pytest.fixture
+def encoder() -> ColourEncoder:
+    return ColourEncoder()
+
+
+@pytest.fixture
+def detector(encoder: ColourEncoder) -> OpenVocabDetector:
+    return OpenVocabDetector(FakeProposer(LEFT, RIGHT), encoder, PRESET)
+
+
+def by_name(detections) -> dict[str, list[float]]:
+    names = detections.data["class_name"]
+    return {name: box.tolist() for name, box in zip(names, detections.xyxy, strict=True)}
+
+
+def test_the_fakes_keep_the_protocols(encoder):
+    assert isinstance(encoder, Encoder)
+    assert isinstance(FakeProposer(LEFT), Proposer)
+
+
+def test_each_box_gets_the_class_it_shows(detector, picture):
+    found = by_name(detector.detect(picture, ["blue", "red"]))
+    assert found == {"red": list(LEFT), "blue": list(RIGHT)}
+
+
+def test_nothing_is_returned_for_what_is_not_there(detector, picture):
+    assert len(detector.detect(picture, ["zebra"])) == 0
+
+
+def test_an_empty_result_has_every_column(detector, picture):
+    nothing = OpenVocabDetector(FakeProposer(), ColourEncoder(), PRESET).detect(picture, ["red"])
+    assert set(nothing.data) == set(detector.detect(picture, ["red"]).data)
+    assert nothing.xyxy.shape == (0, 4)
+
+
+def test_negatives_compete_and_are_never_returned(detector, picture):
+    plain = detector.detect(picture, ["crimson"])
+    against = detector.detect(picture, ["crimson"], negatives=["red"])
+    assert plain.confidence.max() > against.confidence.max(initial=0)
+    assert set(against.data["class_name"]) <= {"crimson"}
+
+
+def test_permuting_classes_permutes_only_ids(detector, picture):
+    one = detector.detect(picture, ["blue", "red", "green"])
+    two = detector.detect(picture, ["green", "blue", "red"])
+    np.testing.assert_allclose(one.confidence, two.confidence, rtol=1e-6)
+    assert list(one.data["class_name"]) == list(two.data["class_name"])
+    assert [["blue", "red", "green"][i] for i in one.class_id] == list(one.data["class_name"])
+
+
+def test_an_unrelated_class_does_not_reorder_the_rest(detector, picture):
+    one = detector.detect(picture, ["blue", "red"])
+    two = detector.detect(picture, ["blue", "red", "zebra"])
+    assert list(one.data["class_name"]) == list(two.data["class_name"])
+
+
+def test_a_batch_equals_one_by_one(detector, picture):
+    flipped = np.ascontiguousarray(picture[:, ::-1])
+    batch = detector.detect_batch([picture, flipped], ["blue", "red"])
+    singles = [detector.detect(image, ["blue", "red"]) for image in (picture, flipped)]
+    for left, right in zip(batch, singles, strict=True):
+        np.testing.assert_allclose(left.xyxy, right.xyxy)
+        np.testing.assert_allclose(left.confidence, right.confidence, atol=1e-4)
+
+
+def test_known_classes_cost_no_text_forward_and_a_new_word_exactly_one(detector, encoder, picture):
+    detector.detect(picture, ["blue", "red"])
+    encoder.text_forwards.clear()
+    detector.detect(picture, ["red", "blue"])
+    assert encoder.text_forwards == []
+    detector.detect(picture, ["red", "green", "blue"])
+    assert encoder.text_forwards == [("green",)]
+
+
+def test_eight_threads_with_eight_class_lists_give_the_single_thread_results(picture):
+    lists = [["blue", "red", f"word {index}"] for index in range(8)]
+    detector = OpenVocabDetector(FakeProposer(LEFT, RIGHT), ColourEncoder(), PRESET)
+    expected = [detector.detect(picture, classes).confidence for classes in lists]
+    fresh = OpenVocabDetector(FakeProposer(LEFT, RIGHT), ColourEncoder(), PRESET)
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda classes: fresh.detect(picture, classes).confidence, lists))
+    for left, right in zip(expected, found, strict=True):
+        np.testing.assert_allclose(left, right)
+
+
+def test_a_class_may_have_its_own_threshold(detector, picture):
+    found = detector.detect(picture, ["blue", "red"], thresholds={"red": 1.0})
+    assert set(found.data["class_name"]) == {"blue"}
+
+
+def test_overlapping_boxes_keep_the_better_score_whatever_its_class(picture):
+    proposer = FakeProposer(LEFT, (0, 0, 20, 19))
+    detector = OpenVocabDetector(proposer, ColourEncoder(), PRESET)
+    assert len(detector.detect(picture, ["red", "blue"])) == 1
+
+
+def test_the_detectors_own_label_helps_a_synonym_and_hurts_what_it_contradicts(picture):
+    boxes = FakeProposer(LEFT, labels=["red"])
+    detector = OpenVocabDetector(boxes, ColourEncoder(), PRESET)
+    silent = OpenVocabDetector(FakeProposer(LEFT), ColourEncoder(), PRESET)
+    posterior = [d.detect(picture, ["crimson"]).data["posterior"][0] for d in (detector, silent)]
+    assert posterior[0] > posterior[1]
+
+
+def test_an_example_picture_defines_a_class(detector, picture):
+    example = np.zeros((8, 8, 3), np.uint8)
+    example[..., 0] = 255
+    found = by_name(detector.detect(picture, {"ours": [example]}))
+    assert found == {"ours": list(RIGHT)}
+
+
+def test_a_saved_vocabulary_gives_the_same_result(detector, picture, tmp_path):
+    bank = detector.vocabulary({"blood": ["red", "crimson"]}, negatives=["blue"])
+    bank.save(tmp_path / "bank.npz")
+    loaded = Vocabulary.load(tmp_path / "bank.npz")
+    np.testing.assert_array_equal(
+        detector.detect(picture, bank).confidence, detector.detect(picture, loaded).confidence
+    )
+
+
+def test_a_vocabulary_of_another_encoder_is_refused(detector, picture):
+    other = OpenVocabDetector(FakeProposer(), ColourEncoder("other"), PRESET)
+    with pytest.raises(ClassesError, match="another encoder"):
+        detector.detect(picture, other.vocabulary(["red"]))
+
+
+@pytest.mark.parametrize(
+    ("classes", "more", "message"),
+    [
+        ([], {}, "empty"),
+        ("dog", {}, "pass a list"),
+        ([1, 2], {}, "use strings"),
+        (["dog", " "], {}, "empty string"),
+        (["dog", "Dog"], {}, "the same"),
+        (["traffic light", "traffic_light"], {}, "the same"),
+        ({"dog": []}, {}, "no words or pictures"),
+        ({"dog": [3]}, {}, "use strings, Paths"),
+        (None, {}, "pass a list"),
+        (["dog"], {"negatives": "cat"}, "pass a list"),
+        (["dog"], {"score_threshold": 1.5}, "from 0 to 1"),
+        (["dog"], {"score_threshold": float("nan")}, "from 0 to 1"),
+        (["dog"], {"thresholds": {"cat": 0.5}}, "not among the classes"),
+        (["dog"], {"thresholds": {"dog": 2}}, "from 0 to 1"),
+    ],
+)
+def test_unusable_classes_are_one_line_errors(detector, picture, classes, more, message):
+    with pytest.raises(ClassesError, match=message) as caught:
+        detector.detect(picture, classes, **more)
+    assert "\n" not in str(caught.value)

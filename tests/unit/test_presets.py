@@ -1,0 +1,48 @@
+"""A preset is read whole or refused with the key at fault."""
+
+import pytest
+
+from openvocab.errors import ConfigError
+from openvocab.presets import Preset, available, load
+
+GOOD = 'detector = "a"\nencoder = "b"\n'
+
+
+def test_every_bundled_preset_loads():
+    assert {"starter", "fast", "balanced", "accurate"} <= set(available())
+    assert [load(name).name for name in available()] == list(available())
+
+
+def test_a_file_of_ones_own_is_read(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text(GOOD + "score_threshold = 0.5\ncontext_scales = [1.0]\n")
+    assert load(path) == Preset(
+        name="mine", detector="a", encoder="b", score_threshold=0.5, context_scales=(1.0,)
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (GOOD + "score_treshold = 0.5", "did you mean 'score_threshold'"),
+        (GOOD + "score_threshold = 'a'", "give a number"),
+        (GOOD + "score_threshold = 2", "use 0 to 1"),
+        (GOOD + "score_threshold = true", "give a number"),
+        (GOOD + "templates = 'loud'", "use one of"),
+        (GOOD + "background = 'sky'", "give a list"),
+        (GOOD + "context_scales = [0.5]", "1.0 or more"),
+        ("detector = 'a'", "'encoder' is missing"),
+        ("= nonsense", "not a readable TOML"),
+    ],
+)
+def test_a_bad_file_is_refused_with_its_name(tmp_path, text, message):
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message) as caught:
+        load(path)
+    assert "mine" in str(caught.value)
+
+
+def test_an_unknown_name_suggests_a_near_one():
+    with pytest.raises(ConfigError, match="did you mean 'starter'"):
+        load("startr")
