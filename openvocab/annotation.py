@@ -42,7 +42,7 @@ def annotate(image: Image, detections: sv.Detections) -> Image:
     names = [str(name) for name in detections.data["class_name"]]
     colours = np.array([zlib.crc32(name.encode()) % len(PALETTE.colors) for name in names])
     height, width = image.shape[:2]
-    thickness = sv.calculate_optimal_line_thickness((width, height))
+    thickness = max(2, round((width + height) / 2 * 0.003))  # as wide as Ultralytics draws
     if detections.mask is not None:
         canvas = sv.MaskAnnotator(PALETTE, opacity=0.35).annotate(canvas, detections, colours)
     canvas = sv.BoxAnnotator(PALETTE, thickness).annotate(canvas, detections, colours)

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Self
 
 import numpy as np
@@ -11,9 +12,9 @@ from numpy.typing import NDArray
 from openvocab import images as doors
 from openvocab import matching, weights
 from openvocab.encoders.caching import WordFeatures
-from openvocab.errors import ClassesError
-from openvocab.presets import Preset, load
-from openvocab.protocols import Encoder, Features, Image, Proposals, Proposer
+from openvocab.errors import ClassesError, WeightsNotFoundError
+from openvocab.presets import Preset, available, load
+from openvocab.protocols import Encoder, Features, Proposals, Proposer
 from openvocab.vocabulary import Classes, Example, Vocabulary, check_thresholds
 
 __all__ = ["OpenVocabDetector"]
@@ -52,16 +53,16 @@ class OpenVocabDetector:
         from openvocab.proposers.ultralytics import UltralyticsProposer
 
         preset = load(name_or_path)
+        detector_file, bundle = _locate(preset)
         proposer = UltralyticsProposer(
-            weights.resolve(preset.detector),
+            detector_file,
             threshold=preset.proposal_threshold,
             iou=preset.proposal_iou,
             max_boxes=preset.max_boxes,
             device=device,
             trust_pickle=preset.trust_pickle,
         )
-        source = preset.encoder if ":" in preset.encoder else weights.resolve(preset.encoder)
-        encoder = OpenClipEncoder(source, scales=preset.context_scales, device=device)
+        encoder = OpenClipEncoder(bundle, scales=preset.context_scales, device=device)
         return cls(proposer, encoder, preset)
 
     def vocabulary(self, classes: Classes, negatives: Sequence[str] = ()) -> Vocabulary:
@@ -135,12 +136,10 @@ class OpenVocabDetector:
         pictures = [doors.load(image) for image in images]
         # A score cannot exceed objectness**(1 - w): what cannot reach a threshold is not encoded.
         floor = float(cut.min()) ** (1 / max(1 - self.preset.fusion_exponent, 1e-6))
-        proposals = [
-            found[found.objectness >= floor] for found in self.proposer.propose(pictures)
-        ]
+        proposals = [found[found.objectness >= floor] for found in self.proposer.propose(pictures)]
         features = self.encoder.encode_regions(pictures, [found.xyxy for found in proposals])
         return [
-            self._keep(self._match(found, rows, bank), cut)
+            self._match(found, rows, bank, cut)
             for found, rows in zip(proposals, features, strict=True)
         ]
 
@@ -175,39 +174,42 @@ class OpenVocabDetector:
         ]
         return np.concatenate(self.encoder.encode_regions(pictures, whole))
 
-    def _match(self, found: Proposals, features: Features, bank: Vocabulary) -> sv.Detections:
-        """Every box with its best class and the parts of its score."""
-        if not len(found):
-            return _empty()
+    def _match(
+        self, found: Proposals, features: Features, bank: Vocabulary, cut: NDArray[np.float32]
+    ) -> sv.Detections:
+        """Name every box; keep those over their class's threshold, best first, without overlaps."""
         preset, count = self.preset, len(bank)
         words = np.concatenate([bank.features, bank.negatives])
         affinity, others = self._alternatives(words)
-        labels = np.array([self.proposer.names.index(label) for label in found.labels])
         similarity = features @ np.concatenate([words, others]).T  # (N, K + J + B)
         scale = preset.logit_scale or self.encoder.logit_scale
         logits = scale * similarity + (self.encoder.logit_bias or 0.0)
+        labels = np.array([self.proposer.names.index(label) for label in found.labels], np.intp)
         # The square root: a label of objectness 0.3 is right far more often than 3 times in 10.
         trust = preset.prior_weight * np.sqrt(found.objectness)[:, None]
         logits[:, : len(words)] += trust * matching.label_evidence(affinity, labels)
         logits[:, len(words) :] += np.log(preset.background_weight)
         posterior = matching.posterior(logits)
         best = posterior[:, :count].argmax(axis=1)
-        rows = np.arange(len(found))
-        chosen = posterior[rows, best]
-        return sv.Detections(
-            xyxy=found.xyxy,
-            mask=found.masks,
-            confidence=matching.fuse(found.objectness, chosen, preset.fusion_exponent),
-            class_id=best,
+        chosen = posterior[np.arange(len(found)), best]
+        score = matching.fuse(found.objectness, chosen, preset.fusion_exponent)
+        over = np.flatnonzero(score >= cut[best])
+        rows = over[np.argsort(-score[over], kind="stable")]
+        named = sv.Detections(
+            xyxy=found.xyxy[rows],
+            mask=None if found.masks is None else found.masks[rows],
+            confidence=score[rows],
+            class_id=best[rows],
             data={
-                "class_name": np.array([bank.names[index] for index in best], dtype=object),
-                "objectness": found.objectness,
-                "similarity": similarity[rows, best],
-                "posterior": chosen,
-                "margin": matching.margins(posterior),
-                "proposal_label": np.array(found.labels, dtype=object),
+                "class_name": np.array([bank.names[index] for index in best[rows]], dtype=object),
+                "objectness": found.objectness[rows],
+                "similarity": similarity[rows, best[rows]],
+                "posterior": chosen[rows],
+                "margin": matching.margins(posterior)[rows],
+                "proposal_label": np.array([found.labels[row] for row in rows], dtype=object),
             },
         )
+        return named.with_nms(preset.nms_iou, class_agnostic=True)
 
     def _alternatives(self, words: Features) -> tuple[NDArray[np.float32], Features]:
         """Affinity of words to the detector's names, and the features of what else a box may be.
@@ -219,27 +221,20 @@ class OpenVocabDetector:
         affinity = matching.label_affinity(
             words, names, self.preset.prior_scale, self.preset.prior_floor
         )
-        free = affinity[:, :-1].max(axis=0) < 0.5  # noqa: PLR2004  else mostly another word for it
+        free = affinity[:, :-1].max(axis=0) < 0.5
         return affinity, np.concatenate([self._words(self.preset.background), names[free]])
 
-    def _keep(self, detections: sv.Detections, cut: NDArray[np.float32]) -> sv.Detections:
-        """Over the threshold of its class, then class-agnostic NMS, best first."""
-        if not len(detections):
-            return detections
-        over: sv.Detections = detections[detections.confidence >= cut[detections.class_id]]
-        kept = over.with_nms(self.preset.nms_iou, class_agnostic=True)
-        order = np.argsort(-kept.confidence, kind="stable")
-        result: sv.Detections = kept[order]
-        return result
 
-
-def _empty() -> sv.Detections:
-    nothing = np.empty(0, np.float32)
-    numbers = {key: nothing for key in ("objectness", "similarity", "posterior", "margin")}
-    words = {key: np.empty(0, object) for key in ("class_name", "proposal_label")}
-    return sv.Detections(
-        xyxy=np.empty((0, 4), np.float32),
-        confidence=nothing,
-        class_id=np.empty(0, np.intp),
-        data={**words, **numbers},
-    )
+def _locate(preset: Preset) -> tuple[Path, str | Path]:
+    """Where the weights of a preset lie; what lacks can be pulled at once by the preset's name."""
+    try:
+        in_cache = ":" in preset.encoder and not Path(preset.encoder).exists()
+        encoder = preset.encoder if in_cache else weights.resolve(preset.encoder)
+        return weights.resolve(preset.detector), encoder
+    except WeightsNotFoundError as error:
+        if preset.name not in available():
+            raise
+        raise WeightsNotFoundError(
+            f"The weights of preset {preset.name!r} are not on this machine; "
+            f"run `openvocab weights pull {preset.name}`."
+        ) from error

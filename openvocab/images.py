@@ -75,9 +75,10 @@ def _find(source: str) -> list[Path]:
     if path.is_file():
         return [path]
     if path.is_dir():
-        inside, what = path.iterdir(), "the folder has no images"
+        inside, what = list(path.iterdir()), "the folder has no images"
     else:
-        inside, what = map(Path, glob(source)), "no such file, folder or match"  # noqa: PTH207
+        # Path.glob takes no absolute pattern.
+        inside, what = [Path(match) for match in glob(source)], "no such file, folder or match"  # noqa: PTH207
     found = sorted(
         file
         for file in inside
@@ -154,17 +155,17 @@ def _wide(grey: NDArray[Any]) -> NDArray[Any]:
 
 
 def _from_array(array: NDArray[Any], name: str) -> Image:
-    if array.ndim == 4:  # noqa: PLR2004
+    if array.ndim == 4:
         raise ImageError(f"{name} has shape {array.shape}; pass images one by one, (H, W, 3).")
-    planes = array[..., None] if array.ndim == 2 else array  # noqa: PLR2004
-    if planes.ndim != 3 or planes.shape[2] not in (1, 3, 4):  # noqa: PLR2004
+    planes = array[..., None] if array.ndim == 2 else array
+    if planes.ndim != 3 or planes.shape[2] not in (1, 3, 4):
         hint = "transpose it first" if array.shape[:1] in {(1,), (3,), (4,)} else "expected"
         raise ImageError(f"{name} has shape {array.shape}; {hint}: (H, W, 3) BGR or (H, W) grey.")
     _check_size(planes.shape[0], planes.shape[1], name)
     eight = _eight_bits(planes, name)
     if eight.shape[2] == 1:
         eight = np.repeat(eight, 3, axis=2)
-    if eight.shape[2] == 4:  # noqa: PLR2004
+    if eight.shape[2] == 4:
         alpha = eight[:, :, 3:].astype(np.uint16)
         mixed = (eight[:, :, :3].astype(np.uint16) * alpha + 255 * (255 - alpha)) // 255
         eight = mixed.astype(np.uint8)

@@ -65,7 +65,9 @@ class Vocabulary:
         groups = parse(classes)
         rejected = _check_names(negatives, "negatives") if len(negatives) else ()
         words = [word for parts in groups.values() for word in parts if isinstance(word, str)]
-        examples = [part for parts in groups.values() for part in parts if not isinstance(part, str)]
+        examples = [
+            part for parts in groups.values() for part in parts if not isinstance(part, str)
+        ]
         encoded = encode_words([*words, *rejected])
         word_rows, negative_rows = iter(encoded[: len(words)]), encoded[len(words) :]
         example_rows = iter(encode_examples(examples)) if examples else iter(())
@@ -133,7 +135,9 @@ def check_thresholds(thresholds: Mapping[str, float], names: Sequence[str]) -> N
     """
     for name, value in thresholds.items():
         if name not in names:
-            raise ClassesError(f"thresholds names {name!r}, which is not among the classes; add it.")
+            raise ClassesError(
+                f"thresholds names {name!r}, which is not among the classes; add it."
+            )
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
             raise ClassesError(f"threshold of {name!r} is {value!r}; give a number from 0 to 1.")
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -174,19 +175,14 @@ def _load(folder: Path, device: torch.device) -> tuple[Any, Any, dict[str, Any],
 
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        text = config["model_cfg"].get("text_cfg", {})
-        if text.get("hf_tokenizer_name") and not _has_transformers():
-            raise ModelError(
-                f"The tokenizer of {folder} needs transformers; "
-                'run `pip install "openvocab[transformers]"`.'
-            )
+        _check_tokenizer(folder, config["model_cfg"].get("text_cfg", {}))
         name = f"local-dir:{folder}"
         model = open_clip.create_model(name, device=device, require_pretrained=True)
         tokenizer = open_clip.get_tokenizer(name)
     except ModelError:
         raise
     # open_clip, safetensors and json each raise their own on a damaged bundle.
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
         reason = (str(error).strip().splitlines() or [""])[0][:160]
         raise ModelError(
             f"{folder} cannot be loaded as an open_clip bundle "
@@ -211,7 +207,9 @@ def _preprocessing(model: Any, config: dict[str, Any]) -> dict[str, Any]:  # noq
     }
 
 
-def _has_transformers() -> bool:
-    from importlib.util import find_spec
-
-    return find_spec("transformers") is not None
+def _check_tokenizer(folder: Path, text: dict[str, Any]) -> None:
+    if text.get("hf_tokenizer_name") and find_spec("transformers") is None:
+        raise ModelError(
+            f"The tokenizer of {folder} needs transformers; "
+            'run `pip install "openvocab[transformers]"`.'
+        )

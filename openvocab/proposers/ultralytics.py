@@ -85,7 +85,7 @@ class UltralyticsProposer:
                 # The task and names of an export are known only once it runs.
                 (first,) = self._predict(np.zeros((32, 32, 3), np.uint8))
         # Ultralytics, its eighteen backends and pickle raise anything on a damaged file.
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:
             raise ModelError(
                 f"{file} cannot be loaded as a detector ({_one_line(error)}); "
                 "check the file, or pull or export it again."
@@ -107,8 +107,7 @@ class UltralyticsProposer:
         with self._lock:
             results = [self._predict(image)[0] for image in images]
         return [
-            self._proposals(result, image)
-            for result, image in zip(results, images, strict=True)
+            self._proposals(result, image) for result, image in zip(results, images, strict=True)
         ]
 
     def _predict(self, image: Image) -> Any:  # noqa: ANN401  ultralytics is untyped
@@ -191,7 +190,7 @@ def _load_ultralytics() -> Any:  # noqa: ANN401
             from ultralytics import YOLO  # noqa: F401  resolved lazily: resolve it now
     finally:
         torch.save = save
-        torch.set_printoptions(profile="default")
+        torch.set_printoptions(profile="default")  # type: ignore[no-untyped-call]  # torch has no type for it
         np.set_printoptions(**numpy_print)
         private.cleanup()
     return ultralytics

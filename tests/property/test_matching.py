@@ -35,9 +35,7 @@ def test_permuting_columns_permutes_the_posterior(logits, random):
 def test_a_larger_logit_never_lowers_its_own_posterior(logits):
     raised = logits.copy()
     raised[:, 0] += 1
-    assert (
-        matching.posterior(raised)[:, 0] >= matching.posterior(logits)[:, 0] - 1e-6
-    ).all()
+    assert (matching.posterior(raised)[:, 0] >= matching.posterior(logits)[:, 0] - 1e-6).all()
 
 
 @given(UNIT, UNIT, UNIT, st.floats(0, 1))

@@ -15,5 +15,7 @@ print(sorted(heavy))
 
 
 def test_import_loads_nothing_heavy_sets_no_variable_and_starts_no_thread():
-    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == "[]"

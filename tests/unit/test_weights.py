@@ -62,7 +62,7 @@ def _handler(served: Served) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
             self.wfile.write(served.body[start : served.cut_at])
 
-        def log_message(self, format: str, *args: object) -> None:
+        def log_message(self, *_: object) -> None:
             pass
 
     return Handler
@@ -198,7 +198,7 @@ def test_half_a_bundle_is_not_found(root: Path) -> None:
 
 @pytest.mark.parametrize("name", ["", "yolo26m", "no\nsuch"])
 def test_unknown_names_are_one_line_with_a_hint(name: str) -> None:
-    with pytest.raises(WeightsNotFoundError, match="did you mean|use one of") as error:
+    with pytest.raises(WeightsNotFoundError, match=r"did you mean|use one of") as error:
         weights.resolve(name)
     assert "\n" not in str(error.value)
 

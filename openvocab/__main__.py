@@ -1,0 +1,5 @@
+"""`python -m openvocab` is the command line."""
+
+from openvocab.cli import main
+
+main()

@@ -1,0 +1,230 @@
+"""`openvocab detect`: files, folders and globs to a table, annotated pictures and JSON."""
+
+import json
+import os
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Table
+
+from openvocab import images
+from openvocab.cli.console import complain, err, out
+from openvocab.errors import ImageError, OpenVocabError
+from openvocab.prompts import split_list
+from openvocab.protocols import Image
+
+if TYPE_CHECKING:
+    import supervision as sv
+
+__all__ = ["detect"]
+
+MANY = 20  # images; from here on a count by class is more use than a row a box
+
+
+def detect(  # noqa: PLR0913  a command has as many parameters as it has options
+    sources: Annotated[
+        list[str], typer.Argument(help="Image files, folders, globs, or - for standard input.")
+    ],
+    *,
+    classes: Annotated[
+        str,
+        typer.Option("--classes", "-c", help='"bus, person", or a .txt file with one a line.'),
+    ],
+    preset: Annotated[
+        str, typer.Option("--preset", "-p", help="Name of a preset, or a .toml file.")
+    ] = "starter",
+    negatives: Annotated[
+        str, typer.Option(help="Look-alikes that compete and are never returned.")
+    ] = "",
+    threshold: Annotated[
+        float | None, typer.Option(help="Lowest score, 0 to 1.  [default: the preset's]")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda:0, ...  [default: CUDA where there is one]")
+    ] = None,
+    save: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Save annotated pictures in this folder.")
+    ] = None,
+    json_file: Annotated[
+        str | None, typer.Option("--json", metavar="FILE|-", help="Write the result as JSON.")
+    ] = None,
+    show: Annotated[bool, typer.Option("--show", help="Show each annotated picture.")] = False,
+) -> None:
+    """Find CLASSES in pictures.
+
+    Exit code: 0 all pictures were read, 1 some were not, 2 none was, or an option is wrong.
+    """
+    paths = _sources(sources)
+    names = _classes(classes)
+    targets = _targets(paths, save)
+    if show and not _has_display():
+        raise ImageError("--show needs a display and there is none; use --save DIR instead.")
+
+    from openvocab.detector import OpenVocabDetector
+
+    detector = OpenVocabDetector.from_preset(preset, device=device)
+    bank = detector.vocabulary(names, split_list(negatives))
+    records: list[dict[str, Any]] = []
+    with _progress(len(paths)) as advance:
+        for path, target in zip(paths, targets, strict=True):
+            try:
+                picture = _read(path)
+            except ImageError as error:
+                if len(paths) == 1:
+                    raise
+                complain(str(error))
+                records.append({"image": path, "error": str(error)})
+            else:
+                found = detector.detect(picture, bank, score_threshold=threshold)
+                records.append(_record(path, picture.shape, found))
+                _deliver(picture, found, target, show=show)
+            advance()
+    _report(records, {"classes": names, "preset": preset}, json_file)
+    failed = sum("error" in record for record in records)
+    if failed:
+        raise typer.Exit(2 if failed == len(records) else 1)
+
+
+def _sources(sources: list[str]) -> list[str]:
+    if sources == ["-"]:
+        return sources
+    return [str(path) for path in images.find(sources)]
+
+
+def _read(path: str) -> Image:
+    if path == "-":
+        return images.load(sys.stdin.buffer.read(), name="standard input")
+    return images.load(path)
+
+
+def _classes(text: str) -> list[str]:
+    """Words of the option, or the lines of the file it names."""
+    if not text.endswith(".txt"):
+        return list(split_list(text))
+    try:
+        lines = Path(text).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise OpenVocabError(f"{text} cannot be read ({error}); give a text file.") from error
+    return [line.strip() for line in lines if line.strip()]
+
+
+def _targets(paths: list[str], folder: Path | None) -> list[Path | None]:
+    """Where each annotated picture goes; two of one name get a number, a source is kept."""
+    if folder is None:
+        return [None] * len(paths)
+    taken: Counter[str] = Counter()
+    targets: list[Path | None] = []
+    for path in map(Path, paths):
+        stem = "stdin" if path.name == "-" else path.stem
+        suffix = path.suffix.lower() if path.suffix.lower() in {".png", ".webp"} else ".jpg"
+        taken[stem] += 1
+        number = f"-{taken[stem]}" if taken[stem] > 1 else ""
+        target = folder / f"{stem}{number}{suffix}"
+        if any(target.resolve() == Path(other).resolve() for other in paths):
+            raise ImageError(f"{target} is one of the sources; save to another folder.")
+        targets.append(target)
+    return targets
+
+
+def _deliver(picture: Image, found: "sv.Detections", target: Path | None, *, show: bool) -> None:
+    if target is None and not show:
+        return
+    import cv2
+
+    from openvocab.annotation import annotate
+
+    drawn = annotate(picture, found)
+    if target is not None:
+        _write(target, cv2.imencode(target.suffix, drawn)[1].tobytes())
+    if show:
+        cv2.imshow("openvocab: any key for the next", drawn)
+        cv2.waitKey(0)
+
+
+def _has_display() -> bool:
+    on_linux = sys.platform.startswith("linux")
+    return not on_linux or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+
+
+def _record(path: str, shape: tuple[int, ...], found: "sv.Detections") -> dict[str, Any]:
+    """One image as JSON: what `Detections` holds, in plain numbers."""
+    rows = [
+        {
+            "class_name": data["class_name"],
+            "class_id": _plain(class_id),
+            "confidence": _plain(score),
+        }
+        | {"xyxy": [_plain(edge) for edge in xyxy]}
+        | {key: _plain(value) for key, value in data.items() if key != "class_name"}
+        for xyxy, _, score, class_id, _, data in found
+    ]
+    return {"image": path, "width": shape[1], "height": shape[0], "detections": rows}
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401  a NumPy scalar or a string
+    plain = value.item() if hasattr(value, "item") else value
+    return round(plain, 4) if isinstance(plain, float) else plain
+
+
+def _report(records: list[dict[str, Any]], head: dict[str, Any], json_file: str | None) -> None:
+    text = json.dumps(head | {"images": records}, ensure_ascii=False, indent=1) + "\n"
+    if json_file == "-":
+        sys.stdout.write(text)
+        return
+    if json_file is not None:
+        _write(Path(json_file), text.encode())
+    out.print(_summary(records) if len(records) > MANY else _table(records))
+
+
+def _table(records: list[dict[str, Any]]) -> Table:
+    table = Table("image", "class", "score", "box (x1 y1 x2 y2)", box=None)
+    for record in records:
+        name = Path(record["image"]).name
+        if not record.get("detections"):
+            table.add_row(name, "not readable" if "error" in record else "nothing found", "", "")
+        for row in record.get("detections", []):
+            box = " ".join(f"{edge:.0f}" for edge in row["xyxy"])
+            table.add_row(name, row["class_name"], f"{row['confidence']:.2f}", box)
+            name = ""
+    return table
+
+
+def _summary(records: list[dict[str, Any]]) -> Table:
+    rows = [
+        (row["class_name"], record["image"])
+        for record in records
+        for row in record.get("detections", [])
+    ]
+    boxes = Counter(name for name, _ in rows)
+    pictures = Counter(name for name, _ in set(rows))
+    table = Table("class", "boxes", f"images (of {len(records)})", box=None)
+    for name, count in boxes.most_common():
+        table.add_row(name, str(count), str(pictures[name]))
+    return table
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Any]:
+    """A bar on standard error when there is more than one image; yields what moves it on."""
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
+    with Progress(*columns, console=err, transient=True, disable=total < 2) as bar:
+        task = bar.add_task("detecting", total=total)
+        yield lambda: bar.advance(task)
+
+
+def _write(path: Path, payload: bytes) -> None:
+    """To a temporary file, then renamed: nothing is ever written half."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+            file.write(payload)
+        Path(file.name).replace(path)
+    except OSError as error:
+        raise OpenVocabError(f"{path} cannot be written ({error.strerror}); mend it.") from error

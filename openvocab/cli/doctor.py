@@ -1,0 +1,120 @@
+"""`openvocab doctor`: what this machine has and lacks, each lack with its remedy."""
+
+import os
+import platform
+from dataclasses import dataclass
+from importlib import metadata
+from importlib.util import find_spec
+
+import typer
+from rich.table import Table
+
+from openvocab import presets, weights
+from openvocab.cli.console import out
+from openvocab.errors import OpenVocabError
+
+__all__ = ["doctor"]
+
+PACKAGES = (
+    "openvocab",
+    "torch",
+    "torchvision",
+    "ultralytics",
+    "open_clip_torch",
+    "supervision",
+    "onnxruntime",
+    "opencv-python",
+    "numpy",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Finding:
+    """One line of the report."""
+
+    name: str
+    value: str
+    remedy: str | None = None
+    """What to do, or None when all is well."""
+    fatal: bool = False
+    """Nothing works until this is mended."""
+
+
+def doctor() -> None:
+    """What this machine has and lacks, each lack with its remedy."""
+    findings = _examine()
+    table = Table.grid("what", "found", padding=(0, 2))
+    for finding in findings:
+        table.add_row(finding.name, finding.value)
+    out.print(table)
+    for finding in findings:
+        if finding.remedy:
+            out.print(f"{finding.name} {finding.value}: {finding.remedy}", soft_wrap=True)
+    if any(finding.fatal for finding in findings):
+        raise typer.Exit(1)
+
+
+def _examine() -> list[_Finding]:
+    """Versions, device, threads, optional parts and the weights of every preset; loads no model."""
+    return [
+        _Finding("python", f"{platform.python_version()} on {platform.platform(terse=True)}"),
+        *[_version(package) for package in PACKAGES],
+        *_device(),
+        _threads(),
+        _tokenizers(),
+        *[_preset(name) for name in presets.available()],
+        _Finding("weights folder", str(weights.user_root())),
+    ]
+
+
+def _version(package: str) -> _Finding:
+    try:
+        return _Finding(package, metadata.version(package))
+    except metadata.PackageNotFoundError:
+        return _Finding(package, "missing", f"run `pip install {package}`", fatal=True)
+
+
+def _device() -> list[_Finding]:
+    import torch
+
+    if not torch.cuda.is_available():
+        return [_Finding("device", "cpu")]
+    import onnxruntime
+
+    found = _Finding("device", f"cuda ({torch.cuda.get_device_name()})")
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        return [found]
+    remedy = "for ONNX detectors on the GPU, replace onnxruntime by onnxruntime-gpu"
+    return [found, _Finding("onnxruntime device", "cpu only", remedy)]
+
+
+def _threads() -> _Finding:
+    import torch
+
+    threads, cores = torch.get_num_threads(), len(os.sched_getaffinity(0))
+    pinned = os.environ.get("OMP_NUM_THREADS")
+    value = f"{threads} of {cores} cores"
+    if threads < cores and pinned:
+        return _Finding("threads", f"{value} (OMP_NUM_THREADS={pinned})", "unset OMP_NUM_THREADS")
+    return _Finding("threads", value)
+
+
+def _tokenizers() -> _Finding:
+    if find_spec("transformers"):
+        return _Finding("SigLIP tokenizers", "transformers is installed")
+    return _Finding(
+        "SigLIP tokenizers", "not installed", 'run `pip install "openvocab[transformers]"`'
+    )
+
+
+def _preset(name: str) -> _Finding:
+    preset = presets.load(name)
+    bundled = name == "starter"
+    try:
+        for part in (preset.detector, preset.encoder):
+            weights.verify(part)
+    except OpenVocabError as error:
+        remedy = "reinstall openvocab" if bundled else f"run `openvocab weights pull {name}`"
+        lacking = "damaged" if not isinstance(error, FileNotFoundError) else "not pulled"
+        return _Finding(f"preset {name}", lacking, remedy, fatal=bundled)
+    return _Finding(f"preset {name}", "ready")

@@ -1,0 +1,95 @@
+"""`openvocab weights`: list, verify, find and fetch."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
+from rich.table import Table
+
+from openvocab import presets, weights
+from openvocab.cli.console import err, out
+from openvocab.errors import WeightsNotFoundError
+
+__all__ = ["app"]
+
+app = typer.Typer(help="List, check and fetch weights.", no_args_is_help=True)
+
+
+@app.command("list")
+def list_weights() -> None:
+    """What there is, under which licence, and whether it is on this machine."""
+    table = Table("name", "kind", "size", "licence", "on this machine", box=None)
+    for entry in weights.manifest().values():
+        sizes = [file.bytes for file in entry.files]
+        size = sum(part or 0 for part in sizes)
+        known = f"{size / 1e6:.1f} MB" if all(sizes) else "?"
+        table.add_row(entry.name, entry.kind, known, entry.licence, _is_here(entry.name))
+    out.print(table)
+    for name in presets.available():
+        preset = presets.load(name)
+        out.print(f"preset {name}: {preset.detector}, {preset.encoder}")
+
+
+@app.command("verify")
+def verify_weights(
+    names: Annotated[list[str] | None, typer.Argument(help="Default: all that are here.")] = None,
+) -> None:
+    """Compare the files on this machine with the sizes and hashes of the manifest."""
+    here = [name for name in weights.manifest() if _is_here(name) == "yes"]
+    for name in _bundles(names) if names else here:
+        weights.verify(name)
+        out.print(f"{name}: as in the manifest")
+
+
+@app.command("path")
+def path_of_weights(name: Annotated[str, typer.Argument()]) -> None:
+    """Print where the weights lie."""
+    out.print(str(weights.resolve(name)), soft_wrap=True)
+
+
+@app.command("pull")
+def pull_weights(
+    names: Annotated[list[str], typer.Argument(help="Names of presets or weights.")],
+) -> None:
+    """Fetch weights; the only command that uses the network."""
+    for name in _bundles(names):
+        entry = weights.manifest()[name]
+        out.print(f"{name}: {entry.licence}; {entry.source}")
+        out.print(str(_pull(name)), soft_wrap=True)
+
+
+def _pull(name: str) -> Path:
+    columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn()
+    with Progress(*columns, console=err, transient=True) as bar:
+        task = bar.add_task(name, total=None)
+        return weights.pull(
+            name, progress=lambda done, total: bar.update(task, completed=done, total=total)
+        )
+
+
+def _bundles(names: list[str]) -> list[str]:
+    """Weights by name; the name of a preset stands for its detector and its encoder."""
+    known = presets.available()
+    parts = [
+        part
+        for name in names
+        for part in (
+            (presets.load(name).detector, presets.load(name).encoder) if name in known else (name,)
+        )
+    ]
+    for part in parts:
+        if part not in weights.manifest():
+            weights.resolve(part)  # says what is near, or that there is no such name
+            raise WeightsNotFoundError(
+                f"{part} is a file, not a name; see `openvocab weights list`."
+            )
+    return parts
+
+
+def _is_here(name: str) -> str:
+    try:
+        weights.resolve(name)
+    except WeightsNotFoundError:
+        return "no"
+    return "yes"
