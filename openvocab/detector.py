@@ -178,21 +178,10 @@ class OpenVocabDetector:
         self, found: Proposals, features: Features, bank: Vocabulary, cut: NDArray[np.float32]
     ) -> sv.Detections:
         """Name every box; keep those over their class's threshold, best first, without overlaps."""
-        preset, count = self.preset, len(bank)
-        words = np.concatenate([bank.features, bank.negatives])
-        affinity, others = self._alternatives(words)
-        similarity = features @ np.concatenate([words, others]).T  # (N, K + J + B)
-        scale = preset.logit_scale or self.encoder.logit_scale
-        logits = scale * similarity + (self.encoder.logit_bias or 0.0)
-        labels = np.array([self.proposer.names.index(label) for label in found.labels], np.intp)
-        # The square root: a label of objectness 0.3 is right far more often than 3 times in 10.
-        trust = preset.prior_weight * np.sqrt(found.objectness)[:, None]
-        logits[:, : len(words)] += trust * matching.label_evidence(affinity, labels)
-        logits[:, len(words) :] += np.log(preset.background_weight)
-        posterior = matching.posterior(logits)
-        best = posterior[:, :count].argmax(axis=1)
+        similarity, posterior = self._posterior(found, features, bank)
+        best = posterior.argmax(axis=1)
         chosen = posterior[np.arange(len(found)), best]
-        score = matching.fuse(found.objectness, chosen, preset.fusion_exponent)
+        score = matching.fuse(found.objectness, chosen, self.preset.fusion_exponent)
         over = np.flatnonzero(score >= cut[best])
         rows = over[np.argsort(-score[over], kind="stable")]
         named = sv.Detections(
@@ -209,20 +198,38 @@ class OpenVocabDetector:
                 "proposal_label": np.array([found.labels[row] for row in rows], dtype=object),
             },
         )
-        return named.with_nms(preset.nms_iou, class_agnostic=True)
+        return named.with_nms(self.preset.nms_iou, class_agnostic=True)
 
-    def _alternatives(self, words: Features) -> tuple[NDArray[np.float32], Features]:
-        """Affinity of words to the detector's names, and the features of what else a box may be.
+    def _posterior(
+        self, found: Proposals, features: Features, bank: Vocabulary
+    ) -> tuple[Features, NDArray[np.float32]]:
+        """Cosine and posterior `(N, K)` of every box and class.
 
-        What else: the background prompts, and every name of the detector that no class of the
-        caller stands for. So a person is not a giraffe just because nobody asked for persons.
+        What competes with a class: the caller's negatives, the background prompts, and every name
+        of the detector that the class does not stand for. So a person is not a giraffe just
+        because nobody asked for persons.
         """
+        preset, count = self.preset, len(bank)
         names = self._words(self.proposer.names)
-        affinity = matching.label_affinity(
-            words, names, self.preset.prior_scale, self.preset.prior_floor
-        )
-        free = affinity[:, :-1].max(axis=0) < 0.5
-        return affinity, np.concatenate([self._words(self.preset.background), names[free]])
+        words = np.concatenate([bank.features, bank.negatives])  # (K + J, D)
+        rows = np.concatenate([words, self._words(preset.background), names])
+        affinity = matching.label_affinity(words, names, preset.prior_scale, preset.prior_floor)
+        covered = matching.covers(words, names, affinity, preset.prior_scale, preset.prior_floor)
+        labels = np.array([self.proposer.names.index(label) for label in found.labels], np.intp)
+
+        similarity = features @ rows.T
+        logits = (preset.logit_scale or self.encoder.logit_scale) * similarity
+        # The square root: a label of objectness 0.3 is right far more often than 3 times in 10.
+        trust = preset.prior_weight * np.sqrt(found.objectness)[:, None]
+        logits[:, : len(words)] += trust * matching.label_evidence(affinity, covered, labels)
+        logits[:, len(words) :] += np.log(preset.background_weight)
+        # A sigmoid model's bias is one more competitor: of a constant logit, whatever is shown.
+        bias = self.encoder.logit_bias
+        nothing = np.full((len(found), 1), -np.inf if bias is None else -bias, np.float32)
+        others = np.hstack([nothing, logits[:, count:]])
+        competes = np.ones((count, others.shape[1]), np.bool_)
+        competes[:, -len(names) :] = ~covered[:count]
+        return similarity, matching.posterior(logits[:, :count], others, competes)
 
 
 def _locate(preset: Preset) -> tuple[Path, str | Path]:

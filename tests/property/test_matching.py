@@ -7,35 +7,68 @@ from hypothesis.extra import numpy as hnp
 
 from openvocab import matching
 
+LOGIT = st.floats(-100, 100, width=32)
 LOGITS = hnp.arrays(
-    np.float32,
-    hnp.array_shapes(min_dims=2, max_dims=2, max_side=12),
-    elements=st.floats(-100, 100, width=32),
+    np.float32, hnp.array_shapes(min_dims=2, max_dims=2, max_side=12), elements=LOGIT
 )
 UNIT = st.floats(0, 1, width=32)
 
 
+@st.composite
+def scenes(draw):
+    """Logits of classes and of competitors, and which competitors count for which class."""
+    boxes, classes, others = (draw(st.integers(1, 8)) for _ in range(3))
+    logits = draw(hnp.arrays(np.float32, (boxes, classes), elements=LOGIT))
+    rivals = draw(hnp.arrays(np.float32, (boxes, others), elements=LOGIT))
+    return logits, rivals, draw(hnp.arrays(np.bool_, (classes, others)))
+
+
 @given(LOGITS)
-def test_every_row_sums_to_one(logits):
-    rows = matching.posterior(logits)
+def test_every_row_of_a_softmax_sums_to_one(logits):
+    rows = matching.softmax(logits)
     np.testing.assert_allclose(rows.sum(axis=1), 1, rtol=1e-5)
     assert (rows >= 0).all()
 
 
-@given(LOGITS, st.randoms(use_true_random=False))
-def test_permuting_columns_permutes_the_posterior(logits, random):
+@given(scenes())
+def test_a_class_and_its_competitors_share_a_probability_of_one(scene):
+    logits, others, competes = scene
+    found = matching.posterior(logits, others, competes)
+    for index in range(logits.shape[1]):
+        mine = np.hstack([logits[:, index : index + 1], others[:, competes[index]]])
+        shares = matching.softmax(mine.astype(np.float64))
+        np.testing.assert_allclose(shares.sum(axis=1), 1, rtol=1e-6)
+        np.testing.assert_allclose(found[:, index], shares[:, 0], atol=1e-6)
+
+
+@given(scenes(), st.randoms(use_true_random=False))
+def test_permuting_classes_permutes_the_posterior(scene, random):
+    logits, others, competes = scene
     order = list(range(logits.shape[1]))
     random.shuffle(order)
     np.testing.assert_allclose(
-        matching.posterior(logits[:, order]), matching.posterior(logits)[:, order], atol=1e-6
+        matching.posterior(logits[:, order], others, competes[order]),
+        matching.posterior(logits, others, competes)[:, order],
+        atol=1e-6,
     )
 
 
-@given(LOGITS)
-def test_a_larger_logit_never_lowers_its_own_posterior(logits):
-    raised = logits.copy()
-    raised[:, 0] += 1
-    assert (matching.posterior(raised)[:, 0] >= matching.posterior(logits)[:, 0] - 1e-6).all()
+@given(scenes())
+def test_another_class_changes_no_other_posterior(scene):
+    logits, others, competes = scene
+    np.testing.assert_allclose(
+        matching.posterior(logits[:, :-1], others, competes[:-1]),
+        matching.posterior(logits, others, competes)[:, :-1],
+        atol=1e-6,
+    )
+
+
+@given(scenes())
+def test_a_larger_logit_never_lowers_its_own_posterior(scene):
+    logits, others, competes = scene
+    raised = logits + np.float32(1)
+    before = matching.posterior(logits, others, competes)
+    assert (matching.posterior(raised, others, competes) >= before - 1e-6).all()
 
 
 @given(UNIT, UNIT, UNIT, st.floats(0, 1))
@@ -51,6 +84,7 @@ def test_fusion_is_monotone_and_stays_between_its_parts(objectness, low, high, e
 
 @given(LOGITS)
 def test_evidence_stays_between_minus_one_and_one(logits):
-    affinity = matching.posterior(np.hstack([logits, logits[:, :1]]))
-    found = matching.label_evidence(affinity, np.arange(logits.shape[1]))
+    affinity = matching.softmax(np.hstack([logits, logits[:, :1]]))
+    covered = affinity[:, :-1] > 0.5
+    found = matching.label_evidence(affinity, covered, np.arange(logits.shape[1]))
     assert (np.abs(found) <= 1 + 1e-5).all()
