@@ -1,5 +1,6 @@
 """The caller's classes, as words and example images, turned into one bank of unit features."""
 
+import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -82,7 +83,7 @@ class Vocabulary:
         with Path(path).open("wb") as file:
             np.savez(
                 file,
-                names=np.array(self.names, dtype=np.str_),
+                names=np.array(json.dumps(self.names)),  # NumPy strings lose trailing NULs
                 features=self.features,
                 negatives=self.negatives,
                 fingerprint=np.array(self.fingerprint),
@@ -97,7 +98,7 @@ class Vocabulary:
         """
         try:
             with np.load(path, allow_pickle=False) as file:
-                names = tuple(str(name) for name in file["names"])
+                names = tuple(str(name) for name in json.loads(str(file["names"])))
                 fingerprint = str(file["fingerprint"])
                 return cls(names, file["features"], file["negatives"], fingerprint)
         except (OSError, ValueError, KeyError, EOFError) as error:

@@ -1,0 +1,72 @@
+"""Detections to picture: what is drawn, in which colour, and what is left alone."""
+
+import numpy as np
+import pytest
+import supervision as sv
+
+from openvocab import annotate
+
+
+def detections(*names: str, mask: np.ndarray | None = None, score: float | None = 0.9):
+    count = len(names)
+    boxes = np.array([[20 + 90 * i, 40, 80 + 90 * i, 120] for i in range(count)], np.float32)
+    return sv.Detections(
+        xyxy=boxes,
+        mask=mask,
+        confidence=None if score is None else np.full(count, score, np.float32),
+        class_id=np.arange(count),
+        data={"class_name": np.array(names, dtype=object)},
+    )
+
+
+@pytest.fixture
+def grey() -> np.ndarray:
+    return np.full((200, 400, 3), 128, np.uint8)
+
+
+def test_the_input_is_left_alone_and_nothing_found_is_a_copy(grey):
+    before = grey.copy()
+    drawn = annotate(grey, detections("bus"))
+    np.testing.assert_array_equal(grey, before)
+    assert (drawn != grey).any()
+    empty = annotate(grey, sv.Detections.empty())
+    np.testing.assert_array_equal(empty, grey)
+    assert empty is not grey
+
+
+def test_a_class_keeps_its_colour_wherever_it_stands(grey):
+    first = annotate(grey, detections("bus", "dog"))[80, 20]
+    second = annotate(grey, detections("dog", "bus"))[80, 110]
+    np.testing.assert_array_equal(first, second)
+
+
+def test_lines_grow_with_the_picture(grey):
+    def width(picture: np.ndarray) -> int:
+        found = sv.Detections(
+            np.array([[100, 50, 300, 150]], np.float32),
+            confidence=np.ones(1),
+            class_id=np.zeros(1, int),
+            data={"class_name": np.array(["bus"], dtype=object)},
+        )
+        row = annotate(picture, found)[100, 60:140]
+        return int((row != 128).any(axis=1).sum())
+
+    large = np.full((2000, 3000, 3), 128, np.uint8)
+    assert width(large) > width(grey)
+
+
+def test_masks_are_drawn(grey):
+    mask = np.zeros((1, 200, 400), bool)
+    mask[0, 60:100, 30:70] = True
+    drawn = annotate(grey, detections("bus", mask=mask))
+    assert (drawn[80, 50] != 128).any()
+
+
+@pytest.mark.parametrize("name", ["a" * 500, "line\nbreak", "Ωmega φ", "地下鉄", "[red]"])
+def test_any_name_can_be_drawn(grey, name):
+    assert annotate(grey, detections(name)).shape == grey.shape
+
+
+def test_a_missing_score_and_a_tiny_picture_are_no_trouble():
+    tiny = np.zeros((4, 6, 3), np.uint8)
+    assert annotate(tiny, detections("bus", score=None)).shape == (4, 6, 3)

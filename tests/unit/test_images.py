@@ -1,0 +1,209 @@
+"""Every door an image comes in by, with what is wrong in the world behind it."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from openvocab import images
+from openvocab.errors import ImageError
+
+RED_BGR = (0, 0, 255)
+
+
+def encoded(picture: PIL.Image.Image, kind: str, **options) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def photo() -> PIL.Image.Image:
+    """Red left half, blue right half; 8 wide, 4 high."""
+    pixels = np.zeros((4, 8, 3), np.uint8)
+    pixels[:, :4, 0] = 255
+    pixels[:, 4:, 2] = 255
+    return PIL.Image.fromarray(pixels)
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that claims a size and holds nothing."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        check = struct.pack(">I", zlib.crc32(kind + body))
+        return struct.pack(">I", len(body)) + kind + body + check
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+@pytest.mark.parametrize("as_path", [True, False])
+def test_a_file_is_bgr(tmp_path, photo, as_path):
+    path = tmp_path / "photo.png"
+    photo.save(path)
+    image = images.load(path if as_path else path.read_bytes())
+    assert image.dtype == np.uint8
+    assert image.shape == (4, 8, 3)
+    assert image.flags["C_CONTIGUOUS"]
+    assert tuple(image[0, 0]) == RED_BGR
+
+
+def test_a_pil_image_is_converted_and_a_bgr_array_is_taken_as_it_is(photo):
+    array = images.load(photo)
+    assert tuple(array[0, 0]) == RED_BGR
+    np.testing.assert_array_equal(images.load(array), array)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(photo, orientation):
+    exif = PIL.Image.Exif()
+    exif[0x0112] = orientation
+    image = images.load(encoded(photo, "PNG", exif=exif))
+    assert image.shape == ((4, 8, 3) if orientation <= 4 else (8, 4, 3))
+    # Orientations 2, 3, 7 and 8 turn the red half away from the first pixel.
+    assert (tuple(image[0, 0]) == RED_BGR) is (orientation in {1, 4, 5, 6})
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "1", "RGBA", "LA", "CMYK", "YCbCr", "I;16", "I", "F"])
+def test_every_mode_becomes_three_channels_of_eight_bits(tmp_path, mode):
+    kinds = {"CMYK": "JPEG", "YCbCr": "JPEG", "I": "TIFF", "F": "TIFF"}
+    grey = np.tile(np.linspace(0, 255, 16, dtype=np.uint8), (8, 1))
+    if mode == "I;16":
+        picture = PIL.Image.fromarray(grey.astype(np.uint16) * 257)
+    elif mode == "I":
+        picture = PIL.Image.fromarray(grey.astype(np.int32) * 257)
+    elif mode == "F":
+        picture = PIL.Image.fromarray(grey.astype(np.float32))
+    else:
+        picture = PIL.Image.fromarray(grey).convert(mode)
+    image = images.load(encoded(picture, kinds.get(mode, "PNG")))
+    assert image.shape == (8, 16, 3)
+    # Dark on the left, bright on the right, whatever the mode.
+    assert image[:, 0].mean() < 40
+    assert image[:, -1].mean() > 215
+
+
+def test_transparency_is_laid_on_white():
+    clear = PIL.Image.new("RGBA", (4, 4), (255, 0, 0, 0))
+    assert (images.load(encoded(clear, "PNG")) == 255).all()
+
+
+def test_the_first_frame_of_an_animation_is_taken(photo):
+    other = PIL.Image.new("RGB", photo.size, "white")
+    film = encoded(photo, "GIF", save_all=True, append_images=[other])
+    image = images.load(film)
+    assert image.shape == (4, 8, 3)
+    assert image[0, 0, 2] > 200
+    assert image[0, 0, 0] < 50
+
+
+@pytest.mark.parametrize(
+    ("array", "first"),
+    [
+        (np.full((4, 5), 7, np.uint8), (7, 7, 7)),
+        (np.full((4, 5, 1), 7, np.uint8), (7, 7, 7)),
+        (np.full((4, 5, 3), 0x0700, np.uint16), (7, 7, 7)),
+        (np.ones((4, 5), bool), (255, 255, 255)),
+        (np.full((4, 5, 3), 1.0), (255, 255, 255)),
+        (np.full((4, 5, 4), 0, np.uint8), (255, 255, 255)),
+    ],
+)
+def test_arrays_of_other_kinds_are_converted(array, first):
+    image = images.load(array)
+    assert image.shape == (4, 5, 3)
+    assert tuple(image[0, 0]) == first
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.zeros((0, 0, 3), np.uint8), "0x0 pixels"),
+        (np.zeros((1, 1, 3), np.uint8), "1x1 pixels"),
+        (np.full((4, 4, 3), np.nan, np.float32), "finite floats"),
+        (np.full((4, 4, 3), 200.0), "from 0 to 1"),
+        (np.zeros((2, 4, 4, 3), np.uint8), "one by one"),
+        (np.zeros((3, 4, 9), np.uint8), "transpose it first"),
+        (np.zeros((4, 4, 5), np.uint8), r"\(H, W, 3\)"),
+        (np.zeros(4, np.uint8), r"\(H, W, 3\)"),
+        (np.zeros((4, 4, 3), object), "not an image's"),
+        (np.zeros((4, 4, 3), complex), "not an image's"),
+        (np.broadcast_to(np.uint8(0), (70_000, 2, 3)), "scale it down"),
+    ],
+)
+def test_an_array_that_is_no_image_is_a_one_line_error(array, message):
+    with pytest.raises(ImageError, match=message) as caught:
+        images.load(array)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("missing.jpg", None, "cannot be opened"),
+        ("empty.jpg", b"", "empty"),
+        ("text.jpg", b"I am a letter, not a picture.", "not a whole image"),
+        ("wide.png", png_header(100_000, 2), "scale it down"),
+        ("bomb.png", png_header(60_000, 60_000), "scale it down"),
+        ("hollow.png", png_header(8, 8), "not a whole image"),
+        ("dot.png", encoded(PIL.Image.new("RGB", (1, 1)), "PNG"), "1x1 pixels"),
+    ],
+)
+def test_a_bad_file_is_a_one_line_error_with_its_name(tmp_path, name, content, message):
+    path = tmp_path / name
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ImageError, match=message) as caught:
+        images.load(path)
+    assert name in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_truncated_photo_is_refused(assets):
+    whole = (assets / "bus.jpg").read_bytes()
+    assert images.load(whole).shape == (1080, 810, 3)
+    with pytest.raises(ImageError, match="not a whole image"):
+        images.load(whole[: len(whole) // 2], name="half.jpg")
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("https://example.com/bus.jpg", "download it first"),
+        ("rtsp://camera/1", "download it first"),
+        ("", "folder|cannot be opened"),
+        ("a\0b.jpg", "cannot be opened"),
+        (3, "pass a path"),
+        (None, "pass a path"),
+    ],
+)
+def test_what_is_no_image_at_all_is_refused(value, message):
+    with pytest.raises(ImageError, match=message):
+        images.load(value)
+
+
+def test_a_tensor_is_refused_with_the_way_out():
+    torch = pytest.importorskip("torch")
+    with pytest.raises(ImageError, match="numpy"):
+        images.load(torch.zeros(3, 4, 4))
+
+
+def test_folders_globs_and_files_are_found_in_order(tmp_path, photo):
+    for name in ("b.PNG", "a.jpg", ".hidden.png"):
+        photo.save(tmp_path / name)
+    (tmp_path / "notes.txt").write_text("not a picture")
+    (tmp_path / "inner").mkdir()
+    names = [path.name for path in images.find([tmp_path])]
+    assert names == ["a.jpg", "b.PNG"]
+    assert images.find([str(tmp_path / "*.jpg")]) == [tmp_path / "a.jpg"]
+    assert images.find([tmp_path / "notes.txt"]) == [tmp_path / "notes.txt"]
+
+
+def test_a_folder_without_images_and_a_missing_file_are_refused(tmp_path):
+    with pytest.raises(ImageError, match="no images"):
+        images.find([tmp_path])
+    with pytest.raises(ImageError, match="no such file"):
+        images.find([tmp_path / "nope.jpg"])

@@ -1,0 +1,108 @@
+"""What the caller may say, and what comes of it."""
+
+import numpy as np
+import pytest
+from fakes import ColourEncoder, FakeProposer
+
+from openvocab import OpenVocabDetector, Preset, Vocabulary
+from openvocab.encoders.caching import WordFeatures
+from openvocab.errors import ClassesError, ConfigError
+from openvocab.prompts import render
+
+LVIS = 1203
+
+
+@pytest.fixture
+def encoder() -> ColourEncoder:
+    return ColourEncoder()
+
+
+@pytest.fixture
+def detector(encoder: ColourEncoder) -> OpenVocabDetector:
+    preset = Preset(name="test", detector="", encoder="", templates="none")
+    return OpenVocabDetector(FakeProposer(), encoder, preset)
+
+
+@pytest.mark.parametrize(
+    ("word", "templates", "prompt"),
+    [
+        ("bus", "simple", "a photo of a bus"),
+        ("umbrella", "simple", "a photo of an umbrella"),
+        ("traffic_light", "simple", "a photo of a traffic light"),
+        ("  the  Eiffel Tower ", "simple", "a photo of the Eiffel Tower"),
+        ("an apple", "simple", "a photo of an apple"),
+        ("{}", "simple", "a photo of a {}"),
+        ("cafe\u0301", "none", "caf\u00e9"),  # two code points become one
+        ("地下鉄", "none", "地下鉄"),
+        ("bus", "openai", "itap of a bus"),
+    ],
+)
+def test_a_word_is_put_into_prompts(word, templates, prompt):
+    assert render(word, templates)[0] == prompt
+
+
+def test_an_unknown_template_set_is_refused():
+    with pytest.raises(ConfigError, match="use one of"):
+        render("bus", "loud")
+
+
+def test_synonyms_are_pooled_into_one_row(detector):
+    bank = detector.vocabulary({"warm": ["red", "green"]})
+    both = detector.vocabulary(["red", "green"]).features.sum(axis=0)
+    np.testing.assert_allclose(bank.features[0], both / np.linalg.norm(both), rtol=1e-6)
+
+
+def test_the_words_of_lvis_cost_one_text_forward_and_then_none(detector, encoder):
+    words = [f"word {index}" for index in range(LVIS)]
+    assert len(detector.vocabulary(words)) == LVIS
+    assert len(encoder.text_forwards) == 1
+    detector.vocabulary(words[::-1])
+    assert len(encoder.text_forwards) == 1
+
+
+def test_classes_and_negatives_share_one_text_forward(detector, encoder):
+    detector.vocabulary({"car": ["car", "automobile"]}, negatives=["toy car"])
+    assert encoder.text_forwards == [("car", "automobile", "toy car")]
+
+
+def test_the_words_used_longest_ago_are_forgotten_first(encoder):
+    words = WordFeatures(encoder, "none", capacity=2)
+    words(["red", "green"])
+    words(["red"])
+    words(["blue"])  # green goes
+    encoder.text_forwards.clear()
+    words(["red", "blue"])
+    assert encoder.text_forwards == []
+    words(["green"])
+    assert encoder.text_forwards == [("green",)]
+
+
+def test_more_words_than_are_remembered_still_get_their_features(encoder):
+    words = WordFeatures(encoder, "none", capacity=1)
+    assert words(["red", "green", "blue"]).shape[0] == 3
+
+
+def test_a_vocabulary_brings_its_own_negatives(detector):
+    bank = detector.vocabulary(["red"])
+    picture = np.zeros((8, 8, 3), np.uint8)
+    with pytest.raises(ClassesError, match="its own negatives"):
+        detector.detect(picture, bank, negatives=["blue"])
+
+
+@pytest.mark.parametrize("content", [b"", b"not a zip", None])
+def test_a_file_that_is_no_vocabulary_is_refused(tmp_path, content):
+    path = tmp_path / "bank.npz"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ClassesError, match="not a saved vocabulary"):
+        Vocabulary.load(path)
+
+
+def test_an_npz_with_pickles_or_of_something_else_is_refused(tmp_path):
+    path = tmp_path / "bank.npz"
+    np.savez(path, names=np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    with pytest.raises(ClassesError, match="not a saved vocabulary"):
+        Vocabulary.load(path)
+    np.savez(path, weights=np.zeros(3))
+    with pytest.raises(ClassesError, match="not a saved vocabulary"):
+        Vocabulary.load(path)
