@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -45,6 +46,14 @@ class Vocabulary:
     """`(J, D)` unit rows that compete with the classes and are never returned."""
     fingerprint: str
     """Of the encoder and templates that made the features."""
+
+    def __post_init__(self) -> None:
+        shapes = self.features.shape, self.negatives.shape
+        if shapes[0] != (len(self.names), *shapes[1][1:]) or len(shapes[1]) != 2:
+            raise ClassesError(
+                f"{len(self.names)} names with features {shapes[0]} and negatives {shapes[1]}; "
+                "build the vocabulary with a detector's vocabulary()."
+            )
 
     def __len__(self) -> int:
         return len(self.names)
@@ -101,7 +110,7 @@ class Vocabulary:
                 names = tuple(str(name) for name in json.loads(str(file["names"])))
                 fingerprint = str(file["fingerprint"])
                 return cls(names, file["features"], file["negatives"], fingerprint)
-        except (OSError, ValueError, KeyError, EOFError) as error:
+        except (OSError, ValueError, KeyError, EOFError, TypeError, BadZipFile) as error:
             raise ClassesError(
                 f"{os.fspath(path)} is not a saved vocabulary ({type(error).__name__}); "
                 "write one with Vocabulary.save."

@@ -2,12 +2,11 @@
 
 import importlib.util
 import socket
-import sys
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
 
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared" / "data"
@@ -40,6 +39,21 @@ def assets() -> Path:
     if spec is None or spec.origin is None:
         pytest.fail("ultralytics is not installed")
     return Path(spec.origin).parent / "assets"
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Makes an Ultralytics `.pt` of a model configuration, with random weights."""
+
+    @cache
+    def make(config: str) -> Path:
+        from openvocab.proposers import ultralytics as adapter
+
+        path = tmp_path_factory.mktemp("checkpoint") / config.replace(".yaml", ".pt")
+        adapter._load_ultralytics().YOLO(config).save(path)
+        return path
+
+    return make
 
 
 @pytest.fixture(scope="session")

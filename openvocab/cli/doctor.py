@@ -79,10 +79,8 @@ def _device() -> list[_Finding]:
 
     if not torch.cuda.is_available():
         return [_Finding("device", "cpu")]
-    import onnxruntime
-
     found = _Finding("device", f"cuda ({torch.cuda.get_device_name()})")
-    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+    if any(part.metadata["Name"] == "onnxruntime-gpu" for part in metadata.distributions()):
         return [found]
     remedy = "for ONNX detectors on the GPU, replace onnxruntime by onnxruntime-gpu"
     return [found, _Finding("onnxruntime device", "cpu only", remedy)]

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch.nn.functional import interpolate, normalize, pad
 
+from openvocab.environment import environment_kept
 from openvocab.errors import ModelError, WeightsNotFoundError
 from openvocab.protocols import Boxes, Features, Image
 from openvocab.regions import regions
@@ -54,8 +55,9 @@ class OpenClipEncoder:
         self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self._scales = tuple(scales)
         self._batch = batch_size
-        folder = _bundle(os.fspath(source))
-        self._model, self._tokenize, config, digest = _load(folder, self._device)
+        with environment_kept():
+            folder = _bundle(os.fspath(source))
+            self._model, self._tokenize, config, digest = _load(folder, self._device)
         process = _preprocessing(self._model, config)
         self._size = process["size"]
         self._square = process["resize_mode"] != "squash"

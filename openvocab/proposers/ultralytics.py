@@ -14,6 +14,7 @@ import numpy as np
 import supervision as sv
 import torch
 
+from openvocab.environment import environment_kept
 from openvocab.errors import ModelError, WeightsNotFoundError
 from openvocab.protocols import Image, Proposals
 
@@ -80,7 +81,9 @@ class UltralyticsProposer:
             "show": False,
         }
         try:
-            with _environment_kept():
+            with environment_kept(), _nothing_installed():
+                # Read as ONNX Runtime is imported; else it makes a device id and uploads events.
+                os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
                 self._model = _load_ultralytics().YOLO(str(file))
                 # The task and names of an export are known only once it runs.
                 (first,) = self._predict(np.zeros((32, 32, 3), np.uint8))
@@ -160,15 +163,15 @@ def _threads_kept() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _environment_kept() -> Iterator[None]:
-    """Give `os.environ` back as it was; Ultralytics and torch set variables as they load."""
-    before = dict(os.environ)
+def _nothing_installed() -> Iterator[None]:
+    """Ultralytics installs what a backend lacks by pip: not here, whoever imported it first."""
+    checks: Any = _load_ultralytics().utils.checks
+    before = checks.AUTOINSTALL
+    checks.AUTOINSTALL = False
     try:
         yield
     finally:
-        for key in os.environ.keys() - before.keys():
-            del os.environ[key]
-        os.environ.update(before)
+        checks.AUTOINSTALL = before
 
 
 def _load_ultralytics() -> Any:  # noqa: ANN401
@@ -184,7 +187,7 @@ def _load_ultralytics() -> Any:  # noqa: ANN401
     private = tempfile.TemporaryDirectory(prefix="openvocab-ultralytics-")
     quiet = {"YOLO_OFFLINE": "true", "YOLO_AUTOINSTALL": "false", "YOLO_VERBOSE": "false"}
     try:
-        with _threads_kept(), _environment_kept():
+        with _threads_kept(), environment_kept():
             os.environ.update({"YOLO_CONFIG_DIR": private.name} | quiet)
             import ultralytics
             from ultralytics import YOLO  # noqa: F401  resolved lazily: resolve it now

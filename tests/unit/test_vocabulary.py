@@ -89,7 +89,7 @@ def test_a_vocabulary_brings_its_own_negatives(detector):
         detector.detect(picture, bank, negatives=["blue"])
 
 
-@pytest.mark.parametrize("content", [b"", b"not a zip", None])
+@pytest.mark.parametrize("content", [b"", b"not a zip", b"PK\x03\x04 cut off", None])
 def test_a_file_that_is_no_vocabulary_is_refused(tmp_path, content):
     path = tmp_path / "bank.npz"
     if content is not None:

@@ -1,0 +1,171 @@
+"""What every proposer keeps, over the fake, the bundled detector and real Ultralytics files."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import supervision as sv
+from fakes import FakeProposer
+
+from openvocab import images, weights
+from openvocab.errors import ModelError, WeightsNotFoundError
+from openvocab.proposers.ultralytics import UltralyticsProposer
+from openvocab.protocols import Image, Proposer
+
+IOU = 0.65
+
+
+def starter(_: pytest.FixtureRequest) -> Proposer:
+    return UltralyticsProposer(weights.resolve("starter-detector"), iou=IOU)
+
+
+def shared_file(name: str) -> Callable[[pytest.FixtureRequest], Proposer]:
+    def build(request: pytest.FixtureRequest) -> Proposer:
+        path = request.getfixturevalue("shared") / "models" / name
+        return UltralyticsProposer(path, iou=IOU, trust_pickle=True)
+
+    return build
+
+
+def untrained(config: str) -> Callable[[pytest.FixtureRequest], Proposer]:
+    """A checkpoint of the real format, with random weights: it sees things everywhere."""
+
+    def build(request: pytest.FixtureRequest) -> Proposer:
+        path = request.getfixturevalue("checkpoint")(config)
+        return UltralyticsProposer(path, threshold=1e-7, iou=IOU, trust_pickle=True)
+
+    return build
+
+
+def fake(_: pytest.FixtureRequest) -> Proposer:
+    return FakeProposer((10, 10, 60, 60), (20, 20, 30, 30))
+
+
+PROPOSERS = {
+    "fake": fake,
+    "starter": starter,
+    "yolo11n.onnx": shared_file("yolo11n.onnx"),
+    "yolo26n-e2e.onnx": shared_file("yolo26n-e2e.onnx"),
+    "yolo11n.pt": shared_file("yolo11n.pt"),
+    "yolo26n": untrained("yolo26n.yaml"),
+    "yolo26n-seg": untrained("yolo26n-seg.yaml"),
+}
+TRAINED = {"starter", "yolo11n.onnx", "yolo26n-e2e.onnx", "yolo11n.pt"}
+
+
+@pytest.fixture(scope="module", params=PROPOSERS)
+def case(request: pytest.FixtureRequest) -> tuple[str, Proposer]:
+    return request.param, PROPOSERS[request.param](request)
+
+
+@pytest.fixture(scope="module")
+def photos(assets: Path) -> list[Image]:
+    return [images.load(assets / name) for name in ("bus.jpg", "zidane.jpg")]
+
+
+def test_it_keeps_the_protocol(case):
+    _, proposer = case
+    assert isinstance(proposer, Proposer)
+    assert len(set(proposer.names)) == len(proposer.names) > 0
+    assert proposer.propose([]) == []
+
+
+def test_boxes_lie_inside_best_first_without_near_duplicates(case, photos):
+    _, proposer = case
+    for photo, found in zip(photos, proposer.propose(photos), strict=True):
+        height, width = photo.shape[:2]
+        assert len(found) > 0
+        assert found.xyxy.dtype == np.float32
+        assert (found.xyxy >= 0).all()
+        assert (found.xyxy[:, 2:] <= (width, height)).all()
+        assert (found.xyxy[:, 2:] - found.xyxy[:, :2] >= 1).all()
+        assert ((found.objectness >= 0) & (found.objectness <= 1)).all()
+        assert (np.diff(found.objectness) <= 0).all()
+        assert set(found.labels) <= set(proposer.names)
+        overlap = sv.box_iou_batch(found.xyxy, found.xyxy)[~np.eye(len(found), dtype=bool)]
+        assert (overlap <= IOU + 1e-3).all()
+
+
+def test_a_batch_equals_one_by_one(case, photos):
+    _, proposer = case
+    small = np.ascontiguousarray(photos[0][300:620, 100:500])
+    batch = [*photos, small]
+    singles = [proposer.propose([photo])[0] for photo in batch]
+    for left, right in zip(proposer.propose(batch), singles, strict=True):
+        np.testing.assert_allclose(left.xyxy, right.xyxy, atol=1e-2)
+        np.testing.assert_allclose(left.objectness, right.objectness, atol=1e-4)
+        assert left.labels == right.labels
+
+
+def test_masks_fit_the_image_or_are_none(case, photos):
+    name, proposer = case
+    (found,) = proposer.propose(photos[:1])
+    if name != "yolo26n-seg":
+        assert found.masks is None
+    else:
+        assert found.masks is not None
+        assert found.masks.shape == (len(found), *photos[0].shape[:2])
+        assert found.masks.dtype == np.bool_
+
+
+@pytest.mark.parametrize("shape", [(2, 2, 3), (3, 700, 3), (900, 5, 3)])
+def test_images_of_any_shape_are_taken(case, shape):
+    name, proposer = case
+    if name != "fake":
+        (found,) = proposer.propose([np.full(shape, 90, np.uint8)])
+        assert (found.xyxy[:, 2:] <= (shape[1], shape[0])).all()
+
+
+def test_a_trained_detector_sees_the_bus_and_the_people(case, photos):
+    name, proposer = case
+    if name in TRAINED:
+        (found,) = proposer.propose(photos[:1])
+        sure = [
+            label
+            for label, score in zip(found.labels, found.objectness, strict=True)
+            if score > 0.5
+        ]
+        assert sure.count("bus") == 1
+        assert sure.count("person") >= 3
+
+
+def test_a_pickle_needs_the_users_word(checkpoint):
+    with pytest.raises(ModelError, match="trust_pickle=True"):
+        UltralyticsProposer(checkpoint("yolo26n.yaml"))
+
+
+def test_a_missing_file_is_refused(tmp_path):
+    with pytest.raises(WeightsNotFoundError, match=r"nope\.onnx"):
+        UltralyticsProposer(tmp_path / "nope.onnx")
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".pt", ".torchscript", ".engine", ".txt", ""])
+@pytest.mark.parametrize("content", [b"", b"this is no model", b"PK\x03\x04 cut off"])
+def test_a_damaged_file_is_a_one_line_error(tmp_path, suffix, content):
+    path = tmp_path / f"broken{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(ModelError, match="cannot be loaded") as caught:
+        UltralyticsProposer(path, trust_pickle=True)
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_truncated_export_is_refused(tmp_path):
+    whole = weights.resolve("starter-detector").read_bytes()
+    path = tmp_path / "half.onnx"
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        UltralyticsProposer(path)
+
+
+def test_a_model_of_another_task_is_refused(checkpoint):
+    with pytest.raises(ModelError, match="classify model"):
+        UltralyticsProposer(checkpoint("yolo26n-cls.yaml"), trust_pickle=True)
+
+
+def test_the_files_name_does_not_matter(tmp_path):
+    path = tmp_path / "my detector (1).onnx"
+    shutil.copy(weights.resolve("starter-detector"), path)
+    assert "bus" in UltralyticsProposer(path).names

@@ -1,0 +1,98 @@
+"""What a detection does to the process and sends to the world: nothing.
+
+Each program runs in a process of its own, with an audit hook (PEP 578) that the interpreter calls
+for every socket, process and file that is opened, whatever library does it.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+WATCH = """
+import os, sys
+seen = []
+WATCHED = {"socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto",
+           "os.system", "os.posix_spawn", "subprocess.Popen", "os.exec", "os.fork"}
+def watch(event, arguments):
+    if event in WATCHED:
+        seen.append((event, str(arguments)[:200]))
+    if event == "open" and isinstance(arguments[1], str) and set(arguments[1]) & set("wax+"):
+        path = str(arguments[0])
+        if not path.startswith(("/dev/null", TEMP)):
+            seen.append((event, path))
+"""
+
+DETECT = """
+import cv2, torch  # OpenCV says in its own variables where its Qt lies, for windows
+before = dict(os.environ)
+save, threads = torch.save, torch.get_num_threads()
+sys.addaudithook(watch)
+from openvocab import detect
+found = detect(PHOTO, ["bus", "person"])
+assert len(found) >= 4, found
+assert dict(os.environ) == before, set(os.environ.items()) ^ set(before.items())
+assert torch.save is save
+assert torch.get_num_threads() == threads == CORES, (torch.get_num_threads(), threads, CORES)
+import threading
+print(seen, [thread.name for thread in threading.enumerate() if thread.daemon])
+"""
+
+USER_FIRST = """
+import ultralytics
+from ultralytics.utils import checks
+from openvocab.errors import ModelError
+from openvocab.proposers.ultralytics import UltralyticsProposer
+checks.AUTOINSTALL = True
+sys.addaudithook(watch)
+for suffix in ("engine", "mnn", "pt", "torchscript", "tflite", "mlpackage"):
+    path = TEMP + "/broken." + suffix
+    open(path, "wb").write(b"no model")
+    try:
+        UltralyticsProposer(path, trust_pickle=True)
+    except ModelError as error:
+        assert len(str(error).splitlines()) == 1
+    else:
+        raise SystemExit(path + " was loaded")
+assert checks.AUTOINSTALL is True
+print([event for event in seen if "pip" in str(event) or event[0].startswith("socket")], [])
+"""
+
+
+def run(program: str, tmp_path: Path, photo: Path, **environment: str) -> str:
+    cores = len(os.sched_getaffinity(0))
+    head = f"TEMP, PHOTO, CORES = {str(tmp_path)!r}, {str(photo)!r}, {cores}\n"
+    clean = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
+    done = subprocess.run(
+        [sys.executable, "-B", "-c", head + WATCH + program],
+        capture_output=True,
+        text=True,
+        env=clean | {"TMPDIR": str(tmp_path), "HOME": str(tmp_path / "home")} | environment,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_a_detection_opens_no_socket_starts_no_process_and_writes_no_file(tmp_path, assets):
+    """It keeps the environment, `torch.save` and all cores, and leaves no thread behind.
+
+    No file also means: native code of ONNX Runtime, which no hook sees, made no device id to send.
+    """
+    assert run(DETECT, tmp_path, assets / "bus.jpg") == "[] []"
+    assert not (tmp_path / "home").exists()
+
+
+@pytest.mark.parametrize("threads", ["1"])
+def test_the_users_own_thread_count_is_kept(tmp_path, assets, threads):
+    program = DETECT.replace("CORES", threads)
+    assert run(program, tmp_path, assets / "bus.jpg", OMP_NUM_THREADS=threads) == "[] []"
+
+
+def test_a_backend_that_is_missing_is_not_installed_even_if_the_user_imported_first(
+    tmp_path, assets
+):
+    out = run(USER_FIRST, tmp_path, assets / "bus.jpg", YOLO_OFFLINE="true")
+    assert out.endswith("[] []")
