@@ -26,7 +26,7 @@ class OpenClipEncoder:
     """Regions and prompts to unit features of one open_clip model; thread-safe, eval mode.
 
     Regions are cut from one upload of the image and resized on the device with antialiasing. On
-    the CPU that is torch's uint8 resize, within 6 of 255 levels of PIL's bicubic, 0.2 on average
+    the CPU that is torch's uint8 resize, within 8 of 255 levels of PIL's bicubic, 0.2 on average
     (`tests/contract/test_encoders.py` holds it there). Whole regions are squashed, or made square
     with real context first where the model's own preprocessing keeps the aspect: no end of a box
     is ever cut off. Source: CLIP (Radford et al., ICML 2021), context scales of ViLD.
@@ -77,7 +77,7 @@ class OpenClipEncoder:
     def logit_bias(self) -> float | None:
         """Bias of a sigmoid model; None for a softmax model."""
         bias = getattr(self._model, "logit_bias", None)
-        return None if bias is None else float(bias)
+        return None if bias is None else float(bias.detach())
 
     @property
     def fingerprint(self) -> str:
