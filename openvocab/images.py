@@ -3,7 +3,7 @@
 import io
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from glob import glob
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -112,7 +112,7 @@ def _decode(file: Any, name: str) -> Image:  # noqa: ANN401  any binary file
         with warnings.catch_warnings():
             # Pillow warns of large pictures from half its own limit on; ours is checked below.
             warnings.simplefilter("ignore", PIL.Image.DecompressionBombWarning)
-            picture = PIL.Image.open(file)
+            picture = _pil_open()(file)
         return _convert(picture, name)
     except PIL.Image.DecompressionBombError as error:
         raise ImageError(f"{name} has more than {MAX_PIXELS:,} pixels; scale it down.") from error
@@ -124,6 +124,15 @@ def _decode(file: Any, name: str) -> Image:  # noqa: ANN401  any binary file
         raise ImageError(
             f"{name} is not a whole image ({reason}); expected JPEG, PNG, WebP, BMP, TIFF or GIF."
         ) from error
+
+
+def _pil_open() -> Callable[..., Any]:
+    """Pillow's own `open`: Ultralytics replaces it by one that runs pip when a file is no image."""
+    import PIL.Image
+
+    replaced = getattr(PIL.Image.open, "__globals__", {})
+    original: Callable[..., Any] = replaced.get("_image_open", PIL.Image.open)
+    return original
 
 
 def _size(file: Any) -> int:  # noqa: ANN401

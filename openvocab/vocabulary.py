@@ -106,7 +106,7 @@ class Vocabulary:
             ClassesError: the file is missing, is no `.npz`, or lacks an array.
         """
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with Path(path).open("rb") as opened, np.load(opened, allow_pickle=False) as file:
                 names = tuple(str(name) for name in json.loads(str(file["names"])))
                 fingerprint = str(file["fingerprint"])
                 return cls(names, file["features"], file["negatives"], fingerprint)

@@ -47,10 +47,14 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path
 
     @cache
     def make(config: str) -> Path:
+        import torch
+
         from openvocab.proposers import ultralytics as adapter
 
         path = tmp_path_factory.mktemp("checkpoint") / config.replace(".yaml", ".pt")
-        adapter._load_ultralytics().YOLO(config).save(path)
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            adapter._load_ultralytics().YOLO(config).save(path)
         return path
 
     return make

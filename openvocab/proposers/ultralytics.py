@@ -5,12 +5,14 @@ import os
 import sys
 import tempfile
 import threading
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+import PIL.Image
 import supervision as sv
 import torch
 
@@ -178,21 +180,22 @@ def _load_ultralytics() -> Any:  # noqa: ANN401
     """Import Ultralytics without what its import does to the process.
 
     It asks the network whether it is there, installs packages when it misses one, writes a
-    settings file, sets OMP_NUM_THREADS and other variables, and replaces `torch.save` and the
-    print options of torch and NumPy. A user who imported it first keeps what they have.
+    settings file, sets OMP_NUM_THREADS and other variables, filters warnings, and replaces
+    `torch.save`, `PIL.Image.open` (by one that installs a HEIF decoder when a file is no image)
+    and the print options of torch and NumPy. A user who imported it first keeps what they have.
     """
     if "ultralytics" in sys.modules:
         return sys.modules["ultralytics"]
-    save, numpy_print = torch.save, np.get_printoptions()
+    torch_save, pil_open, numpy_print = torch.save, PIL.Image.open, np.get_printoptions()
     private = tempfile.TemporaryDirectory(prefix="openvocab-ultralytics-")
     quiet = {"YOLO_OFFLINE": "true", "YOLO_AUTOINSTALL": "false", "YOLO_VERBOSE": "false"}
     try:
-        with _threads_kept(), environment_kept():
+        with _threads_kept(), environment_kept(), warnings.catch_warnings():
             os.environ.update({"YOLO_CONFIG_DIR": private.name} | quiet)
             import ultralytics
             from ultralytics import YOLO  # noqa: F401  resolved lazily: resolve it now
     finally:
-        torch.save = save
+        torch.save, PIL.Image.open = torch_save, pil_open
         torch.set_printoptions(profile="default")  # type: ignore[no-untyped-call]  # torch has no type for it
         np.set_printoptions(**numpy_print)
         private.cleanup()

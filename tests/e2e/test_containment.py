@@ -26,15 +26,16 @@ def watch(event, arguments):
 """
 
 DETECT = """
+import PIL.Image
 import cv2, torch  # OpenCV says in its own variables where its Qt lies, for windows
 before = dict(os.environ)
-save, threads = torch.save, torch.get_num_threads()
+save, pil_open, threads = torch.save, PIL.Image.open, torch.get_num_threads()
 sys.addaudithook(watch)
 from openvocab import detect
 found = detect(PHOTO, ["bus", "person"])
 assert len(found) >= 4, found
 assert dict(os.environ) == before, set(os.environ.items()) ^ set(before.items())
-assert torch.save is save
+assert torch.save is save and PIL.Image.open is pil_open
 assert torch.get_num_threads() == threads == CORES, (torch.get_num_threads(), threads, CORES)
 import threading
 print(seen, [thread.name for thread in threading.enumerate() if thread.daemon])
@@ -57,6 +58,12 @@ for suffix in ("engine", "mnn", "pt", "torchscript", "tflite", "mlpackage"):
     else:
         raise SystemExit(path + " was loaded")
 assert checks.AUTOINSTALL is True
+from openvocab import images
+from openvocab.errors import ImageError
+try:
+    images.load(b"I am no picture")
+except ImageError:
+    pass
 print([event for event in seen if "pip" in str(event) or event[0].startswith("socket")], [])
 """
 
