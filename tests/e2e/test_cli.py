@@ -1,0 +1,239 @@
+"""The command line, as it is typed: what it prints, writes and returns."""
+
+import io
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from openvocab import cli, weights
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Runs `openvocab ...` in this process; gives exit code, standard output and error."""
+
+    def call(*arguments: object, stdin: bytes = b"") -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["openvocab", *map(str, arguments)])
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        monkeypatch.setenv("COLUMNS", "200")
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        output = capsys.readouterr()
+        return int(ended.value.code or 0), output.out, output.err
+
+    return call
+
+
+@pytest.fixture
+def folder(tmp_path: Path, assets: Path) -> Path:
+    """Two photos and a broken one."""
+    inside = tmp_path / "photos"
+    inside.mkdir()
+    for name in ("bus.jpg", "zidane.jpg"):
+        shutil.copy(assets / name, inside)
+    (inside / "broken.jpg").write_bytes((assets / "bus.jpg").read_bytes()[:5000])
+    return inside
+
+
+def test_a_photo_gives_a_table_a_picture_and_json(run, tmp_path, assets):
+    out, report = tmp_path / "out", tmp_path / "deep" / "report.json"
+    code, text, error = run(
+        "detect", assets / "bus.jpg", "-c", "bus, person", "--save", out, "--json", report
+    )
+    assert (code, error) == (0, "")
+    assert "bus" in text and "person" in text
+    with PIL.Image.open(out / "bus.jpg") as drawn:
+        assert drawn.size == (810, 1080)
+    (image,) = json.loads(report.read_text())["images"]
+    assert [image["width"], image["height"]] == [810, 1080]
+    best = image["detections"][0]
+    assert best["class_name"] in {"bus", "person"}
+    assert best["class_id"] == ["bus", "person"].index(best["class_name"])
+    assert len(best["xyxy"]) == 4
+    assert {
+        "confidence",
+        "objectness",
+        "similarity",
+        "posterior",
+        "margin",
+        "proposal_label",
+    } < set(best)
+    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == [
+        "bus.jpg",
+        "report.json",
+    ]
+
+
+def test_a_broken_file_in_a_folder_is_reported_and_the_rest_is_done(run, tmp_path, folder):
+    code, text, error = run(
+        "detect", folder, "-c", "bus,tie", "--save", tmp_path / "out", "--json", "-"
+    )
+    assert code == 1
+    assert "broken.jpg" in error
+    report = json.loads(text)
+    assert [Path(image["image"]).name for image in report["images"]] == [
+        "broken.jpg", "bus.jpg", "zidane.jpg"
+    ]  # fmt: skip
+    assert "error" in report["images"][0]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["bus.jpg", "zidane.jpg"]
+
+
+def test_a_photo_on_standard_input(run, assets):
+    photo = (assets / "bus.jpg").read_bytes()
+    code, text, _ = run("detect", "-", "-c", "bus", "--json", "-", stdin=photo)
+    assert code == 0
+    assert json.loads(text)["images"][0]["detections"][0]["class_name"] == "bus"
+
+
+def test_classes_from_a_file_negatives_and_a_threshold(run, tmp_path, assets):
+    (tmp_path / "classes.txt").write_text("bus\n\nperson\n")
+    code, text, _ = run(
+        "detect", assets / "bus.jpg", "-c", tmp_path / "classes.txt", "--json", "-",
+        "--negatives", "van, tram", "--threshold", 0.9,
+    )  # fmt: skip
+    report = json.loads(text)
+    assert code == 0
+    assert report["classes"] == ["bus", "person"]
+    assert all(row["confidence"] >= 0.9 for row in report["images"][0]["detections"])
+
+
+def test_two_files_of_one_name_are_both_saved_and_many_images_are_summed_up(run, tmp_path, assets):
+    for index in range(21):
+        inner = tmp_path / f"{index:02}"
+        inner.mkdir()
+        shutil.copy(assets / "bus.jpg", inner)
+    code, text, _ = run("detect", tmp_path / "*" / "bus.jpg", "-c", "bus", "--save", tmp_path / "o")
+    assert code == 0
+    assert len(list((tmp_path / "o").iterdir())) == 21
+    assert text.split()[-3:] == ["bus", "21", "21"]
+
+
+def bad_images(folder: Path, assets: Path) -> dict[str, Path]:
+    files = {
+        "empty.jpg": b"",
+        "text.jpg": b"I am a letter",
+        "half.jpg": (assets / "bus.jpg").read_bytes()[:9000],
+    }
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    PIL.Image.fromarray(np.zeros((1, 1, 3), np.uint8)).save(folder / "dot.png")
+    (folder / "nothing here").mkdir()
+    (folder / "letters").mkdir()
+    (folder / "letters" / "a.txt").write_text("no picture")
+    names = [*files, "dot.png", "nothing here", "letters", "missing.jpg", "*.bmp"]
+    return {name: folder / name for name in names}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "empty.jpg",
+        "text.jpg",
+        "half.jpg",
+        "dot.png",
+        "nothing here",
+        "letters",
+        "missing.jpg",
+        "*.bmp",
+    ],
+)
+def test_a_source_that_is_no_image_is_one_line_and_code_2(run, tmp_path, assets, name):
+    source = bad_images(tmp_path, assets)[name]
+    report = tmp_path / "report.json"
+    code, text, error = run(
+        "detect", source, "-c", "bus", "--json", report, "--save", tmp_path / "out"
+    )
+    assert code == 2
+    assert text == ""
+    assert error.startswith("error: ") and error.count("\n") == 1
+    assert not report.exists() and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["-c", ""], "classes is empty"),
+        (["-c", "bus, Bus"], "the same"),
+        (["-c", "bus", "-p", "startr"], "did you mean 'starter'"),
+        (["-c", "bus", "-p", "missing.toml"], "missing.toml"),
+        (["-c", "bus", "--threshold", "7"], "from 0 to 1"),
+        (["-c", "missing.txt"], "missing.txt"),
+        (["-c", "bus", "--device", "toaster"], "toaster"),
+        (["-c", "bus", "--json", "/dev/null/report.json"], "report.json"),
+        (["-c", "bus", "--show"], "--save DIR"),
+    ],
+)
+def test_a_wrong_option_is_one_line_and_code_2(run, monkeypatch, assets, options, message):
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    code, _, error = run("detect", assets / "bus.jpg", *options)
+    assert code == 2
+    assert message in error
+    assert error.startswith("error: ") and error.count("\n") == 1
+
+
+def test_a_source_is_never_overwritten(run, folder):
+    before = (folder / "bus.jpg").read_bytes()
+    code, _, error = run("detect", folder / "bus.jpg", "-c", "bus", "--save", folder)
+    assert code == 2
+    assert "save to another folder" in error
+    assert (folder / "bus.jpg").read_bytes() == before
+
+
+def test_a_preset_with_an_unknown_key_is_told_apart(run, tmp_path, assets):
+    preset = tmp_path / "mine.toml"
+    preset.write_text('detector = "a"\nencoder = "b"\nscore_treshold = 0.5\n')
+    code, _, error = run("detect", assets / "bus.jpg", "-c", "bus", "-p", preset)
+    assert code == 2
+    assert "did you mean 'score_threshold'" in error
+
+
+def test_weights_are_listed_verified_and_found(run):
+    code, text, _ = run("weights", "list")
+    assert code == 0
+    assert all(name in text for name in weights.manifest())
+    code, text, _ = run("weights", "verify")
+    assert code == 0
+    assert "starter-encoder: as in the manifest" in text
+    code, text, _ = run("weights", "path", "starter-detector")
+    assert Path(text.strip()).is_file()
+
+
+@pytest.mark.parametrize("command", ["verify", "path", "pull"])
+def test_unknown_weights_are_one_line_and_code_2(run, command):
+    code, _, error = run("weights", command, "startr-encoder")
+    assert code == 2
+    assert "did you mean 'starter-encoder'" in error
+
+
+def test_the_doctor_says_what_is_missing_and_what_to_do(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("OPENVOCAB_WEIGHTS", str(tmp_path))
+    code, text, _ = run("doctor")
+    assert code == 0
+    assert "preset starter" in text and "ready" in text
+    assert "run `openvocab weights pull balanced`" in text
+
+
+def test_version_and_help(run):
+    assert run("--version")[:2] == (0, "0.1.0\n")
+    code, text, _ = run("detect", "--help")
+    assert code == 0
+    assert "--classes" in text
+
+
+def test_the_module_is_the_command(assets):
+    done = subprocess.run(
+        [sys.executable, "-m", "openvocab", "detect", "nope.jpg", "-c", "bus"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: nope.jpg")
+    assert "Traceback" not in done.stderr
