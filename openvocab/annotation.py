@@ -1,6 +1,7 @@
 """Detections drawn on a picture with supervision's annotators, sized to the picture."""
 
-import zlib
+import colorsys
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +11,6 @@ from openvocab.protocols import Image
 
 __all__ = ["annotate"]
 
-# Twelve hues far apart, dark enough for white text (contrast 4.5:1 and more).
-PALETTE = sv.ColorPalette.from_hex(
-    [
-        "#1f5fbf", "#b3261e", "#1b7340", "#8e24aa", "#a04000", "#00707a",
-        "#ad1457", "#5d4037", "#3949ab", "#6b7000", "#c2185b", "#37474f",
-    ]
-)  # fmt: skip
 LONGEST = 40  # characters of a label; a longer one hides the picture
 
 
@@ -40,15 +34,17 @@ def annotate(image: Image, detections: sv.Detections) -> Image:
     if not len(detections):
         return canvas
     names = [str(name) for name in detections.data["class_name"]]
-    colours = np.array([zlib.crc32(name.encode()) % len(PALETTE.colors) for name in names])
+    distinct = list(dict.fromkeys(names))
+    palette = sv.ColorPalette([_colour(name) for name in distinct])
+    colours = np.array([distinct.index(name) for name in names])
     height, width = image.shape[:2]
     thickness = max(2, round((width + height) / 2 * 0.003))  # as wide as Ultralytics draws
     if detections.mask is not None:
-        canvas = sv.MaskAnnotator(PALETTE, opacity=0.35).annotate(canvas, detections, colours)
-    canvas = sv.BoxAnnotator(PALETTE, thickness).annotate(canvas, detections, colours)
+        canvas = sv.MaskAnnotator(palette, opacity=0.35).annotate(canvas, detections, colours)
+    canvas = sv.BoxAnnotator(palette, thickness).annotate(canvas, detections, colours)
     text_px = max(10, round(min(width, height) / 45))
     labels = sv.RichLabelAnnotator(
-        color=PALETTE,
+        color=palette,
         font_path=_font(),
         font_size=text_px,
         text_padding=max(2, text_px // 4),
@@ -59,6 +55,17 @@ def annotate(image: Image, detections: sv.Detections) -> Image:
     ]
     result: Image = labels.annotate(canvas, detections, texts, colours)
     return result
+
+
+def _colour(name: str) -> sv.Color:
+    """A hue of the name's own, as bright as white text on it can stand (contrast 4.5, WCAG 2)."""
+    # Not hash(): that differs from process to process. No yellow: as dark as that, it is mud.
+    turn = hashlib.sha256(name.encode(errors="replace")).digest()[0] / 256
+    hue = (80 + 320 * turn) / 360 % 1
+    red, green, blue = colorsys.hsv_to_rgb(hue, 0.9, 1.0)
+    luminance = 0.2126 * red**2.2 + 0.7152 * green**2.2 + 0.0722 * blue**2.2
+    dim = min(1.0, (0.18 / luminance) ** (1 / 2.2))  # (1 + 0.05) / (0.18 + 0.05) = 4.57
+    return sv.Color(*(round(255 * dim * part) for part in (red, green, blue)))
 
 
 def _scores(detections: sv.Detections) -> np.ndarray:

@@ -3,7 +3,6 @@
 import json
 import os
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -220,11 +219,11 @@ def _progress(total: int) -> Iterator[Any]:
 
 
 def _write(path: Path, payload: bytes) -> None:
-    """To a temporary file, then renamed: nothing is ever written half."""
+    """To a file beside it, then renamed: nothing is ever written half."""
+    part = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            file.write(payload)
-        Path(file.name).replace(path)
+        part.write_bytes(payload)
+        part.replace(path)
     except OSError as error:
         raise OpenVocabError(f"{path} cannot be written ({error.strerror}); mend it.") from error

@@ -3,6 +3,7 @@
 import io
 import json
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -237,3 +238,16 @@ def test_the_module_is_the_command(assets):
     assert done.returncode == 2
     assert done.stderr.startswith("error: nope.jpg")
     assert "Traceback" not in done.stderr
+
+
+def test_pulling_a_preset_offline_is_one_line_and_leaves_nothing(run, tmp_path, monkeypatch):
+    def offline(*_: object, **__: object) -> None:
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", offline)
+    monkeypatch.setenv("OPENVOCAB_WEIGHTS", str(tmp_path))
+    code, text, error = run("weights", "pull", "balanced")
+    assert code == 2
+    assert "AGPL-3.0" in text  # the licence is said before anything is fetched
+    assert "check the network" in error.splitlines()[-1]
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]

@@ -5,6 +5,7 @@ import pytest
 import supervision as sv
 
 from openvocab import annotate
+from openvocab.annotation import _colour
 
 
 def detections(*names: str, mask: np.ndarray | None = None, score: float | None = 0.9):
@@ -60,6 +61,20 @@ def test_masks_are_drawn(grey):
     mask[0, 60:100, 30:70] = True
     drawn = annotate(grey, detections("bus", mask=mask))
     assert (drawn[80, 50] != 128).any()
+
+
+@pytest.mark.parametrize("name", ["bus", "person", "tree", "sky", "sun", *"abcdefghijklmnop"])
+def test_white_text_can_be_read_on_every_colour(name):
+    def linear(part: int) -> float:
+        share = part / 255
+        return share / 12.92 if share <= 0.04045 else ((share + 0.055) / 1.055) ** 2.4
+
+    colour = _colour(name)
+    luminance = sum(
+        weight * linear(part)
+        for weight, part in zip((0.2126, 0.7152, 0.0722), colour.as_rgb(), strict=True)
+    )
+    assert 1.05 / (luminance + 0.05) >= 4.4  # WCAG 2 asks for 4.5; gamma is not exactly 2.2
 
 
 @pytest.mark.parametrize("name", ["a" * 500, "line\nbreak", "Ωmega φ", "地下鉄", "[red]"])

@@ -4,6 +4,7 @@ import pytest
 
 from openvocab.errors import ConfigError
 from openvocab.presets import Preset, available, load
+from openvocab.weights import manifest
 
 GOOD = 'detector = "a"\nencoder = "b"\n'
 
@@ -11,6 +12,12 @@ GOOD = 'detector = "a"\nencoder = "b"\n'
 def test_every_bundled_preset_loads():
     assert {"starter", "fast", "balanced", "accurate"} <= set(available())
     assert [load(name).name for name in available()] == list(available())
+
+
+def test_every_preset_names_weights_of_the_manifest():
+    """So that `openvocab weights pull NAME` can fetch all of it."""
+    for preset in map(load, available()):
+        assert {preset.detector, preset.encoder} <= set(manifest())
 
 
 def test_a_file_of_ones_own_is_read(tmp_path):

@@ -1,0 +1,33 @@
+"""What the README says can be typed."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_its_python_runs(tmp_path, monkeypatch, capsys, assets):
+    shutil.copy(assets / "bus.jpg", tmp_path / "street.jpg")
+    shutil.copy(assets / "zidane.jpg", tmp_path / "match.jpg")
+    monkeypatch.chdir(tmp_path)
+    (block,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    names: dict[str, object] = {}
+    exec(block, names)  # noqa: S102  our own README
+    printed = capsys.readouterr().out
+    assert re.search(r"^bus 0\.\d\d$", printed, re.MULTILINE)
+    assert len(re.findall("pedestrian", printed)) == 3
+    assert len(names["busy"]) > 0
+
+
+@pytest.mark.parametrize("target", sorted(set(re.findall(r"\bmake ([a-z-]+)", README))))
+def test_its_make_targets_exist(target):
+    assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize("link", re.findall(r"\]\((?!https?:)([^)#]+)\)", README))
+def test_its_links_lead_somewhere(link):
+    assert (ROOT / link).exists()
