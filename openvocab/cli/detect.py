@@ -86,6 +86,8 @@ def detect(  # noqa: PLR0913  a command has as many parameters as it has options
                 _deliver(picture, found, target, show=show)
             advance()
     _report(records, {"classes": names, "preset": preset}, json_file)
+    if save is not None and json_file != "-":
+        out.print(f"annotated pictures are in {save}{os.sep}", soft_wrap=True)
     failed = sum("error" in record for record in records)
     if failed:
         raise typer.Exit(2 if failed == len(records) else 1)
