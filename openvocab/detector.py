@@ -15,7 +15,7 @@ from openvocab.encoders.caching import WordFeatures
 from openvocab.errors import ClassesError, WeightsNotFoundError
 from openvocab.presets import Preset, available, load
 from openvocab.protocols import Encoder, Features, Proposals, Proposer
-from openvocab.vocabulary import Classes, Example, Vocabulary, check_thresholds
+from openvocab.vocabulary import Classes, Example, Vocabulary, check_threshold, check_thresholds
 
 __all__ = ["OpenVocabDetector"]
 
@@ -133,7 +133,7 @@ class OpenVocabDetector:
         """
         bank = self._bank(classes, negatives)
         cut = self._thresholds(bank.names, score_threshold, thresholds)
-        pictures = [doors.load(image) for image in images]
+        pictures = doors.load_all(images)
         # A score cannot exceed objectness**(1 - w): what cannot reach a threshold is not encoded.
         floor = float(cut.min()) ** (1 / max(1 - self.preset.fusion_exponent, 1e-6))
         proposals = [found[found.objectness >= floor] for found in self.proposer.propose(pictures)]
@@ -160,8 +160,7 @@ class OpenVocabDetector:
     ) -> NDArray[np.float32]:
         """Lowest score `(K,)` of each class."""
         base = self.preset.score_threshold if default is None else default
-        if isinstance(base, bool) or not isinstance(base, int | float) or not 0 <= base <= 1:
-            raise ClassesError(f"score_threshold is {base!r}; give a number from 0 to 1.")
+        check_threshold("score_threshold", base)
         own = own or {}
         check_thresholds(own, names)
         return np.array([own.get(name, base) for name in names], np.float32)

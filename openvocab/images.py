@@ -3,7 +3,7 @@
 import io
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from glob import glob
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -17,7 +17,16 @@ from openvocab.protocols import Image
 if TYPE_CHECKING:
     import PIL.Image
 
-__all__ = ["MAX_PIXELS", "MAX_SIDE", "MIN_SIDE", "SUFFIXES", "ImageLike", "find", "load"]
+__all__ = [
+    "MAX_PIXELS",
+    "MAX_SIDE",
+    "MIN_SIDE",
+    "SUFFIXES",
+    "ImageLike",
+    "find",
+    "load",
+    "load_all",
+]
 
 ImageLike: TypeAlias = "str | os.PathLike[str] | bytes | PIL.Image.Image | NDArray[Any]"
 
@@ -59,6 +68,21 @@ def load(image: ImageLike, *, name: str | None = None) -> Image:
     raise ImageError(
         f"The image is a {type(image).__name__}; pass a path, bytes, a PIL image or an array."
     )
+
+
+def load_all(images: Iterable[ImageLike]) -> list[Image]:
+    """Several images, each as `load` gives it.
+
+    Raises:
+        ImageError: one of them cannot be read, or `images` is itself a single image.
+
+    >>> len(load_all([np.zeros((4, 6), np.uint8)]))
+    1
+    """
+    single = isinstance(images, str | bytes | os.PathLike) or hasattr(images, "getexif")
+    if single or (isinstance(images, np.ndarray) and images.ndim < 4):
+        raise ImageError("images is a single image; pass a list of them.")
+    return [load(image, name=f"image {index}") for index, image in enumerate(images)]
 
 
 def find(sources: Sequence[str | os.PathLike[str]]) -> list[Path]:

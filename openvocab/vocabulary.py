@@ -2,8 +2,9 @@
 
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Self
 from zipfile import BadZipFile
@@ -14,7 +15,7 @@ from openvocab.errors import ClassesError
 from openvocab.prompts import tidy
 from openvocab.protocols import Features
 
-__all__ = ["Classes", "Example", "Vocabulary", "check_thresholds", "parse"]
+__all__ = ["Classes", "Example", "Vocabulary", "check_threshold", "check_thresholds", "parse"]
 
 Example = os.PathLike[str] | np.ndarray
 """An example picture of a class: a `Path` or a BGR array; a plain string is always words."""
@@ -130,9 +131,21 @@ def parse(classes: Classes) -> dict[str, tuple[str | Example, ...]]:
     {'car': ('car', 'automobile')}
     """
     if isinstance(classes, Mapping):
-        names = _check_names(classes, "classes")
+        names = _check_names(list(classes), "classes")
         return {name: _check_parts(name, classes[name]) for name in names}
     return {name: (name,) for name in _check_names(classes, "classes")}
+
+
+def check_threshold(what: str, value: object) -> None:
+    """Refuse what is not a number from 0 to 1.
+
+    Raises:
+        ClassesError: with `what` it is and its value.
+
+    >>> check_threshold("score_threshold", np.float32(0.5))
+    """
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) <= 1:
+        raise ClassesError(f"{what} is {value!r}; give a number from 0 to 1.")
 
 
 def check_thresholds(thresholds: Mapping[str, float], names: Sequence[str]) -> None:
@@ -148,14 +161,14 @@ def check_thresholds(thresholds: Mapping[str, float], names: Sequence[str]) -> N
             raise ClassesError(
                 f"thresholds names {name!r}, which is not among the classes; add it."
             )
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-            raise ClassesError(f"threshold of {name!r} is {value!r}; give a number from 0 to 1.")
+        check_threshold(f"threshold of {name!r}", value)
 
 
 def _check_names(names: Iterable[str], what: str) -> tuple[str, ...]:
     if isinstance(names, str | bytes):
         raise ClassesError(f'{what} is the string {names!r}; pass a list: {what}=["{names!s}"].')
-    if not isinstance(names, Iterable):
+    if not isinstance(names, Iterable) or isinstance(names, Set):
+        # The order of a set is an accident, and class_id counts in it.
         raise ClassesError(f"{what} is {type(names).__name__}; pass a list of strings.")
     seen: dict[str, str] = {}
     for name in names:

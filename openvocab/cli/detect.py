@@ -27,27 +27,31 @@ __all__ = ["detect"]
 MANY = 20  # images; from here on a count by class is more use than a row a box
 
 
+Classes = Annotated[
+    str, typer.Option("--classes", "-c", help='"bus, person", or a .txt file with one a line.')
+]
+PresetName = Annotated[
+    str, typer.Option("--preset", "-p", help="Name of a preset, or a .toml file.")
+]
+Negatives = Annotated[str, typer.Option(help="Look-alikes that compete and are never returned.")]
+Threshold = Annotated[
+    float | None, typer.Option(help="Lowest score, 0 to 1.  [default: the preset's]")
+]
+Device = Annotated[
+    str | None, typer.Option(help="cpu, cuda:0, ...  [default: CUDA where there is one]")
+]
+
+
 def detect(  # noqa: PLR0913  a command has as many parameters as it has options
     sources: Annotated[
         list[str], typer.Argument(help="Image files, folders, globs, or - for standard input.")
     ],
     *,
-    classes: Annotated[
-        str,
-        typer.Option("--classes", "-c", help='"bus, person", or a .txt file with one a line.'),
-    ],
-    preset: Annotated[
-        str, typer.Option("--preset", "-p", help="Name of a preset, or a .toml file.")
-    ] = "starter",
-    negatives: Annotated[
-        str, typer.Option(help="Look-alikes that compete and are never returned.")
-    ] = "",
-    threshold: Annotated[
-        float | None, typer.Option(help="Lowest score, 0 to 1.  [default: the preset's]")
-    ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda:0, ...  [default: CUDA where there is one]")
-    ] = None,
+    classes: Classes,
+    preset: PresetName = "starter",
+    negatives: Negatives = "",
+    threshold: Threshold = None,
+    device: Device = None,
     save: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Save annotated pictures in this folder.")
     ] = None,

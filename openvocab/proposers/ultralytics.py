@@ -23,6 +23,19 @@ from openvocab.protocols import Image, Proposals
 __all__ = ["UltralyticsProposer"]
 
 PICKLES = {".pt", ".pth", ".torchscript"}
+# Written out where Ultralytics changed a default of late, or saves and shows by default.
+PINNED: dict[str, Any] = {
+    "agnostic_nms": True,
+    "nms": None,
+    "quantize": None,
+    "augment": False,
+    "rect": False,
+    "retina_masks": True,
+    "verbose": False,
+    "save": False,
+    "stream": False,
+    "show": False,
+}
 
 
 class UltralyticsProposer:
@@ -59,29 +72,23 @@ class UltralyticsProposer:
         file = Path(path)
         if not file.exists():
             raise WeightsNotFoundError(f"No detector at {file}; give the path of an existing file.")
-        if file.suffix in PICKLES and not trust_pickle:
+        if file.suffix.lower() in PICKLES and not trust_pickle:
             raise ModelError(
                 f"{file} is a pickle, which can run code; pass trust_pickle=True if you trust "
                 "where it comes from, or export it to ONNX."
             )
         self._iou = iou
         self._lock = threading.Lock()
-        self._arguments: dict[str, Any] = {
+        self._arguments = PINNED | {
             "conf": threshold,
             "iou": iou,
             "max_det": max_boxes,
-            "agnostic_nms": True,
-            "nms": None,
-            "quantize": None,
-            "augment": False,
-            "rect": False,
-            "retina_masks": True,
             "device": device or ("cuda:0" if torch.cuda.is_available() else "cpu"),
-            "verbose": False,
-            "save": False,
-            "stream": False,
-            "show": False,
         }
+        self._names = self._load(file)
+
+    def _load(self, file: Path) -> dict[int, str]:
+        """Load the model and run it once; its names by number."""
         try:
             with environment_kept(), _nothing_installed():
                 # Read as ONNX Runtime is imported; else it makes a device id and uploads events.
@@ -99,7 +106,7 @@ class UltralyticsProposer:
             raise ModelError(
                 f"{file} is a {self._model.task} model; use one for detect or segment."
             )
-        self._names = {int(key): str(name) for key, name in dict(first.names).items()}
+        return {int(key): str(name) for key, name in dict(first.names).items()}
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ import pytest
 from fakes import ColourEncoder, FakeProposer
 
 from openvocab import OpenVocabDetector, Preset, Vocabulary
-from openvocab.errors import ClassesError
+from openvocab.errors import ClassesError, ImageError
 from openvocab.protocols import Encoder, Proposer
 
 LEFT, RIGHT = (0, 0, 20, 20), (20, 0, 40, 20)
@@ -107,6 +107,28 @@ def test_eight_threads_with_eight_class_lists_give_the_single_thread_results(pic
         np.testing.assert_allclose(left, right)
 
 
+@pytest.mark.parametrize("image", ["street.jpg", b"bytes", np.zeros((8, 8, 3), np.uint8)])
+def test_a_single_image_is_no_batch(detector, image):
+    with pytest.raises(ImageError, match="pass a list"):
+        detector.detect_batch(image, ["red"])
+
+
+def test_an_array_of_images_is_a_batch_and_its_images_are_called_by_number(detector, picture):
+    assert len(detector.detect_batch(np.stack([picture, picture]), ["red"])) == 2
+    with pytest.raises(ImageError, match="image 1 has shape"):
+        detector.detect_batch([picture, np.zeros(3, np.uint8)], ["red"])
+
+
+def test_numpy_words_and_numbers_and_generators_are_taken(detector, picture):
+    plain = detector.detect(picture, ["blue", "red"], score_threshold=0.5)
+    found = detector.detect(
+        picture, np.array(["blue", "red"]), score_threshold=np.float32(0.5), thresholds={}
+    )
+    assert list(found.class_id) == list(plain.class_id)
+    lazily = detector.detect(picture, (word for word in ("blue", "red")), score_threshold=0.5)
+    assert list(lazily.class_id) == list(plain.class_id)
+
+
 def test_a_class_may_have_its_own_threshold(detector, picture):
     found = detector.detect(picture, ["blue", "red"], thresholds={"red": 1.0})
     assert set(found.data["class_name"]) == {"blue"}
@@ -160,6 +182,8 @@ def test_a_vocabulary_of_another_encoder_is_refused(detector, picture):
         ({"dog": []}, {}, "no words or pictures"),
         ({"dog": [3]}, {}, "use strings, Paths"),
         (None, {}, "pass a list"),
+        ({"dog", "cat"}, {}, "pass a list"),
+        (b"dog", {}, "pass a list"),
         (["dog"], {"negatives": "cat"}, "pass a list"),
         (["dog"], {"score_threshold": 1.5}, "from 0 to 1"),
         (["dog"], {"score_threshold": float("nan")}, "from 0 to 1"),
