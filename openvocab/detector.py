@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 import supervision as sv
@@ -18,6 +18,8 @@ from openvocab.protocols import Encoder, Features, Proposals, Proposer
 from openvocab.vocabulary import Classes, Example, Vocabulary, check_threshold, check_thresholds
 
 __all__ = ["OpenVocabDetector"]
+
+SAME = 0.999  # cosine over which two prompts are the same word
 
 
 class OpenVocabDetector:
@@ -138,8 +140,9 @@ class OpenVocabDetector:
         floor = float(cut.min()) ** (1 / max(1 - self.preset.fusion_exponent, 1e-6))
         proposals = [found[found.objectness >= floor] for found in self.proposer.propose(pictures)]
         features = self.encoder.encode_regions(pictures, [found.xyxy for found in proposals])
+        rivals = self._rivals(bank)
         return [
-            self._match(found, rows, bank, cut)
+            self._match(found, rows, bank, rivals, cut)
             for found, rows in zip(proposals, features, strict=True)
         ]
 
@@ -174,10 +177,15 @@ class OpenVocabDetector:
         return np.concatenate(self.encoder.encode_regions(pictures, whole))
 
     def _match(
-        self, found: Proposals, features: Features, bank: Vocabulary, cut: NDArray[np.float32]
+        self,
+        found: Proposals,
+        features: Features,
+        bank: Vocabulary,
+        rivals: "_Rivals",
+        cut: NDArray[np.float32],
     ) -> sv.Detections:
         """Name every box; keep those over their class's threshold, best first, without overlaps."""
-        similarity, posterior = self._posterior(found, features, bank)
+        similarity, posterior = self._posterior(found, features, rivals)
         best = posterior.argmax(axis=1)
         chosen = posterior[np.arange(len(found)), best]
         score = matching.fuse(found.objectness, chosen, self.preset.fusion_exponent)
@@ -199,36 +207,63 @@ class OpenVocabDetector:
         )
         return named.with_nms(self.preset.nms_iou, class_agnostic=True)
 
-    def _posterior(
-        self, found: Proposals, features: Features, bank: Vocabulary
-    ) -> tuple[Features, NDArray[np.float32]]:
-        """Cosine and posterior `(N, K)` of every box and class.
+    def _rivals(self, bank: Vocabulary) -> "_Rivals":
+        """What competes with the classes, and what they mean to the detector.
 
-        What competes with a class: the caller's negatives, the background prompts, and every name
-        of the detector that the class does not stand for. So a person is not a giraffe just
-        because nobody asked for persons.
+        The caller's negatives, the background prompts, and every name of the detector that the
+        class does not stand for. So a person is not a giraffe just because nobody asked for
+        persons.
         """
         preset, count = self.preset, len(bank)
-        names = self._words(self.proposer.names)
+        names, background = self._words(self.proposer.names), self._words(preset.background)
         words = np.concatenate([bank.features, bank.negatives])  # (K + J, D)
-        rows = np.concatenate([words, self._words(preset.background), names])
-        affinity = matching.label_affinity(words, names, preset.prior_scale, preset.prior_floor)
-        covered = matching.covers(words, names, affinity, preset.prior_scale, preset.prior_floor)
-        labels = np.array([self.proposer.names.index(label) for label in found.labels], np.intp)
+        scale, floor = preset.prior_scale, preset.prior_floor
+        affinity = matching.label_affinity(words, names, scale, floor)
+        covered = matching.covers(words, names, affinity, scale, floor)
+        same = bank.features @ background.T > SAME  # who asks for the sky wants the sky
+        negatives = np.ones((count, len(bank.negatives)), np.bool_)
+        return _Rivals(
+            rows=np.concatenate([words, background, names]),
+            affinity=affinity,
+            covered=covered,
+            competes=np.hstack([negatives, ~same, ~covered[:count]]),
+        )
 
-        similarity = features @ rows.T
-        logits = (preset.logit_scale or self.encoder.logit_scale) * similarity
+    def _posterior(
+        self, found: Proposals, features: Features, rivals: "_Rivals"
+    ) -> tuple[Features, NDArray[np.float32]]:
+        """Cosine `(N, R)` of every box and row, posterior `(N, K)` of every box and class."""
+        preset, worded = self.preset, len(rivals.affinity)
+        count = len(rivals.competes)
+        labels = np.array([self.proposer.names.index(label) for label in found.labels], np.intp)
+        evidence = matching.label_evidence(rivals.affinity, rivals.covered, labels)
+
+        similarity = features @ rivals.rows.T
+        scale = self.encoder.logit_scale if preset.logit_scale is None else preset.logit_scale
+        logits = scale * similarity
         # The square root: a label of objectness 0.3 is right far more often than 3 times in 10.
         trust = preset.prior_weight * np.sqrt(found.objectness)[:, None]
-        logits[:, : len(words)] += trust * matching.label_evidence(affinity, covered, labels)
-        logits[:, len(words) :] += np.log(preset.background_weight)
+        logits[:, :worded] += trust * evidence
+        logits[:, worded:] += np.log(preset.background_weight)
         # A sigmoid model's bias is one more competitor: of a constant logit, whatever is shown.
         bias = self.encoder.logit_bias
         nothing = np.full((len(found), 1), -np.inf if bias is None else -bias, np.float32)
-        others = np.hstack([nothing, logits[:, count:]])
-        competes = np.ones((count, others.shape[1]), np.bool_)
-        competes[:, -len(names) :] = ~covered[:count]
+        others = np.hstack([logits[:, count:], nothing])
+        competes = np.hstack([rivals.competes, np.ones((count, 1), np.bool_)])
         return similarity, matching.posterior(logits[:, :count], others, competes)
+
+
+class _Rivals(NamedTuple):
+    """What a vocabulary means to this detector: the same for every box of a call."""
+
+    rows: Features
+    """`(K + J + B + L, D)`: classes, negatives, background, names of the detector."""
+    affinity: NDArray[np.float32]
+    """`(K + J, L + 1)` of `matching.label_affinity`."""
+    covered: NDArray[np.bool_]
+    """`(K + J, L)` of `matching.covers`."""
+    competes: NDArray[np.bool_]
+    """`(K, J + B + L)`: which of the other rows competes with which class."""
 
 
 def _locate(preset: Preset) -> tuple[Path, str | Path]:

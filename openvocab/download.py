@@ -13,7 +13,7 @@ from openvocab.errors import WeightsError
 if TYPE_CHECKING:
     import httpx
 
-__all__ = ["Progress", "damage", "fetch"]
+__all__ = ["Progress", "damage", "digest", "fetch", "record"]
 
 Progress = Callable[[int, int | None], None]
 """Called with the bytes so far and the total (None: unknown) of the current file."""
@@ -27,14 +27,26 @@ def damage(path: Path, size: int | None, sha256: str | None) -> str | None:
     >>> damage(Path(__file__), 1, None).endswith("bytes, not 1")
     True
     """
+    if not path.stat().st_size:
+        return "is empty"
     if size is not None and path.stat().st_size != size:
         return f"has {path.stat().st_size} bytes, not {size}"
     if sha256 is not None:
-        with path.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        if digest != sha256.lower():
-            return f"has SHA-256 {digest}, not {sha256}"
+        found = digest(path)
+        if found != sha256.lower():
+            return f"has SHA-256 {found}, not {sha256}"
     return None
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def record(target: Path) -> Path:
+    """Beside a pulled file lies the hash it had, for files whose source publishes none."""
+    return target.with_name(target.name + ".sha256")
 
 
 def fetch(
@@ -76,6 +88,8 @@ def fetch(
             raise WeightsError(f"{url}: the download {wrong}; {again}, or report it.")
         if not (sha256 or published):
             logger.warning("%s: no hash published; only its size was checked", target.name)
+        if not sha256:
+            record(target).write_text(published or digest(part), encoding="ascii")
         part.replace(target)
         _tag(part).unlink(missing_ok=True)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
@@ -110,7 +124,8 @@ def _download(
         if start and response.status_code == 416:  # the part is whole or stale: begin anew
             part.unlink()
             return _download(url, part, size, sha256, progress, again)
-        if url.startswith("https:") and response.url.scheme != "https":
+        hops = (*response.history, response)
+        if url.startswith("https:") and any(hop.url.scheme != "https" for hop in hops):
             raise WeightsError(f"{url} leads to plain http; report it, do not use it.")
         resumed = response.headers.get("Content-Range", "").startswith(f"bytes {start}-")
         if response.status_code != 200 and not (response.status_code == 206 and start and resumed):

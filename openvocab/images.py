@@ -2,7 +2,6 @@
 
 import io
 import os
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from glob import glob
 from pathlib import Path
@@ -30,10 +29,12 @@ __all__ = [
 
 ImageLike: TypeAlias = "str | os.PathLike[str] | bytes | PIL.Image.Image | NDArray[Any]"
 
-MAX_PIXELS = 100_000_000
-"""Pixels at the most, read from the header before anything is decoded."""
+MAX_PIXELS = 89_478_485
+"""Pixels at the most, read from the header before anything is decoded; Pillow's own limit."""
 MAX_SIDE = 65_535
 MIN_SIDE = 2
+# Not all that Pillow knows: for EPS it would start Ghostscript.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"})
 
 
@@ -50,7 +51,7 @@ def load(image: ImageLike, *, name: str | None = None) -> Image:
         name: what to call it in an error; a path is called by its own name.
 
     Raises:
-        ImageError: missing, empty, damaged, not an image, or under 2 or over 10^8 pixels.
+        ImageError: missing, empty, damaged, not an image, or under 2 pixels a side, or over `MAX_PIXELS`.
 
     >>> load(np.zeros((4, 6), np.uint8)).shape
     (4, 6, 3)
@@ -62,7 +63,7 @@ def load(image: ImageLike, *, name: str | None = None) -> Image:
     if isinstance(image, str | os.PathLike):
         return _from_path(os.fspath(image))
     if hasattr(image, "getexif") and hasattr(image, "convert"):
-        return _convert(image, name or "the PIL image")
+        return _decoded(lambda: image, name or "the PIL image")
     if hasattr(image, "detach"):
         raise ImageError("The image is a tensor; pass an array, .cpu().numpy() in (H, W, 3) BGR.")
     raise ImageError(
@@ -130,21 +131,24 @@ def _from_path(text: str) -> Image:
 
 
 def _decode(file: Any, name: str) -> Image:  # noqa: ANN401  any binary file
+    if not file.seek(0, io.SEEK_END):
+        raise ImageError(f"{name} is empty; expected an image.")
+    file.seek(0)
+    return _decoded(lambda: _pil_open()(file, formats=FORMATS), name)
+
+
+def _decoded(opened: Callable[[], Any], name: str) -> Image:
+    """A PIL image, opened and converted; Pillow's decoders raise anything on damaged data."""
     import PIL.Image
 
     try:
-        with warnings.catch_warnings():
-            # Pillow warns of large pictures from half its own limit on; ours is checked below.
-            warnings.simplefilter("ignore", PIL.Image.DecompressionBombWarning)
-            picture = _pil_open()(file)
-        return _convert(picture, name)
-    except PIL.Image.DecompressionBombError as error:
-        raise ImageError(f"{name} has more than {MAX_PIXELS:,} pixels; scale it down.") from error
+        return _convert(opened(), name)
     except ImageError:
         raise
-    # Pillow's decoders raise all of these on damaged data.
-    except (OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError) as error:
-        reason = "empty" if not _size(file) else str(error).split("\n")[0][:120]
+    except PIL.Image.DecompressionBombError as error:
+        raise ImageError(f"{name} has more than {MAX_PIXELS:,} pixels; scale it down.") from error
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
         raise ImageError(
             f"{name} is not a whole image ({reason}); expected JPEG, PNG, WebP, BMP, TIFF or GIF."
         ) from error
@@ -154,13 +158,10 @@ def _pil_open() -> Callable[..., Any]:
     """Pillow's own `open`: Ultralytics replaces it by one that runs pip when a file is no image."""
     import PIL.Image
 
+    PIL.Image.init()  # with formats=, Pillow asks only the plugins it has loaded
     replaced = getattr(PIL.Image.open, "__globals__", {})
     original: Callable[..., Any] = replaced.get("_image_open", PIL.Image.open)
     return original
-
-
-def _size(file: Any) -> int:  # noqa: ANN401
-    return int(file.seek(0, io.SEEK_END))
 
 
 def _convert(picture: Any, name: str) -> Image:  # noqa: ANN401  a PIL image; PIL is loaded lazily
@@ -181,7 +182,9 @@ def _convert(picture: Any, name: str) -> Image:  # noqa: ANN401  a PIL image; PI
 
 
 def _wide(grey: NDArray[Any]) -> NDArray[Any]:
-    """Pillow gives 16-bit grey as int32 or uint16, and float TIFFs as they are."""
+    """Pillow gives 16-bit grey as int32 or uint16, float TIFFs as they are, and "I" of any range."""
+    if grey.dtype == np.int32 and grey.size and grey.max() <= 255:
+        return grey.clip(0).astype(np.uint8)
     if grey.dtype.kind == "f":
         return grey / grey.max() if grey.size and grey.max() > 1 else grey
     return grey.clip(0, 65_535).astype(np.uint16)

@@ -13,6 +13,21 @@ from openvocab.prompts import TEMPLATES
 __all__ = ["Preset", "available", "load"]
 
 
+RANGES: dict[str, tuple[float, float]] = {
+    "proposal_threshold": (0, 1),
+    "proposal_iou": (0, 1),
+    "nms_iou": (0, 1),
+    "prior_floor": (0, 1),
+    "fusion_exponent": (0, 1),
+    "score_threshold": (0, 1),
+    "prior_weight": (0, 1e6),
+    "prior_scale": (1e-6, 1e6),
+    "logit_scale": (1e-6, 1e6),
+    "background_weight": (1e-6, 1e6),
+    "max_boxes": (1, 10_000),
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Preset:
     """Which networks, and the numbers that belong to them.
@@ -70,13 +85,12 @@ class Preset:
             raise ConfigError(
                 f"{self.name}: templates is {self.templates!r}; use one of {', '.join(TEMPLATES)}."
             )
-        for key in ("proposal_threshold", "proposal_iou", "fusion_exponent", "score_threshold"):
-            if not 0 <= getattr(self, key) <= 1:
-                raise ConfigError(f"{self.name}: {key} is {getattr(self, key)}; use 0 to 1.")
-        if not self.context_scales or min(self.context_scales) < 1:
-            raise ConfigError(f"{self.name}: context_scales must be 1.0 or more, and not none.")
-        if self.background_weight <= 0 or self.max_boxes < 1:
-            raise ConfigError(f"{self.name}: background_weight and max_boxes must be positive.")
+        for key, (low, high) in RANGES.items():
+            value = getattr(self, key)
+            if value is not None and not low <= value <= high:
+                raise ConfigError(f"{self.name}: {key} is {value}; use {low} to {high}.")
+        if not self.context_scales or not all(1 <= scale <= 8 for scale in self.context_scales):
+            raise ConfigError(f"{self.name}: context_scales must be 1.0 to 8.0, and not none.")
 
     @classmethod
     def from_file(cls, path: Path) -> Self:
@@ -96,6 +110,10 @@ class Preset:
                 hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}."
                 raise ConfigError(f"{path}: unknown key {key!r}; {hint}")
         values = {key: _typed(path, key, value) for key, value in raw.items()}
+        for key in ("detector", "encoder"):
+            beside = path.parent / str(values.get(key, ""))
+            if key in values and beside.exists():  # a path is relative to the file it stands in
+                values[key] = str(beside)
         missing = [key for key in ("detector", "encoder") if key not in values]
         if missing:
             raise ConfigError(f"{path}: key {missing[0]!r} is missing; add it.")
@@ -112,6 +130,9 @@ def _typed(path: Path, key: str, value: Any) -> Any:  # noqa: ANN401  TOML value
         expected, result = "a list", tuple(value) if fits else None
     elif key in _TEXT:
         fits, expected, result = isinstance(value, str), "a string", value
+    elif key == "max_boxes":
+        fits = isinstance(value, int) and not isinstance(value, bool)
+        expected, result = "a whole number", value
     elif key == "trust_pickle":
         fits, expected, result = isinstance(value, bool), "true or false", value
     else:

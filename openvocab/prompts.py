@@ -10,7 +10,7 @@ __all__ = ["TEMPLATES", "article", "render", "tidy"]
 TEMPLATES: dict[str, tuple[str, ...]] = {
     "none": ("{}",),
     "simple": ("a photo of {article} {}", "a cropped photo of {article} {}", "{}"),
-    # Seven of the 80 ImageNet templates carry nearly all of their gain (open_clip's
+    # Eight of the 80 ImageNet templates carry nearly all of their gain (open_clip's
     # zero_shot_metadata.py calls the same idea SIMPLE_IMAGENET_TEMPLATES).
     "openai": (
         "itap of {article} {}",
@@ -59,16 +59,15 @@ def render(word: str, templates: str) -> list[str]:
         raise ConfigError(f"Unknown template set {templates!r}; use one of {', '.join(TEMPLATES)}.")
     text = tidy(word)
     # A word that brings its own article ("the Eiffel Tower") needs no second one.
-    own = text.split(" ", 1)[0].lower() in {"a", "an", "the"}
-    return [
-        _fill(template.replace("{article} ", "") if own else template, text)
-        for template in TEMPLATES[templates]
-    ]
-
-
-def _fill(template: str, text: str) -> str:
+    own, _, rest = text.partition(" ")
+    if own.lower() in {"a", "an", "the"} and rest:
+        text = rest
+    else:
+        own = article(text)
     # Not str.format: a caller's braces are text, not fields.
-    return template.replace("{article}", article(text)).replace("{}", text)
+    return [
+        template.replace("{article}", own).replace("{}", text) for template in TEMPLATES[templates]
+    ]
 
 
 def split_list(text: str) -> Sequence[str]:

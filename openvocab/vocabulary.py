@@ -74,7 +74,7 @@ class Vocabulary:
             ClassesError: the classes or negatives cannot be used; see `parse`.
         """
         groups = parse(classes)
-        rejected = _check_names(negatives, "negatives") if len(negatives) else ()
+        rejected = _check_negatives(negatives, groups)
         words = [word for parts in groups.values() for word in parts if isinstance(word, str)]
         examples = [
             part for parts in groups.values() for part in parts if not isinstance(part, str)
@@ -183,6 +183,17 @@ def _check_names(names: Iterable[str], what: str) -> tuple[str, ...]:
     if not seen:
         raise ClassesError(f"{what} is empty; name at least one thing to look for.")
     return tuple(seen.values())
+
+
+def _check_negatives(negatives: Sequence[str], names: Iterable[str]) -> tuple[str, ...]:
+    if not len(negatives):
+        return ()
+    rejected = _check_names(negatives, "negatives")
+    wanted = {tidy(name).casefold() for name in names}
+    for name in rejected:
+        if tidy(name).casefold() in wanted:
+            raise ClassesError(f"{name!r} is among the classes and the negatives; remove one.")
+    return rejected
 
 
 def _check_parts(name: str, parts: Sequence[str | Example] | str) -> tuple[str | Example, ...]:

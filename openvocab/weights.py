@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
 
-from openvocab.download import Progress, damage, fetch
+from openvocab.download import Progress, damage, fetch, record
 from openvocab.errors import WeightsError, WeightsNotFoundError
 
 __all__ = [
@@ -136,8 +136,11 @@ def resolve(name: str | os.PathLike[str], entries: Mapping[str, Weights] | None 
     return entry.path_in(_located(entry))
 
 
-def verify(name: str, entries: Mapping[str, Weights] | None = None) -> None:
-    """Compare the files of a bundle with the sizes and hashes of the manifest, where it has them.
+def verify(name: str, entries: Mapping[str, Weights] | None = None) -> bool:
+    """Compare the files of a bundle with the hashes of the manifest, or else of when it was pulled.
+
+    Returns:
+        Whether a hash was known for every file; without one, only that it is not empty.
 
     Raises:
         WeightsNotFoundError: the name is unknown, or its files are not here.
@@ -146,12 +149,13 @@ def verify(name: str, entries: Mapping[str, Weights] | None = None) -> None:
     entry = _entry(name, manifest() if entries is None else entries)
     root = _located(entry)
     for file in entry.files:
-        wrong = damage(root / file.path, file.bytes, file.sha256)
+        wrong = _wrong(root / file.path, file)
         if wrong:
             cure = (
                 "reinstall openvocab" if entry.bundled else f"run `openvocab weights pull {name}`"
             )
             raise WeightsError(f"{root / file.path} {wrong}; {cure}.")
+    return all(_hash(root / file.path, file) for file in entry.files)
 
 
 def pull(
@@ -176,7 +180,7 @@ def pull(
             raise
         for file in entry.files:
             target = user_root() / file.path
-            if not target.is_file() or damage(target, file.bytes, file.sha256):
+            if not target.is_file() or _wrong(target, file):
                 fetch(
                     file.url or "",
                     target,
@@ -187,6 +191,15 @@ def pull(
                 )
         return entry.path_in(user_root())
     return resolve(name, {name: entry})
+
+
+def _hash(path: Path, file: WeightsFile) -> str | None:
+    known = record(path)
+    return file.sha256 or (known.read_text(encoding="ascii") if known.is_file() else None)
+
+
+def _wrong(path: Path, file: WeightsFile) -> str | None:
+    return damage(path, file.bytes, _hash(path, file))
 
 
 def _entry(name: str, entries: Mapping[str, Weights]) -> Weights:

@@ -6,6 +6,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -121,19 +122,19 @@ def _classes(text: str) -> list[str]:
 
 
 def _targets(paths: list[str], folder: Path | None) -> list[Path | None]:
-    """Where each annotated picture goes; two of one name get a number, a source is kept."""
+    """Where each annotated picture goes; two of one name get a number, no source is replaced."""
     if folder is None:
         return [None] * len(paths)
-    taken: Counter[str] = Counter()
+    taken = {Path(path).resolve() for path in paths}
     targets: list[Path | None] = []
     for path in map(Path, paths):
         stem = "stdin" if path.name == "-" else path.stem
         suffix = path.suffix.lower() if path.suffix.lower() in {".png", ".webp"} else ".jpg"
-        taken[stem] += 1
-        number = f"-{taken[stem]}" if taken[stem] > 1 else ""
-        target = folder / f"{stem}{number}{suffix}"
-        if any(target.resolve() == Path(other).resolve() for other in paths):
-            raise ImageError(f"{target} is one of the sources; save to another folder.")
+        if folder.resolve() == path.resolve().parent:
+            raise ImageError(f"{folder} holds the source {path.name}; save to another folder.")
+        numbered = (f"{stem}{f'-{n}' if n > 1 else ''}{suffix}" for n in count(1))
+        target = next(to for name in numbered if (to := folder / name).resolve() not in taken)
+        taken.add(target.resolve())
         targets.append(target)
     return targets
 
@@ -147,7 +148,10 @@ def _deliver(picture: Image, found: "sv.Detections", target: Path | None, *, sho
 
     drawn = annotate(picture, found)
     if target is not None:
-        _write(target, cv2.imencode(target.suffix, drawn)[1].tobytes())
+        done, encoded = cv2.imencode(target.suffix, drawn)
+        if not done:
+            raise ImageError(f"{target} is too large for {target.suffix}; use a smaller picture.")
+        _write(target, encoded.tobytes())
     if show:
         cv2.imshow("openvocab: any key for the next", drawn)
         cv2.waitKey(0)
@@ -210,8 +214,8 @@ def _summary(records: list[dict[str, Any]]) -> Table:
     boxes = Counter(name for name, _ in rows)
     pictures = Counter(name for name, _ in set(rows))
     table = Table("class", "boxes", f"images (of {len(records)})", box=None)
-    for name, count in boxes.most_common():
-        table.add_row(name, str(count), str(pictures[name]))
+    for name, number in boxes.most_common():
+        table.add_row(name, str(number), str(pictures[name]))
     return table
 
 

@@ -15,16 +15,17 @@ from openvocab.errors import OpenVocabError
 
 __all__ = ["doctor"]
 
+# Distributions of which one is enough.
 PACKAGES = (
-    "openvocab",
-    "torch",
-    "torchvision",
-    "ultralytics",
-    "open_clip_torch",
-    "supervision",
-    "onnxruntime",
-    "opencv-python",
-    "numpy",
+    ("openvocab",),
+    ("torch",),
+    ("torchvision",),
+    ("ultralytics",),
+    ("open_clip_torch",),
+    ("supervision",),
+    ("onnxruntime", "onnxruntime-gpu"),
+    ("opencv-python", "opencv-python-headless"),
+    ("numpy",),
 )
 
 
@@ -58,7 +59,7 @@ def _examine() -> list[_Finding]:
     """Versions, device, threads, optional parts and the weights of every preset; loads no model."""
     return [
         _Finding("python", f"{platform.python_version()} on {platform.platform(terse=True)}"),
-        *[_version(package) for package in PACKAGES],
+        *[_version(*names) for names in PACKAGES],
         *_device(),
         _threads(),
         _tokenizers(),
@@ -67,11 +68,13 @@ def _examine() -> list[_Finding]:
     ]
 
 
-def _version(package: str) -> _Finding:
-    try:
-        return _Finding(package, metadata.version(package))
-    except metadata.PackageNotFoundError:
-        return _Finding(package, "missing", f"run `pip install {package}`", fatal=True)
+def _version(*names: str) -> _Finding:
+    for name in names:
+        try:
+            return _Finding(name, metadata.version(name))
+        except metadata.PackageNotFoundError:
+            continue
+    return _Finding(names[0], "missing", f"run `pip install {names[0]}`", fatal=True)
 
 
 def _device() -> list[_Finding]:
@@ -86,10 +89,16 @@ def _device() -> list[_Finding]:
     return [found, _Finding("onnxruntime device", "cpu only", remedy)]
 
 
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):  # Linux: what this process may use
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def _threads() -> _Finding:
     import torch
 
-    threads, cores = torch.get_num_threads(), len(os.sched_getaffinity(0))
+    threads, cores = torch.get_num_threads(), _cores()
     pinned = os.environ.get("OMP_NUM_THREADS")
     value = f"{threads} of {cores} cores"
     if threads < cores and pinned:

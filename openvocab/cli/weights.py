@@ -35,11 +35,11 @@ def list_weights() -> None:
 def verify_weights(
     names: Annotated[list[str] | None, typer.Argument(help="Default: all that are here.")] = None,
 ) -> None:
-    """Compare the files on this machine with the sizes and hashes of the manifest."""
+    """Compare the files on this machine with the hashes of the manifest, or of the pull."""
     here = [name for name in weights.manifest() if _is_here(name) == "yes"]
     for name in _bundles(names) if names else here:
-        weights.verify(name)
-        out.print(f"{name}: as in the manifest")
+        known = weights.verify(name)
+        out.print(f"{name}: {'whole' if known else 'here, but no hash of it is known'}")
 
 
 @app.command("path")

@@ -1,12 +1,13 @@
 """Text features of words, remembered: a known word costs a look-up, a new one its own forward."""
 
 import threading
+import zlib
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from openvocab.prompts import render, tidy
+from openvocab.prompts import TEMPLATES, render, tidy
 from openvocab.protocols import Encoder, Features
 
 __all__ = ["WordFeatures"]
@@ -22,28 +23,43 @@ class WordFeatures:
         self._templates = templates
         self._capacity = capacity
         self._known: OrderedDict[str, Features] = OrderedDict()
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # the dictionary
+        self._encoding = threading.Lock()  # the text tower
 
     @property
     def fingerprint(self) -> str:
-        """Identifies encoder and templates: equal fingerprints give equal features."""
-        return f"{self._encoder.fingerprint}/{self._templates}"
+        """Identifies encoder and prompts: equal fingerprints give equal features."""
+        prompts = "|".join(TEMPLATES[self._templates])
+        return f"{self._encoder.fingerprint}/{zlib.crc32(prompts.encode()):08x}"
 
     def __call__(self, words: Sequence[str]) -> Features:
         """Features `(K, D)` of the words in order; all unknown words go in one text forward."""
         keys = [tidy(word) for word in words]
         if not keys:
             return self._encoder.encode_text([])
-        # The lock is held over the forward: of two threads with the same new word, one encodes.
+        rows = self._look_up(keys)
+        if any(key not in rows for key in keys):
+            # Of two threads with the same new word one encodes; known words never wait for it.
+            with self._encoding:
+                rows |= self._look_up(keys)
+                if new := [key for key in dict.fromkeys(keys) if key not in rows]:
+                    fresh = dict(zip(new, self._encode(new), strict=True))
+                    self._remember(fresh)
+                    rows |= fresh
+        return np.stack([rows[key] for key in keys])
+
+    def _look_up(self, keys: Sequence[str]) -> dict[str, Features]:
         with self._lock:
-            if new := [key for key in dict.fromkeys(keys) if key not in self._known]:
-                self._known.update(zip(new, self._encode(new), strict=True))
-            for key in keys:
+            found = {key: self._known[key] for key in keys if key in self._known}
+            for key in found:
                 self._known.move_to_end(key)
-            rows = np.stack([self._known[key] for key in keys])
+            return found
+
+    def _remember(self, rows: Mapping[str, Features]) -> None:
+        with self._lock:
+            self._known.update(rows)
             while len(self._known) > self._capacity:
                 self._known.popitem(last=False)
-        return rows
 
     def _encode(self, words: Sequence[str]) -> Features:
         prompts = [render(word, self._templates) for word in words]

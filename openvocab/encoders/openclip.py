@@ -3,8 +3,9 @@
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ class OpenClipEncoder:
             WeightsNotFoundError: the bundle or the cached model is not on this machine.
             ModelError: a damaged file, or a tokenizer that needs the `transformers` extra.
         """
-        self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self._device = _device(device)
         self._scales = tuple(scales)
         self._batch = batch_size
         with environment_kept():
@@ -81,7 +82,7 @@ class OpenClipEncoder:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the weights, the preprocessing and the context scales."""
+        """Hash of the weights and configuration, the preprocessing, the context scales."""
         return self._fingerprint
 
     @torch.inference_mode()
@@ -96,25 +97,25 @@ class OpenClipEncoder:
     @torch.inference_mode()
     def encode_regions(self, images: Sequence[Image], boxes: Sequence[Boxes]) -> list[Features]:
         """Features `(N_i, D)` of the boxes of each BGR image; packed in batches across images."""
-        crops = [
+        crops = (
             crop
             for image, found in zip(images, boxes, strict=True)
             for crop in self._cut(image, found)
-        ]
-        if not crops:
+        )
+        parts = []
+        # One batch of crops at a time is in memory, however many images there are.
+        while batch := list(islice(crops, self._batch)):
+            parts.append(self._forward(torch.cat(batch)))
+        if not parts:
             return [np.empty((0, self._width), np.float32) for _ in images]
-        parts = [
-            self._forward(torch.cat(crops[start : start + self._batch]))
-            for start in range(0, len(crops), self._batch)
-        ]
         each = torch.cat(parts).view(-1, len(self._scales), self._width)
         rows: Features = normalize(each.sum(dim=1), dim=-1).cpu().numpy()
         return np.split(rows, np.cumsum([len(found) for found in boxes])[:-1])
 
-    def _cut(self, image: Image, boxes: Boxes) -> list[torch.Tensor]:
-        """Uint8 crops `(1, 3, size, size)`, the scales of a box next to each other."""
+    def _cut(self, image: Image, boxes: Boxes) -> Iterator[torch.Tensor]:
+        """Crops `(1, 3, size, size)` of 0 to 255, the scales of a box next to each other."""
         if not len(boxes):
-            return []
+            return
         height, width = image.shape[:2]
         grown = [
             regions(boxes, scale, (width, height), square=self._square) for scale in self._scales
@@ -123,7 +124,8 @@ class OpenClipEncoder:
         planes = pixels.permute(2, 0, 1).flip(0)[None]  # (1, 3, H, W), RGB
         # (N, scales, 4): both scales of a box stay together
         flat = np.stack(grown, axis=1).reshape(-1, 4).tolist()
-        return [self._resize(planes[:, :, y1:y2, x1:x2]) for x1, y1, x2, y2 in flat]
+        for x1, y1, x2, y2 in flat:
+            yield self._resize(planes[:, :, y1:y2, x1:x2])
 
     def _resize(self, crop: torch.Tensor) -> torch.Tensor:
         height, width = crop.shape[-2:]
@@ -132,11 +134,11 @@ class OpenClipEncoder:
             extra_y, extra_x = max(width - height, 0), max(height - width, 0)
             left, top = extra_x // 2, extra_y // 2
             crop = pad(crop, (left, extra_x - left, top, extra_y - top), value=114)
-        if crop.device.type != "cpu":
-            crop = crop.float()  # CUDA has no uint8 resize
         size = (self._size, self._size)
-        resized = interpolate(crop.contiguous(), size, mode=self._mode, antialias=True)
-        return resized.round().clamp(0, 255)
+        if crop.device.type == "cpu":
+            return interpolate(crop.contiguous(), size, mode=self._mode, antialias=True)
+        resized = interpolate(crop.float(), size, mode=self._mode, antialias=True)
+        return resized.round().clamp(0, 255)  # CUDA has no uint8 resize
 
     def _forward(self, crops: torch.Tensor) -> torch.Tensor:
         scaled = (crops.float() / 255 - self._mean) / self._std
@@ -145,6 +147,13 @@ class OpenClipEncoder:
         with torch.autocast(self._device.type, torch.bfloat16, enabled=fast):
             rows: torch.Tensor = self._model.encode_image(scaled, normalize=True)
         return rows.float()
+
+
+def _device(name: str | None) -> torch.device:
+    try:
+        return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError as error:
+        raise ModelError(f"{name!r} is no torch device; use cpu, cuda:0 and such.") from error
 
 
 def _bundle(source: str) -> Path:
@@ -172,7 +181,7 @@ def _bundle(source: str) -> Path:
 
 
 def _load(folder: Path, device: torch.device) -> tuple[Any, Any, dict[str, Any], str]:
-    """Model, tokenizer, configuration and SHA-256 of the weights."""
+    """Model, tokenizer, configuration, and SHA-256 of weights and configuration."""
     import open_clip
 
     try:
@@ -191,9 +200,10 @@ def _load(folder: Path, device: torch.device) -> tuple[Any, Any, dict[str, Any],
             f"({type(error).__name__}: {reason}); pull it again."
         ) from error
     with (folder / WEIGHTS).open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = hashlib.file_digest(file, "sha256")
+    digest.update((folder / CONFIG).read_bytes())
     model.eval().to(memory_format=torch.channels_last)
-    return model, tokenizer, config, digest
+    return model, tokenizer, config, digest.hexdigest()
 
 
 def _preprocessing(model: Any, config: dict[str, Any]) -> dict[str, Any]:  # noqa: ANN401

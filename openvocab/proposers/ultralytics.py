@@ -15,6 +15,7 @@ import numpy as np
 import PIL.Image
 import supervision as sv
 import torch
+from numpy.typing import NDArray
 
 from openvocab.environment import environment_kept
 from openvocab.errors import ModelError, WeightsNotFoundError
@@ -22,7 +23,12 @@ from openvocab.protocols import Image, Proposals
 
 __all__ = ["UltralyticsProposer"]
 
-PICKLES = {".pt", ".pth", ".torchscript"}
+# formats that hold data, not code
+SAFE = {".onnx"}
+OPENVINO = "_openvino_model"
+_LOADING = threading.RLock()
+"""One load at a time: importing and starting Ultralytics changes the whole process for a while."""
+
 # Written out where Ultralytics changed a default of late, or saves and shows by default.
 PINNED: dict[str, Any] = {
     "agnostic_nms": True,
@@ -58,25 +64,22 @@ class UltralyticsProposer:
         """Load the model; nothing is downloaded or installed.
 
         Args:
-            path: `.onnx`, `.pt`, an OpenVINO folder, an engine: what `ultralytics.YOLO` loads.
+            path: a file or folder that `ultralytics.YOLO` loads: `.onnx`, `.pt`, OpenVINO, ...
             threshold: lowest objectness proposed, 0 to 1.
             iou: overlap above which the weaker box goes, whatever its class.
             max_boxes: boxes an image at the most.
             device: a torch device; None takes CUDA where there is one.
-            trust_pickle: load a `.pt`, which is a pickle and can run any code.
+            trust_pickle: load other formats than ONNX and OpenVINO, such as `.pt`, which is a
+                pickle: they can run any code.
 
         Raises:
             WeightsNotFoundError: there is no such file.
-            ModelError: a pickle without `trust_pickle`, a damaged file, or not a detector.
+            ModelError: a format that needs `trust_pickle`, a damaged file, or not a detector.
         """
         file = Path(path)
         if not file.exists():
             raise WeightsNotFoundError(f"No detector at {file}; give the path of an existing file.")
-        if file.suffix.lower() in PICKLES and not trust_pickle:
-            raise ModelError(
-                f"{file} is a pickle, which can run code; pass trust_pickle=True if you trust "
-                "where it comes from, or export it to ONNX."
-            )
+        _check_format(file, trust_pickle=trust_pickle)
         self._iou = iou
         self._lock = threading.Lock()
         self._arguments = PINNED | {
@@ -90,7 +93,7 @@ class UltralyticsProposer:
     def _load(self, file: Path) -> dict[int, str]:
         """Load the model and run it once; its names by number."""
         try:
-            with environment_kept(), _nothing_installed():
+            with _LOADING, environment_kept(), _threads_kept(), _nothing_installed():
                 # Read as ONNX Runtime is imported; else it makes a device id and uploads events.
                 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
                 self._model = _load_ultralytics().YOLO(str(file))
@@ -123,8 +126,7 @@ class UltralyticsProposer:
         ]
 
     def _predict(self, image: Image) -> Any:  # noqa: ANN401  ultralytics is untyped
-        with _threads_kept():
-            return self._model.predict(np.ascontiguousarray(image), **self._arguments)
+        return self._model.predict(np.ascontiguousarray(image), **self._arguments)
 
     def _proposals(self, result: Any, image: Image) -> Proposals:  # noqa: ANN401
         height, width = image.shape[:2]
@@ -145,22 +147,39 @@ class UltralyticsProposer:
             tuple(self._names[int(index)] for index in boxes.cls),
             masks,
         )
-        solid = np.isfinite(xyxy).all(axis=1) & (xyxy[:, 2:] - xyxy[:, :2] >= 1).all(axis=1)
-        return self._suppress(proposals[solid])
+        return proposals[self._best(proposals)]
 
-    def _suppress(self, proposals: Proposals) -> Proposals:
-        """Best first, without near-duplicates: NMS-free heads skip NMS, and do return some."""
+    def _best(self, proposals: Proposals) -> NDArray[np.intp]:
+        """Rows to keep, best first, without specks and near-duplicates.
+
+        NMS-free heads skip Ultralytics' NMS, and do return some.
+        """
+        xyxy = proposals.xyxy
+        sides = xyxy[:, 2:] - xyxy[:, :2]
+        solid = np.logical_and.reduce(np.hstack([np.isfinite(xyxy), sides >= 1]), axis=1)
         order = np.argsort(-proposals.objectness, kind="stable")
-        ranked = proposals[order]
-        if not len(ranked):
-            return ranked
-        scored = np.column_stack([ranked.xyxy, ranked.objectness])
-        return ranked[sv.box_non_max_suppression(scored, self._iou)]
+        order = order[solid[order]]
+        if not len(order):
+            return order
+        scored = np.column_stack([xyxy[order], proposals.objectness[order]])
+        return order[sv.box_non_max_suppression(scored, self._iou)]
+
+
+def _check_format(file: Path, *, trust_pickle: bool) -> None:
+    """Refuse what could run code, unless the user trusts it, and what has no weights."""
+    if file.suffix.lower() in {".yaml", ".yml"}:
+        raise ModelError(f"{file} describes a model without weights; give a trained one.")
+    safe = file.suffix.lower() in SAFE or (file.is_dir() and file.name.endswith(OPENVINO))
+    if not safe and not trust_pickle:
+        raise ModelError(
+            f"{file} is of a format that can run code when loaded; pass trust_pickle=True if you "
+            "trust where it comes from, or export it to ONNX."
+        )
 
 
 @contextlib.contextmanager
 def _threads_kept() -> Iterator[None]:
-    """Ultralytics sets torch to all cores but one and OpenCV to none at each start: undo it."""
+    """Ultralytics sets torch to all cores but one and OpenCV to none as it starts: undo it."""
     torch_threads, cv2_threads = torch.get_num_threads(), cv2.getNumThreads()
     try:
         yield
@@ -193,7 +212,8 @@ def _load_ultralytics() -> Any:  # noqa: ANN401
     """
     if "ultralytics" in sys.modules:
         return sys.modules["ultralytics"]
-    torch_save, pil_open, numpy_print = torch.save, PIL.Image.open, np.get_printoptions()
+    torch_save, pil_open = torch.save, PIL.Image.open
+    numpy_print, torch_print = np.get_printoptions(), vars(torch._tensor_str.PRINT_OPTS).copy()
     private = tempfile.TemporaryDirectory(prefix="openvocab-ultralytics-")
     quiet = {"YOLO_OFFLINE": "true", "YOLO_AUTOINSTALL": "false", "YOLO_VERBOSE": "false"}
     try:
@@ -203,7 +223,7 @@ def _load_ultralytics() -> Any:  # noqa: ANN401
             from ultralytics import YOLO  # noqa: F401  resolved lazily: resolve it now
     finally:
         torch.save, PIL.Image.open = torch_save, pil_open
-        torch.set_printoptions(profile="default")  # type: ignore[no-untyped-call]  # torch has no type for it
+        torch.set_printoptions(**torch_print)  # type: ignore[no-untyped-call]  # torch has no type for it
         np.set_printoptions(**numpy_print)
         private.cleanup()
     return ultralytics

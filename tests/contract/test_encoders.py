@@ -116,7 +116,7 @@ def test_preprocessing_is_open_clips_own(photos):
 
 def test_the_resize_is_as_close_to_pils_as_the_docstring_says(photos):
     encoder = OpenClipEncoder(weights.resolve("starter-encoder"), scales=[1.0])
-    crops = torch.cat(encoder._cut(photos[0], BOXES)).permute(0, 2, 3, 1).numpy()
+    crops = torch.cat(list(encoder._cut(photos[0], BOXES))).permute(0, 2, 3, 1).numpy()
     photo = PIL.Image.fromarray(photos[0][:, :, ::-1])
     for crop, box in zip(crops, BOXES.astype(int).tolist(), strict=True):
         reference = photo.crop(tuple(box)).resize((224, 224), PIL.Image.Resampling.BICUBIC)

@@ -131,9 +131,21 @@ def test_a_trained_detector_sees_the_bus_and_the_people(case, photos):
         assert sure.count("person") >= 3
 
 
-def test_a_pickle_needs_the_users_word(checkpoint):
+@pytest.mark.parametrize("suffix", [".pt", ".PT", ".pth", ".torchscript", ".engine", ".pb", ""])
+def test_what_can_run_code_needs_the_users_word(checkpoint, tmp_path, suffix):
+    path = tmp_path / f"net{suffix}"
+    shutil.copy(checkpoint("yolo26n.yaml"), path)
     with pytest.raises(ModelError, match="trust_pickle=True"):
-        UltralyticsProposer(checkpoint("yolo26n.yaml"))
+        UltralyticsProposer(path)
+
+
+def test_a_model_without_weights_is_refused_and_not_evaluated(tmp_path):
+    """Ultralytics evaluates the activation of a model configuration."""
+    path, mark = tmp_path / "net.yaml", tmp_path / "ran"
+    path.write_text(f"nc: 1\nactivation: open({str(mark)!r}, 'w')\nbackbone: []\nhead: []\n")
+    with pytest.raises(ModelError, match="without weights"):
+        UltralyticsProposer(path, trust_pickle=True)
+    assert not mark.exists()
 
 
 def test_a_missing_file_is_refused(tmp_path):

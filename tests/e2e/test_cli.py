@@ -101,7 +101,9 @@ def test_classes_from_a_file_negatives_and_a_threshold(run, tmp_path, assets):
     report = json.loads(text)
     assert code == 0
     assert report["classes"] == ["bus", "person"]
-    assert all(row["confidence"] >= 0.9 for row in report["images"][0]["detections"])
+    scores = [row["confidence"] for row in report["images"][0]["detections"]]
+    assert len(scores) >= 1
+    assert min(scores) >= 0.9
 
 
 def test_two_files_of_one_name_are_both_saved_and_many_images_are_summed_up(run, tmp_path, assets):
@@ -109,10 +111,13 @@ def test_two_files_of_one_name_are_both_saved_and_many_images_are_summed_up(run,
         inner = tmp_path / f"{index:02}"
         inner.mkdir()
         shutil.copy(assets / "bus.jpg", inner)
-    code, text, _ = run("detect", tmp_path / "*" / "bus.jpg", "-c", "bus", "--save", tmp_path / "o")
+    shutil.copy(assets / "bus.jpg", tmp_path / "00" / "bus-2.jpg")
+    code, text, _ = run(
+        "detect", tmp_path / "*" / "bus*.jpg", "-c", "bus", "--save", tmp_path / "o"
+    )
     assert code == 0
-    assert len(list((tmp_path / "o").iterdir())) == 21
-    assert ["bus", "21", "21"] in [line.split() for line in text.splitlines()]
+    assert len(list((tmp_path / "o").iterdir())) == 22
+    assert ["bus", "22", "22"] in [line.split() for line in text.splitlines()]
 
 
 def bad_images(folder: Path, assets: Path) -> dict[str, Path]:
@@ -201,7 +206,7 @@ def test_weights_are_listed_verified_and_found(run):
     assert all(name in text for name in weights.manifest())
     code, text, _ = run("weights", "verify")
     assert code == 0
-    assert "starter-encoder: as in the manifest" in text
+    assert "starter-encoder: whole" in text
     code, text, _ = run("weights", "path", "starter-detector")
     assert Path(text.strip()).is_file()
 

@@ -29,12 +29,14 @@ DETECT = """
 import PIL.Image
 import cv2, torch  # OpenCV says in its own variables where its Qt lies, for windows
 before = dict(os.environ)
+torch.set_printoptions(precision=2)
 save, pil_open, threads = torch.save, PIL.Image.open, torch.get_num_threads()
 sys.addaudithook(watch)
 from openvocab import detect
 found = detect(PHOTO, ["bus", "person"])
 assert len(found) >= 4, found
 assert dict(os.environ) == before, set(os.environ.items()) ^ set(before.items())
+assert torch._tensor_str.PRINT_OPTS.precision == 2
 assert torch.save is save and PIL.Image.open is pil_open
 assert torch.get_num_threads() == threads == CORES, (torch.get_num_threads(), threads, CORES)
 import threading
@@ -68,6 +70,21 @@ print([event for event in seen if "pip" in str(event) or event[0].startswith("so
 """
 
 
+TOGETHER = """
+from concurrent.futures import ThreadPoolExecutor
+from openvocab import OpenVocabDetector
+before = dict(os.environ)
+with ThreadPoolExecutor(4) as pool:
+    detectors = list(pool.map(lambda _: OpenVocabDetector.from_preset(), range(4)))
+    found = list(pool.map(lambda each: len(each.detect(PHOTO, ["bus", "person"])), detectors))
+assert len(set(found)) == 1 and found[0] >= 4, found
+import torch
+assert torch.get_num_threads() == CORES
+assert "OMP_NUM_THREADS" not in os.environ
+print("[]", [])
+"""
+
+
 def run(program: str, tmp_path: Path, photo: Path, **environment: str) -> str:
     cores = len(os.sched_getaffinity(0))
     head = f"TEMP, PHOTO, CORES = {str(tmp_path)!r}, {str(photo)!r}, {cores}\n"
@@ -90,6 +107,10 @@ def test_a_detection_opens_no_socket_starts_no_process_and_writes_no_file(tmp_pa
     """
     assert run(DETECT, tmp_path, assets / "bus.jpg") == "[] []"
     assert not (tmp_path / "home").exists()
+
+
+def test_four_threads_may_load_at_once(tmp_path, assets):
+    assert run(TOGETHER, tmp_path, assets / "bus.jpg") == "[] []"
 
 
 @pytest.mark.parametrize("threads", ["1"])

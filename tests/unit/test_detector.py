@@ -1,5 +1,7 @@
 """The order of the stages, on fakes: what is returned, what is refused, what is computed once."""
 
+import dataclasses
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -64,6 +66,12 @@ def test_negatives_compete_and_are_never_returned(detector, picture):
     assert set(against.data["class_name"]) <= {"crimson"}
 
 
+def test_who_asks_for_a_background_word_is_not_held_back_by_it(picture):
+    preset = dataclasses.replace(PRESET, background=("red", "wall"))
+    found = OpenVocabDetector(FakeProposer(LEFT), ColourEncoder(), preset).detect(picture, ["red"])
+    assert found.data["posterior"][0] > 0.9
+
+
 def test_permuting_classes_permutes_only_ids(detector, picture):
     one = detector.detect(picture, ["blue", "red", "green"])
     two = detector.detect(picture, ["green", "blue", "red"])
@@ -85,6 +93,48 @@ def test_a_batch_equals_one_by_one(detector, picture):
     for left, right in zip(batch, singles, strict=True):
         np.testing.assert_allclose(left.xyxy, right.xyxy)
         np.testing.assert_allclose(left.confidence, right.confidence, atol=1e-4)
+
+
+class RedPart:
+    """Proposes the half of the picture that is red."""
+
+    names = ("thing",)
+
+    def propose(self, images):
+        halves = [LEFT if image[0, 0, 2] else RIGHT for image in images]
+        return [
+            FakeProposer(half).propose([image])[0]
+            for half, image in zip(halves, images, strict=True)
+        ]
+
+
+def test_the_boxes_of_a_batch_stay_with_their_pictures(picture):
+    flipped = np.ascontiguousarray(picture[:, ::-1])
+    detector = OpenVocabDetector(RedPart(), ColourEncoder(), PRESET)
+    found = detector.detect_batch([picture, flipped, picture], ["red", "blue"])
+    assert [by_name(each) for each in found] == [
+        {"red": list(LEFT)}, {"red": list(RIGHT)}, {"red": list(LEFT)}
+    ]  # fmt: skip
+
+
+def test_known_words_do_not_wait_for_a_new_one(picture):
+    started, finish = threading.Event(), threading.Event()
+
+    class SlowEncoder(ColourEncoder):
+        def encode_text(self, prompts):
+            if "slow" in prompts:
+                started.set()
+                assert finish.wait(10)
+            return super().encode_text(prompts)
+
+    detector = OpenVocabDetector(FakeProposer(LEFT), SlowEncoder(), PRESET)
+    detector.detect(picture, ["red"])
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(detector.detect, picture, ["red", "slow"])
+        assert started.wait(10)
+        assert len(detector.detect(picture, ["red"])) == 1  # would hang if it waited
+        finish.set()
+        assert len(waiting.result(10)) == 1
 
 
 def test_known_classes_cost_no_text_forward_and_a_new_word_exactly_one(detector, encoder, picture):
@@ -185,6 +235,7 @@ def test_a_vocabulary_of_another_encoder_is_refused(detector, picture):
         ({"dog", "cat"}, {}, "pass a list"),
         (b"dog", {}, "pass a list"),
         (["dog"], {"negatives": "cat"}, "pass a list"),
+        (["dog"], {"negatives": ["Dog"]}, "among the classes and the negatives"),
         (["dog"], {"score_threshold": 1.5}, "from 0 to 1"),
         (["dog"], {"score_threshold": float("nan")}, "from 0 to 1"),
         (["dog"], {"thresholds": {"cat": 0.5}}, "not among the classes"),

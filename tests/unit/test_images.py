@@ -1,5 +1,6 @@
 """Every door an image comes in by, with what is wrong in the world behind it."""
 
+import contextlib
 import io
 import struct
 import zlib
@@ -85,6 +86,40 @@ def test_every_mode_becomes_three_channels_of_eight_bits(tmp_path, mode):
     # Dark on the left, bright on the right, whatever the mode.
     assert image[:, 0].mean() < 40
     assert image[:, -1].mean() > 215
+
+
+def test_a_phones_jpeg_of_two_pictures_is_read(photo):
+    other = PIL.Image.new("RGB", photo.size, "white")
+    image = images.load(encoded(photo, "MPO", save_all=True, append_images=[other]))
+    assert image[0, 0, 2] > 150
+
+
+def test_eight_bits_in_mode_i_stay_as_bright(photo):
+    grey = PIL.Image.new("L", (4, 4), 200).convert("I")
+    assert (images.load(grey) == 200).all()
+
+
+def test_a_pil_image_that_breaks_as_it_is_read_is_an_error_of_ours(assets):
+    whole = (assets / "bus.jpg").read_bytes()
+    lazy = PIL.Image.open(io.BytesIO(whole[: len(whole) // 2]))
+    with pytest.raises(ImageError, match="the PIL image is not a whole image"):
+        images.load(lazy)
+
+
+def test_formats_that_start_other_programs_are_refused():
+    """Pillow would hand EPS to Ghostscript."""
+    with pytest.raises(ImageError, match="not a whole image"):
+        images.load(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\nshowpage\n")
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_a_photo_with_flipped_bytes_is_read_or_refused(photo, seed):
+    random = np.random.default_rng(seed)
+    data = bytearray(encoded(photo.resize((64, 32)), ["JPEG", "PNG", "GIF", "TIFF"][seed % 4]))
+    for place in random.integers(0, len(data), 8):
+        data[place] = random.integers(256)
+    with contextlib.suppress(ImageError):
+        assert images.load(bytes(data)).ndim == 3
 
 
 def test_transparency_is_laid_on_white():

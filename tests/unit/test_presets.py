@@ -36,8 +36,13 @@ def test_a_file_of_ones_own_is_read(tmp_path):
         (GOOD + "score_threshold = 2", "use 0 to 1"),
         (GOOD + "score_threshold = true", "give a number"),
         (GOOD + "templates = 'loud'", "use one of"),
+        (GOOD + "nms_iou = 2.0", "use 0 to 1"),
+        (GOOD + "max_boxes = 1.5", "a whole number"),
+        (GOOD + "prior_weight = nan", "use 0 to"),
+        (GOOD + "logit_scale = 0.0", "use 1e-06 to"),
+        (GOOD + "context_scales = [nan]", "1.0 to 8.0"),
         (GOOD + "background = 'sky'", "give a list"),
-        (GOOD + "context_scales = [0.5]", "1.0 or more"),
+        (GOOD + "context_scales = [0.5]", "1.0 to 8.0"),
         ("detector = 'a'", "'encoder' is missing"),
         ("= nonsense", "not a readable TOML"),
     ],
@@ -48,6 +53,14 @@ def test_a_bad_file_is_refused_with_its_name(tmp_path, text, message):
     with pytest.raises(ConfigError, match=message) as caught:
         load(path)
     assert "mine" in str(caught.value)
+
+
+def test_a_path_is_relative_to_the_file_it_stands_in(tmp_path, monkeypatch):
+    (tmp_path / "nets").mkdir()
+    (tmp_path / "nets" / "net.onnx").touch()
+    (tmp_path / "mine.toml").write_text('detector = "nets/net.onnx"\nencoder = "starter-encoder"\n')
+    assert load(tmp_path / "mine.toml").detector == str(tmp_path / "nets" / "net.onnx")
+    assert load(tmp_path / "mine.toml").encoder == "starter-encoder"
 
 
 def test_an_unknown_name_suggests_a_near_one():

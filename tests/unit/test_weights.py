@@ -313,9 +313,31 @@ def test_the_hash_the_server_publishes_is_checked(served: Served, root: Path) ->
 def test_no_published_hash_is_said(
     served: Served, root: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with caplog.at_level(logging.WARNING, "openvocab.weights"):
+    with caplog.at_level(logging.WARNING, "openvocab.download"):
         weights.pull("net", entries=entries(served.url, None, None))
     assert "no hash published" in caplog.text
+
+
+def test_a_file_without_a_published_hash_is_held_to_what_was_pulled(
+    served: Served, root: Path
+) -> None:
+    listed = entries(served.url, None, None)
+    path = weights.pull("net", entries=listed)
+    assert weights.verify("net", listed)
+    path.write_bytes(path.read_bytes() + b"!")
+    with pytest.raises(WeightsError, match="SHA-256"):
+        weights.verify("net", listed)
+
+
+def test_an_empty_file_is_damaged_and_an_unknown_one_is_said_to_be(root: Path) -> None:
+    listed = entries("http://127.0.0.1:1", None, None)
+    path = root / listed["net"].files[0].path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"copied from elsewhere")
+    assert not weights.verify("net", listed)
+    path.write_bytes(b"")
+    with pytest.raises(WeightsError, match="is empty"):
+        weights.verify("net", listed)
 
 
 @pytest.mark.parametrize("status", [404, 416, 500, 503])
