@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import supervision as sv
 
+from openvocab.images import ImageLike, load
 from openvocab.protocols import Image
 
 __all__ = ["annotate"]
@@ -14,30 +15,33 @@ __all__ = ["annotate"]
 LONGEST = 40  # characters of a label; a longer one hides the picture
 
 
-def annotate(image: Image, detections: sv.Detections) -> Image:
+def annotate(image: ImageLike, detections: sv.Detections) -> Image:
     """A copy of the picture with masks, boxes and "name 0.87" labels.
 
     A class keeps its colour in every picture; lines and text grow with the picture.
 
     Args:
-        image: `(H, W, 3)` uint8 BGR.
-        detections: as `detect` returns them: `confidence`, and `class_name` in `data`.
+        image: what `detect` takes: a path, bytes, PIL image or array `(H, W, 3)` uint8 BGR.
+        detections: as `detect` returns them; without `class_name` the number of the class is drawn.
 
     Returns:
         `(H, W, 3)` uint8 BGR; the input is left as it was.
+
+    Raises:
+        ImageError: the image cannot be read.
 
     >>> picture = np.zeros((32, 32, 3), np.uint8)
     >>> annotate(picture, sv.Detections.empty()).shape
     (32, 32, 3)
     """
-    canvas = image.copy()
+    canvas = load(image).copy()
     if not len(detections):
         return canvas
-    names = [str(name) for name in detections.data["class_name"]]
+    names = _names(detections)
     distinct = list(dict.fromkeys(names))
     palette = sv.ColorPalette([_colour(name) for name in distinct])
     colours = np.array([distinct.index(name) for name in names])
-    height, width = image.shape[:2]
+    height, width = canvas.shape[:2]
     thickness = max(2, round((width + height) / 2 * 0.003))  # as wide as Ultralytics draws
     if detections.mask is not None:
         canvas = sv.MaskAnnotator(palette, opacity=0.35).annotate(canvas, detections, colours)
@@ -66,6 +70,12 @@ def _colour(name: str) -> sv.Color:
     luminance = 0.2126 * red**2.2 + 0.7152 * green**2.2 + 0.0722 * blue**2.2
     dim = min(1.0, (0.18 / luminance) ** (1 / 2.2))  # (1 + 0.05) / (0.18 + 0.05) = 4.57
     return sv.Color(*(round(255 * dim * part) for part in (red, green, blue)))
+
+
+def _names(detections: sv.Detections) -> list[str]:
+    ids = detections.class_id
+    numbers = ["object"] * len(detections) if ids is None else ids
+    return [str(name) for name in detections.data.get("class_name", numbers)]
 
 
 def _scores(detections: sv.Detections) -> np.ndarray:

@@ -38,12 +38,12 @@ class OpenVocabDetector:
 
     @classmethod
     def from_preset(
-        cls, name_or_path: str | os.PathLike[str] = "starter", *, device: str | None = None
+        cls, name_or_path: str | os.PathLike[str] | Preset = "starter", *, device: str | None = None
     ) -> Self:
         """Load a bundled preset by name, or one's own from a `.toml` file. Never downloads.
 
         Args:
-            name_or_path: `starter`, `fast`, `balanced`, `accurate`, or the path of a preset.
+            name_or_path: `starter`, `fast`, `balanced`, `accurate`, the path of a preset, or one.
             device: a torch device such as `cpu` or `cuda:0`; None takes CUDA where there is one.
 
         Raises:
@@ -154,7 +154,7 @@ class OpenVocabDetector:
                 "The vocabulary was made with another encoder or other templates; "
                 "build it again with this detector's vocabulary()."
             )
-        if len(negatives):
+        if negatives:
             raise ClassesError("A Vocabulary brings its own negatives; build it with these.")
         return classes
 
@@ -164,7 +164,7 @@ class OpenVocabDetector:
         """Lowest score `(K,)` of each class."""
         base = self.preset.score_threshold if default is None else default
         check_threshold("score_threshold", base)
-        own = own or {}
+        own = {} if own is None else own
         check_thresholds(own, names)
         return np.array([own.get(name, base) for name in names], np.float32)
 

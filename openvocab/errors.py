@@ -8,7 +8,19 @@ __all__ = [
     "OpenVocabError",
     "WeightsError",
     "WeightsNotFoundError",
+    "one_line",
 ]
+
+
+def one_line(text: str) -> str:
+    r"""Text without line breaks, control characters and halves of characters, each escaped.
+
+    >>> one_line("a\nb") == r"a\nb"
+    True
+    """
+    return "".join(
+        sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text
+    )
 
 
 class OpenVocabError(Exception):
@@ -17,6 +29,9 @@ class OpenVocabError(Exception):
     >>> issubclass(ImageError, OpenVocabError) and issubclass(ImageError, ValueError)
     True
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
 
 
 class ImageError(OpenVocabError, ValueError):

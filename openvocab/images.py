@@ -2,10 +2,10 @@
 
 import io
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from glob import glob
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +27,7 @@ __all__ = [
     "load_all",
 ]
 
-ImageLike: TypeAlias = "str | os.PathLike[str] | bytes | PIL.Image.Image | NDArray[Any]"
+ImageLike: TypeAlias = "str | os.PathLike[str] | bytes | BinaryIO | PIL.Image.Image | NDArray[Any]"
 
 MAX_PIXELS = 89_478_485
 """Pixels at the most, read from the header before anything is decoded; Pillow's own limit."""
@@ -58,12 +58,16 @@ def load(image: ImageLike, *, name: str | None = None) -> Image:
     """
     if isinstance(image, np.ndarray):
         return _from_array(image, name or "the array")
-    if isinstance(image, bytes | bytearray):
+    if isinstance(image, bytes | bytearray | memoryview):
         return _decode(io.BytesIO(image), name or "the bytes")
+    if hasattr(image, "read"):
+        return _decode(io.BytesIO(image.read()), name or "the file")
     if isinstance(image, str | os.PathLike):
         return _from_path(os.fspath(image))
     if hasattr(image, "getexif") and hasattr(image, "convert"):
         return _decoded(lambda: image, name or "the PIL image")
+    if isinstance(image, list | tuple):
+        raise ImageError("The image is a list; pass its images one by one, or use detect_batch.")
     if hasattr(image, "detach"):
         raise ImageError("The image is a tensor; pass an array, .cpu().numpy() in (H, W, 3) BGR.")
     raise ImageError(
@@ -83,6 +87,8 @@ def load_all(images: Iterable[ImageLike]) -> list[Image]:
     single = isinstance(images, str | bytes | os.PathLike) or hasattr(images, "getexif")
     if single or (isinstance(images, np.ndarray) and images.ndim < 4):
         raise ImageError("images is a single image; pass a list of them.")
+    if not isinstance(images, Iterable) or isinstance(images, Mapping):
+        raise ImageError(f"images is a {type(images).__name__}; pass a list of images.")
     return [load(image, name=f"image {index}") for index, image in enumerate(images)]
 
 
@@ -96,6 +102,7 @@ def find(sources: Sequence[str | os.PathLike[str]]) -> list[Path]:
 
 
 def _find(source: str) -> list[Path]:
+    _refuse_url(source)
     path = Path(source)
     if path.is_file():
         return [path]
@@ -115,12 +122,11 @@ def _find(source: str) -> list[Path]:
 
 
 def _from_path(text: str) -> Image:
-    if text.split(":", 1)[0].lower() in {"http", "https", "ftp", "rtsp"}:
-        raise ImageError(f"{text} is a URL; download it first and pass the file.")
+    _refuse_url(text)
     path = Path(text)
-    if path.is_dir():
-        raise ImageError(f"{path} is a folder; pass the images in it one by one.")
     try:
+        if path.is_dir():
+            raise ImageError(f"{text!r} is a folder; pass the images in it one by one.")
         with path.open("rb") as file:
             return _decode(file, str(path))
     except (OSError, ValueError) as error:
@@ -128,6 +134,11 @@ def _from_path(text: str) -> Image:
             raise
         reason = getattr(error, "strerror", None) or str(error)
         raise ImageError(f"{path} cannot be opened ({reason}); check the path.") from error
+
+
+def _refuse_url(text: str) -> None:
+    if "://" in text or text.startswith("data:"):
+        raise ImageError(f"{text[:200]} is a URL; download it first and pass the file.")
 
 
 def _decode(file: Any, name: str) -> Image:  # noqa: ANN401  any binary file
@@ -141,17 +152,18 @@ def _decoded(opened: Callable[[], Any], name: str) -> Image:
     """A PIL image, opened and converted; Pillow's decoders raise anything on damaged data."""
     import PIL.Image
 
+    expected = "expected JPEG, PNG, WebP, BMP, TIFF or GIF"
     try:
         return _convert(opened(), name)
     except ImageError:
         raise
     except PIL.Image.DecompressionBombError as error:
         raise ImageError(f"{name} has more than {MAX_PIXELS:,} pixels; scale it down.") from error
+    except PIL.UnidentifiedImageError as error:  # its own message names an object in memory
+        raise ImageError(f"{name} is not a whole image (unknown format); {expected}.") from error
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
-        raise ImageError(
-            f"{name} is not a whole image ({reason}); expected JPEG, PNG, WebP, BMP, TIFF or GIF."
-        ) from error
+        raise ImageError(f"{name} is not a whole image ({reason}); {expected}.") from error
 
 
 def _pil_open() -> Callable[..., Any]:

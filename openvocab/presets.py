@@ -87,18 +87,25 @@ class Preset:
             )
         for key, (low, high) in RANGES.items():
             value = getattr(self, key)
-            if value is not None and not low <= value <= high:
+            if value is None and key == "logit_scale":
+                continue
+            if not isinstance(value, int | float):
+                raise ConfigError(f"{self.name}: {key} is {value!r}; give a number.")
+            if not low <= value <= high:
                 raise ConfigError(f"{self.name}: {key} is {value}; use {low} to {high}.")
         if not self.context_scales or not all(1 <= scale <= 8 for scale in self.context_scales):
             raise ConfigError(f"{self.name}: context_scales must be 1.0 to 8.0, and not none.")
 
     @classmethod
-    def from_file(cls, path: Path) -> Self:
+    def from_file(cls, path: str | os.PathLike[str]) -> Self:
         """Read a TOML file whose keys are the fields above; `name` defaults to the file's stem.
 
         Raises:
             ConfigError: not TOML, an unknown or missing key, a value of the wrong type or range.
         """
+        path = Path(path)
+        if not path.is_file():
+            raise ConfigError(f"There is no preset {path}; check the path.")
         try:
             raw = tomllib.loads(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
@@ -159,7 +166,7 @@ def available() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in _folder().glob("*.toml")))
 
 
-def load(name_or_path: str | os.PathLike[str]) -> Preset:
+def load(name_or_path: "str | os.PathLike[str] | Preset") -> Preset:
     """A bundled preset by name, or one's own by the path of its `.toml` file.
 
     Raises:
@@ -168,6 +175,11 @@ def load(name_or_path: str | os.PathLike[str]) -> Preset:
     >>> load("starter").name
     'starter'
     """
+    if isinstance(name_or_path, Preset):
+        return name_or_path
+    if not isinstance(name_or_path, str | os.PathLike):
+        kind = type(name_or_path).__name__
+        raise ConfigError(f"The preset is a {kind}; pass a name, a path or a Preset.")
     text = os.fspath(name_or_path)
     if text.endswith(".toml"):
         return Preset.from_file(Path(text))

@@ -1,8 +1,9 @@
 """The caller's classes, as words and example images, turned into one bank of unit features."""
 
+import io
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set, Sized
 from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
@@ -12,6 +13,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from openvocab.errors import ClassesError
+from openvocab.files import write
 from openvocab.prompts import tidy
 from openvocab.protocols import Features
 
@@ -20,7 +22,7 @@ __all__ = ["Classes", "Example", "Vocabulary", "check_threshold", "check_thresho
 Example = os.PathLike[str] | np.ndarray
 """An example picture of a class: a `Path` or a BGR array; a plain string is always words."""
 
-Classes = Sequence[str] | Mapping[str, Sequence[str | Example] | str]
+Classes = Sequence[str] | Mapping[str, Sequence[str | Example] | str | Example]
 """Names, or a name for each list of synonyms and example pictures."""
 
 EncodeWords = Callable[[Sequence[str]], Features]
@@ -49,6 +51,10 @@ class Vocabulary:
     """Of the encoder and templates that made the features."""
 
     def __post_init__(self) -> None:
+        if not (np.isfinite(self.features).all() and np.isfinite(self.negatives).all()):
+            raise ClassesError(
+                "The vocabulary holds features that are not numbers; build it again."
+            )
         shapes = self.features.shape, self.negatives.shape
         if shapes[0] != (len(self.names), *shapes[1][1:]) or len(shapes[1]) != 2:
             raise ClassesError(
@@ -89,15 +95,20 @@ class Vocabulary:
         return cls(tuple(groups), np.stack(pooled), negative_rows, fingerprint)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write an `.npz` of plain arrays (no pickle)."""
-        with Path(path).open("wb") as file:
-            np.savez(
-                file,
-                names=np.array(json.dumps(self.names)),  # NumPy strings lose trailing NULs
-                features=self.features,
-                negatives=self.negatives,
-                fingerprint=np.array(self.fingerprint),
-            )
+        """Write an `.npz` of plain arrays (no pickle).
+
+        Raises:
+            OpenVocabError: the file cannot be written.
+        """
+        buffer = io.BytesIO()
+        np.savez(
+            buffer,
+            names=np.array(json.dumps(self.names)),  # NumPy strings lose trailing NULs
+            features=self.features,
+            negatives=self.negatives,
+            fingerprint=np.array(self.fingerprint),
+        )
+        write(path, buffer.getvalue())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
@@ -156,6 +167,9 @@ def check_thresholds(thresholds: Mapping[str, float], names: Sequence[str]) -> N
 
     >>> check_thresholds({"bus": 0.5}, ["bus"])
     """
+    if not isinstance(thresholds, Mapping):
+        kind = type(thresholds).__name__
+        raise ClassesError(f"thresholds is a {kind}; pass a number for each name, {{name: 0.5}}.")
     for name, value in thresholds.items():
         if name not in names:
             raise ClassesError(
@@ -166,8 +180,10 @@ def check_thresholds(thresholds: Mapping[str, float], names: Sequence[str]) -> N
 
 def _check_names(names: Iterable[str], what: str) -> tuple[str, ...]:
     if isinstance(names, str | bytes):
-        raise ClassesError(f'{what} is the string {names!r}; pass a list: {what}=["{names!s}"].')
-    if not isinstance(names, Iterable) or isinstance(names, Set):
+        word = names.decode(errors="replace") if isinstance(names, bytes) else names
+        raise ClassesError(f'{what} is the string {names!r}; pass a list: {what}=["{word}"].')
+    flat = not isinstance(names, np.ndarray) or names.ndim == 1
+    if not isinstance(names, Iterable) or isinstance(names, Set | Mapping) or not flat:
         # The order of a set is an accident, and class_id counts in it.
         raise ClassesError(f"{what} is {type(names).__name__}; pass a list of strings.")
     seen: dict[str, str] = {}
@@ -186,7 +202,7 @@ def _check_names(names: Iterable[str], what: str) -> tuple[str, ...]:
 
 
 def _check_negatives(negatives: Sequence[str], names: Iterable[str]) -> tuple[str, ...]:
-    if not len(negatives):
+    if not isinstance(negatives, str) and isinstance(negatives, Sized) and not len(negatives):
         return ()
     rejected = _check_names(negatives, "negatives")
     wanted = {tidy(name).casefold() for name in names}
@@ -196,10 +212,13 @@ def _check_negatives(negatives: Sequence[str], names: Iterable[str]) -> tuple[st
     return rejected
 
 
-def _check_parts(name: str, parts: Sequence[str | Example] | str) -> tuple[str | Example, ...]:
-    if isinstance(parts, str):
+def _check_parts(name: str, parts: object) -> tuple[str | Example, ...]:
+    if isinstance(parts, str | os.PathLike) or (isinstance(parts, np.ndarray) and parts.ndim > 1):
         parts = [parts]
-    if not isinstance(parts, Sequence) or not parts:
+    if not isinstance(parts, list | tuple):
+        kind = type(parts).__name__
+        raise ClassesError(f"class {name!r} is a {kind}; give a list of words and pictures.")
+    if not parts:
         raise ClassesError(f"class {name!r} has no words or pictures; give a list of them.")
     for part in parts:
         if isinstance(part, str) and not tidy(part):

@@ -3,6 +3,8 @@
 from rich.console import Console
 from rich.text import Text
 
+from openvocab.errors import one_line
+
 __all__ = ["complain", "err", "out"]
 
 # No markup: what is in brackets in a message or a class name is text.
@@ -12,5 +14,4 @@ err = Console(markup=False, highlight=False, stderr=True)
 
 def complain(message: str) -> None:
     """One line on standard error, whatever is in it."""
-    line = " ".join(message.split())
-    err.print(Text.assemble(("error:", "bold red"), " ", line), soft_wrap=True)
+    err.print(Text.assemble(("error:", "bold red"), " ", one_line(message)), soft_wrap=True)

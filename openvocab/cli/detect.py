@@ -5,7 +5,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,15 +16,20 @@ from rich.table import Table
 
 from openvocab import images
 from openvocab.cli.console import complain, err, out
-from openvocab.errors import ImageError, OpenVocabError
+from openvocab.errors import ImageError, OpenVocabError, one_line
+from openvocab.files import write
 from openvocab.prompts import split_list
 from openvocab.protocols import Image
 
 if TYPE_CHECKING:
     import supervision as sv
 
+    from openvocab.detector import OpenVocabDetector
+    from openvocab.vocabulary import Vocabulary
+
 __all__ = ["detect"]
 
+_Work = tuple[str, Path | None]  # an image, and where its annotated picture goes
 MANY = 20  # images; from here on a count by class is more use than a row a box
 
 
@@ -76,26 +81,40 @@ def detect(  # noqa: PLR0913  a command has as many parameters as it has options
     detector = OpenVocabDetector.from_preset(preset, device=device)
     bank = detector.vocabulary(names, split_list(negatives))
     records: list[dict[str, Any]] = []
-    with _progress(len(paths)) as advance:
-        for path, target in zip(paths, targets, strict=True):
-            try:
-                picture = _read(path)
-            except ImageError as error:
-                if len(paths) == 1:
-                    raise
-                complain(str(error))
-                records.append({"image": path, "error": str(error)})
-            else:
-                found = detector.detect(picture, bank, score_threshold=threshold)
-                records.append(_record(path, picture.shape, found))
-                _deliver(picture, found, target, show=show)
-            advance()
+    with suppress(KeyboardInterrupt):  # what was found so far is still reported
+        for path, target in _progress(list(zip(paths, targets, strict=True))):
+            records.append(_detect_one(detector, bank, path, target, threshold, show=show))
+    failed = sum("error" in record for record in records)
+    if failed and failed == len(paths):
+        raise typer.Exit(2)
     _report(records, {"classes": names, "preset": preset}, json_file)
     if save is not None and json_file != "-":
         out.print(f"annotated pictures are in {save}{os.sep}", soft_wrap=True)
-    failed = sum("error" in record for record in records)
+    if len(records) < len(paths):
+        complain(f"interrupted after {len(records)} of {len(paths)} images; run the rest again.")
+        raise typer.Exit(130)
     if failed:
-        raise typer.Exit(2 if failed == len(records) else 1)
+        raise typer.Exit(1)
+
+
+def _detect_one(
+    detector: "OpenVocabDetector",
+    bank: "Vocabulary",
+    path: str,
+    target: Path | None,
+    threshold: float | None,
+    *,
+    show: bool,
+) -> dict[str, Any]:
+    """Detect, save, show; an image that cannot be read is reported, not raised."""
+    try:
+        picture = _read(path)
+    except ImageError as error:
+        complain(str(error))
+        return {"image": path, "error": str(error)}
+    found = detector.detect(picture, bank, score_threshold=threshold)
+    _deliver(picture, found, target, show=show)
+    return _record(path, picture.shape, found)
 
 
 def _sources(sources: list[str]) -> list[str]:
@@ -115,7 +134,7 @@ def _classes(text: str) -> list[str]:
     if not text.endswith(".txt"):
         return list(split_list(text))
     try:
-        lines = Path(text).read_text(encoding="utf-8").splitlines()
+        lines = Path(text).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise OpenVocabError(f"{text} cannot be read ({error}); give a text file.") from error
     return [line.strip() for line in lines if line.strip()]
@@ -151,7 +170,7 @@ def _deliver(picture: Image, found: "sv.Detections", target: Path | None, *, sho
         done, encoded = cv2.imencode(target.suffix, drawn)
         if not done:
             raise ImageError(f"{target} is too large for {target.suffix}; use a smaller picture.")
-        _write(target, encoded.tobytes())
+        write(target, encoded.tobytes())
     if show:
         cv2.imshow("openvocab: any key for the next", drawn)
         cv2.waitKey(0)
@@ -184,23 +203,26 @@ def _plain(value: Any) -> Any:  # noqa: ANN401  a NumPy scalar or a string
 
 def _report(records: list[dict[str, Any]], head: dict[str, Any], json_file: str | None) -> None:
     text = json.dumps(head | {"images": records}, ensure_ascii=False, indent=1) + "\n"
+    # A file name may hold bytes that are no UTF-8; JSON has the same escape for them.
+    payload = text.encode(errors="backslashreplace")
     if json_file == "-":
-        sys.stdout.write(text)
+        sys.stdout.buffer.write(payload)
+        sys.stdout.flush()
         return
     if json_file is not None:
-        _write(Path(json_file), text.encode())
+        write(json_file, payload)
     out.print(_summary(records) if len(records) > MANY else _table(records))
 
 
 def _table(records: list[dict[str, Any]]) -> Table:
     table = Table("image", "class", "score", "box (x1 y1 x2 y2)", box=None)
     for record in records:
-        name = Path(record["image"]).name
+        name = one_line(Path(record["image"]).name)
         if not record.get("detections"):
             table.add_row(name, "not readable" if "error" in record else "nothing found", "", "")
         for row in record.get("detections", []):
             box = " ".join(f"{edge:.0f}" for edge in row["xyxy"])
-            table.add_row(name, row["class_name"], f"{row['confidence']:.2f}", box)
+            table.add_row(name, one_line(row["class_name"]), f"{row['confidence']:.2f}", box)
             name = ""
     return table
 
@@ -215,25 +237,13 @@ def _summary(records: list[dict[str, Any]]) -> Table:
     pictures = Counter(name for name, _ in set(rows))
     table = Table("class", "boxes", f"images (of {len(records)})", box=None)
     for name, number in boxes.most_common():
-        table.add_row(name, str(number), str(pictures[name]))
+        table.add_row(one_line(name), str(number), str(pictures[name]))
     return table
 
 
-@contextmanager
-def _progress(total: int) -> Iterator[Any]:
-    """A bar on standard error when there is more than one image; yields what moves it on."""
+def _progress(work: list[_Work]) -> Iterator[_Work]:
+    """The same, with a bar on standard error when it is a terminal and there is more than one."""
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
-    with Progress(*columns, console=err, transient=True, disable=total < 2) as bar:
-        task = bar.add_task("detecting", total=total)
-        yield lambda: bar.advance(task)
-
-
-def _write(path: Path, payload: bytes) -> None:
-    """To a file beside it, then renamed: nothing is ever written half."""
-    part = path.with_name(f".{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(payload)
-        part.replace(path)
-    except OSError as error:
-        raise OpenVocabError(f"{path} cannot be written ({error.strerror}); mend it.") from error
+    quiet = len(work) < 2 or not err.is_terminal
+    with Progress(*columns, console=err, transient=True, disable=quiet) as bar:
+        yield from bar.track(work, description="detecting")

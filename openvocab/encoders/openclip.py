@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.nn.functional import interpolate, normalize, pad
 
-from openvocab.environment import environment_kept
+from openvocab.environment import device_name, environment_kept
 from openvocab.errors import ModelError, WeightsNotFoundError
 from openvocab.protocols import Boxes, Features, Image
 from openvocab.regions import regions
@@ -53,7 +53,7 @@ class OpenClipEncoder:
             WeightsNotFoundError: the bundle or the cached model is not on this machine.
             ModelError: a damaged file, or a tokenizer that needs the `transformers` extra.
         """
-        self._device = _device(device)
+        self._device = torch.device(device_name(device))
         self._scales = tuple(scales)
         self._batch = batch_size
         with environment_kept():
@@ -91,8 +91,7 @@ class OpenClipEncoder:
         if not prompts:
             return np.empty((0, self._width), np.float32)
         tokens = self._tokenize(list(prompts)).to(self._device)
-        rows: Features = self._model.encode_text(tokens, normalize=True).float().cpu().numpy()
-        return rows
+        return _finite(self._model.encode_text(tokens, normalize=True).float().cpu().numpy())
 
     @torch.inference_mode()
     def encode_regions(self, images: Sequence[Image], boxes: Sequence[Boxes]) -> list[Features]:
@@ -109,7 +108,7 @@ class OpenClipEncoder:
         if not parts:
             return [np.empty((0, self._width), np.float32) for _ in images]
         each = torch.cat(parts).view(-1, len(self._scales), self._width)
-        rows: Features = normalize(each.sum(dim=1), dim=-1).cpu().numpy()
+        rows = _finite(normalize(each.sum(dim=1), dim=-1).cpu().numpy())
         return np.split(rows, np.cumsum([len(found) for found in boxes])[:-1])
 
     def _cut(self, image: Image, boxes: Boxes) -> Iterator[torch.Tensor]:
@@ -120,7 +119,7 @@ class OpenClipEncoder:
         grown = [
             regions(boxes, scale, (width, height), square=self._square) for scale in self._scales
         ]
-        pixels = torch.from_numpy(np.ascontiguousarray(image)).to(self._device)
+        pixels = torch.from_numpy(np.require(image, requirements=["C", "W"])).to(self._device)
         planes = pixels.permute(2, 0, 1).flip(0)[None]  # (1, 3, H, W), RGB
         # (N, scales, 4): both scales of a box stay together
         flat = np.stack(grown, axis=1).reshape(-1, 4).tolist()
@@ -149,11 +148,11 @@ class OpenClipEncoder:
         return rows.float()
 
 
-def _device(name: str | None) -> torch.device:
-    try:
-        return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-    except RuntimeError as error:
-        raise ModelError(f"{name!r} is no torch device; use cpu, cuda:0 and such.") from error
+def _finite(rows: Features) -> Features:
+    """Damaged weights may load and give no numbers, which no comparison would ever notice."""
+    if not np.isfinite(rows).all():
+        raise ModelError("The encoder gives features that are not numbers; pull its weights again.")
+    return rows
 
 
 def _bundle(source: str) -> Path:

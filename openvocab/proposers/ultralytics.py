@@ -17,7 +17,7 @@ import supervision as sv
 import torch
 from numpy.typing import NDArray
 
-from openvocab.environment import environment_kept
+from openvocab.environment import device_name, environment_kept
 from openvocab.errors import ModelError, WeightsNotFoundError
 from openvocab.protocols import Image, Proposals
 
@@ -86,7 +86,7 @@ class UltralyticsProposer:
             "conf": threshold,
             "iou": iou,
             "max_det": max_boxes,
-            "device": device or ("cuda:0" if torch.cuda.is_available() else "cpu"),
+            "device": device_name(device),
         }
         self._names = self._load(file)
 

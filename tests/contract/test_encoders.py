@@ -14,6 +14,7 @@ import pytest
 import torch
 from bundles import OPENAI, SIGMOID, SMALL, SMALL_TEXT, SQUASH, save_bundle
 from fakes import ColourEncoder
+from safetensors.torch import load_file, save_file
 
 from openvocab import images, weights
 from openvocab.encoders.openclip import OpenClipEncoder
@@ -173,6 +174,29 @@ def test_a_damaged_bundle_is_a_one_line_error_and_never_random_weights(tmp_path,
     with pytest.raises(ModelError, match="cannot be loaded") as caught:
         OpenClipEncoder(folder)
     assert "\n" not in str(caught.value)
+
+
+def test_damage_that_loads_is_noticed_as_it_is_used(tmp_path, photos):
+    folder = save_bundle(tmp_path / "bundle", SMALL, OPENAI)
+    file = folder / "open_clip_model.safetensors"
+    state = load_file(file)
+    state["visual.proj"][3] = float("nan")
+    save_file(state, file)
+    with pytest.raises(ModelError, match="not numbers"):
+        OpenClipEncoder(folder).encode_regions(photos[:1], [BOXES])
+
+
+def test_a_read_only_image_is_read(photos):
+    locked = photos[0].copy()
+    locked.setflags(write=False)
+    (rows,) = OpenClipEncoder(weights.resolve("starter-encoder")).encode_regions([locked], [BOXES])
+    assert len(rows) == len(BOXES)
+
+
+@pytest.mark.parametrize("device", ["toaster", "cuda:99", ""])
+def test_a_device_that_is_not_there_is_said_to_be(device):
+    with pytest.raises(ModelError, match="no device"):
+        OpenClipEncoder(weights.resolve("starter-encoder"), device=device)
 
 
 @pytest.mark.skipif(find_spec("transformers") is not None, reason="transformers is installed")

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -12,7 +13,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from openvocab import cli, weights
+from openvocab import cli, images, weights
 
 
 @pytest.fixture
@@ -190,6 +191,31 @@ def test_a_source_is_never_overwritten(run, folder):
     assert code == 2
     assert "save to another folder" in error
     assert (folder / "bus.jpg").read_bytes() == before
+
+
+def test_a_file_name_of_odd_bytes_is_escaped_in_table_and_json(run, tmp_path, assets):
+    name = os.fsencode(tmp_path) + b"/\xff\n\x1b[31m.jpg"
+    shutil.copy(assets / "bus.jpg", os.fsdecode(name))
+    code, text, _ = run("detect", tmp_path, "-c", "bus", "--json", tmp_path / "report.json")
+    assert code == 0
+    assert "\x1b" not in text
+    report = json.loads((tmp_path / "report.json").read_bytes())
+    assert os.fsencode(report["images"][0]["image"]) == name
+
+
+def test_ctrl_c_keeps_what_was_found(run, tmp_path, folder, monkeypatch):
+    reading = images.load
+
+    def interrupted(image, **options):
+        if str(image).endswith("zidane.jpg"):
+            raise KeyboardInterrupt
+        return reading(image, **options)
+
+    monkeypatch.setattr(images, "load", interrupted)
+    code, text, error = run("detect", folder, "-c", "bus", "--json", "-")
+    assert code == 130
+    assert "interrupted after 2 of 3 images" in error
+    assert len(json.loads(text)["images"]) == 2
 
 
 def test_a_preset_with_an_unknown_key_is_told_apart(run, tmp_path, assets):

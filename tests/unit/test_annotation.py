@@ -1,6 +1,7 @@
 """Detections to picture: what is drawn, in which colour, and what is left alone."""
 
 import numpy as np
+import PIL.Image
 import pytest
 import supervision as sv
 
@@ -54,6 +55,18 @@ def test_lines_grow_with_the_picture(grey):
 
     large = np.full((2000, 3000, 3), 128, np.uint8)
     assert width(large) > width(grey)
+
+
+def test_it_takes_what_detect_takes(tmp_path, grey):
+    PIL.Image.fromarray(grey).save(tmp_path / "grey.png")
+    found = detections("bus")
+    for image in (tmp_path / "grey.png", PIL.Image.fromarray(grey), grey[:, :, 0], grey / 255):
+        assert annotate(image, found).shape == grey.shape
+
+
+def test_without_names_the_number_of_the_class_is_drawn(grey):
+    found = sv.Detections(np.array([[20, 40, 80, 120]], np.float32), class_id=np.array([3]))
+    assert (annotate(grey, found) != grey).any()
 
 
 def test_masks_are_drawn(grey):

@@ -4,11 +4,12 @@ import dataclasses
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import cv2
 import numpy as np
 import pytest
 from fakes import ColourEncoder, FakeProposer
 
-from openvocab import OpenVocabDetector, Preset, Vocabulary
+from openvocab import OpenVocabDetector, OpenVocabError, Preset, Vocabulary
 from openvocab.errors import ClassesError, ImageError
 from openvocab.protocols import Encoder, Proposer
 
@@ -205,6 +206,22 @@ def test_an_example_picture_defines_a_class(detector, picture):
     assert found == {"ours": list(RIGHT)}
 
 
+def test_a_single_picture_or_word_need_not_be_in_a_list(detector, picture, tmp_path):
+    example = np.zeros((8, 8, 3), np.uint8)
+    example[..., 0] = 255
+    cv2.imwrite(str(tmp_path / "blue.png"), example)
+    for part in (example, tmp_path / "blue.png", "blue"):
+        assert by_name(detector.detect(picture, {"ours": part})) == {"ours": list(RIGHT)}
+
+
+def test_a_vocabulary_is_written_whole_or_not_at_all(detector, tmp_path):
+    with pytest.raises(OpenVocabError, match="choose another path"):
+        detector.vocabulary(["red"]).save(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ClassesError, match="not numbers"):
+        Vocabulary(("a",), np.full((1, 3), np.nan, np.float32), np.empty((0, 3)), "x")
+
+
 def test_a_saved_vocabulary_gives_the_same_result(detector, picture, tmp_path):
     bank = detector.vocabulary({"blood": ["red", "crimson"]}, negatives=["blue"])
     bank.save(tmp_path / "bank.npz")
@@ -231,6 +248,12 @@ def test_a_vocabulary_of_another_encoder_is_refused(detector, picture):
         (["traffic light", "traffic_light"], {}, "the same"),
         ({"dog": []}, {}, "no words or pictures"),
         ({"dog": [3]}, {}, "use strings, Paths"),
+        ({"dog": {"puppy"}}, {}, "is a set"),
+        ({"dog": b"puppy"}, {}, "is a bytes"),
+        (np.array("dog"), {}, "pass a list"),
+        (["dog"], {"negatives": None}, "pass a list"),
+        (["dog"], {"negatives": {"cat": 1}}, "pass a list"),
+        (["dog"], {"thresholds": [0.5]}, "thresholds is a list"),
         (None, {}, "pass a list"),
         ({"dog", "cat"}, {}, "pass a list"),
         (b"dog", {}, "pass a list"),

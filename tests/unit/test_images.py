@@ -209,7 +209,11 @@ def test_a_truncated_photo_is_refused(assets):
     [
         ("https://example.com/bus.jpg", "download it first"),
         ("rtsp://camera/1", "download it first"),
-        ("", "folder|cannot be opened"),
+        ("file:///tmp/a.jpg", "download it first"),
+        ("", "is a folder"),
+        ("a" * 5000, "cannot be opened"),
+        ("a\nb.jpg", r"a\\nb\.jpg"),
+        ([np.zeros((4, 4, 3), np.uint8)], "detect_batch"),
         ("a\0b.jpg", "cannot be opened"),
         (3, "pass a path"),
         (None, "pass a path"),
@@ -218,6 +222,20 @@ def test_a_truncated_photo_is_refused(assets):
 def test_what_is_no_image_at_all_is_refused(value, message):
     with pytest.raises(ImageError, match=message):
         images.load(value)
+
+
+def test_open_files_and_memory_are_read(tmp_path, photo):
+    payload = encoded(photo, "PNG")
+    (tmp_path / "photo.png").write_bytes(payload)
+    with (tmp_path / "photo.png").open("rb") as file:
+        from_file = images.load(file)
+    for image in (from_file, images.load(io.BytesIO(payload)), images.load(memoryview(payload))):
+        assert tuple(image[0, 0]) == RED_BGR
+
+
+def test_a_url_is_called_one_by_find_too():
+    with pytest.raises(ImageError, match="download it first"):
+        images.find(["https://example.com/bus.jpg"])
 
 
 def test_a_tensor_is_refused_with_the_way_out():

@@ -63,6 +63,16 @@ def test_a_path_is_relative_to_the_file_it_stands_in(tmp_path, monkeypatch):
     assert load(tmp_path / "mine.toml").encoder == "starter-encoder"
 
 
+def test_a_preset_is_a_preset():
+    assert load(load("starter")) == load("starter")
+    with pytest.raises(ConfigError, match="pass a name"):
+        load(None)
+    with pytest.raises(ConfigError, match="give a number"):
+        Preset(name="mine", detector="a", encoder="b", score_threshold="high")
+    with pytest.raises(ConfigError, match="There is no preset"):
+        load("missing.toml")
+
+
 def test_an_unknown_name_suggests_a_near_one():
     with pytest.raises(ConfigError, match="did you mean 'starter'"):
         load("startr")
