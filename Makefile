@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 PHOTO ?= $(shell $(BIN)/python -c "import importlib.util as u; print(u.find_spec('ultralytics').submodule_search_locations[0])")/assets/bus.jpg
 
-.PHONY: detect test test-slow lint types contracts format wheel clean help
+.PHONY: detect test test-slow lint types contracts format wheel starter clean help
 
 help: ## List the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -35,8 +35,27 @@ format: $(STAMP) ## Mend style and formatting.
 wheel: $(STAMP) ## The package with its starter weights, in dist/.
 	$(BIN)/pip wheel --no-deps --wheel-dir dist .
 
+# Work folder of the training; what a step left there is not made again.
+STARTER ?= out/starter
+DATA ?= ../shared/data
+TRAIN := .venv-training/bin/python
+
+starter: .venv-training/.installed ## Train the bundled encoder anew (about 90 minutes on two cores).
+	mkdir -p $(STARTER)/data
+	for set in coco-train caltech81 imagenet-sample tinyimagenet-80; do \
+		test -d $(STARTER)/data/$$set || { mkdir $(STARTER)/data/$$set && tar xf $(DATA)/train/$$set.tar -C $(STARTER)/data/$$set; }; done
+	test -f $(STARTER)/text.pt || $(TRAIN) training/text.py --data $(STARTER)/data --work $(STARTER)
+	test -f $(STARTER)/upper.pt || $(TRAIN) training/images.py --data $(STARTER)/data --work $(STARTER) --yolo $(DATA)/models/yolo11n.onnx
+	$(TRAIN) training/bundle.py --work $(STARTER)
+	$(TRAIN) training/evaluate.py --data $(STARTER)/data --coco $(DATA)/coco-dev --json $(STARTER)/figures.json
+
+.venv-training/.installed: pyproject.toml constraints.txt training/requirements.txt
+	$(PYTHON) -m venv .venv-training
+	$(TRAIN) -m pip install --disable-pip-version-check --quiet --constraint constraints.txt --editable ".[dev]" --requirement training/requirements.txt
+	@touch $@
+
 clean: ## Remove the virtual environment and everything made here.
-	rm -rf .venv out dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-training out dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
 $(STAMP): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "No Python 3.11 or newer found; install one, or run make PYTHON=/path/to/python."; exit 1; }

@@ -1,0 +1,148 @@
+"""Zero-shot accuracy of a bundle on photos it was not trained on, with 95 % intervals.
+
+Every name is the mean of three plain templates; a box is the mean of its 1.0x and 1.5x views, as
+openvocab encodes it. ConSE (Norouzi et al., ICLR 2014) with the teacher's own text is what no
+training gives.
+"""
+
+import argparse
+import json
+import logging
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import images
+import names
+import numpy as np
+import open_clip
+import PIL.Image
+import torch
+import views
+from teacher import encode
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812  PyTorch's own habit
+
+logger = logging.getLogger("evaluate")
+
+SYNONYMS = {
+    "person": "human", "bicycle": "bike", "car": "automobile", "motorcycle": "motorbike",
+    "airplane": "aeroplane", "bus": "autobus", "train": "locomotive", "truck": "lorry",
+    "boat": "ship", "traffic light": "stoplight", "bench": "park bench", "cat": "kitten",
+    "dog": "puppy", "horse": "pony", "sheep": "lamb", "cow": "cattle", "backpack": "rucksack",
+    "umbrella": "parasol", "handbag": "purse", "tie": "necktie", "suitcase": "luggage",
+    "sports ball": "ball", "wine glass": "goblet", "cup": "mug", "bowl": "dish",
+    "pizza": "pizza pie", "donut": "doughnut", "chair": "seat", "couch": "sofa",
+    "potted plant": "houseplant", "bed": "mattress", "dining table": "table",
+    "toilet": "lavatory", "tv": "television", "laptop": "notebook computer",
+    "cell phone": "mobile phone", "oven": "stove", "refrigerator": "fridge", "book": "paperback",
+    "clock": "timepiece", "vase": "flower vase", "teddy bear": "stuffed toy",
+}  # fmt: skip
+
+
+class Bundle:
+    """A bundle's two towers, on regions and names."""
+
+    def __init__(self, folder: Path) -> None:
+        name = f"local-dir:{folder}"
+        self._model, self._preprocess = open_clip.create_model_from_pretrained(name)
+        self._tokenize = open_clip.get_tokenizer(name)
+        self._model.eval()
+
+    @torch.inference_mode()
+    def words(self, words: Sequence[str]) -> Tensor:
+        """Unit rows `(K, D)`."""
+        plain = [word.replace("_", " ").lower() for word in words]
+        prompts = [template.format(word) for word in plain for template in images.TEMPLATES]
+        rows = self._model.encode_text(self._tokenize(prompts), normalize=True)
+        return F.normalize(rows.view(len(words), len(images.TEMPLATES), -1).mean(1), dim=-1)
+
+    @torch.inference_mode()
+    def pictures(self, crops: Sequence[np.ndarray]) -> Tensor:
+        """Unit rows of RGB crops."""
+        parts = []
+        for start in range(0, len(crops), 32):
+            batch = [
+                self._preprocess(PIL.Image.fromarray(crop)) for crop in crops[start : start + 32]
+            ]
+            parts.append(self._model.encode_image(torch.stack(batch), normalize=True))
+        return torch.cat(parts)
+
+
+def interval(right: int, of: int) -> tuple[float, float, float]:
+    """Share in percent, and Wilson's 95 % interval."""
+    share, z = right / of, 1.96
+    middle = (share + z * z / (2 * of)) / (1 + z * z / of)
+    half = z * math.sqrt(share * (1 - share) / of + z * z / (4 * of * of)) / (1 + z * z / of)
+    return 100 * share, 100 * (middle - half), 100 * (middle + half)
+
+
+def coco_boxes(bundle: Bundle, folder: Path, photos: str) -> dict[str, tuple[float, float, float]]:
+    """80-way on ground-truth boxes, by COCO's names and by synonyms."""
+    boxes, known = names.coco_boxes(folder, photos), names.coco(folder)
+    crops, opened = [], {}
+    for box in boxes:
+        if box.photo not in opened:
+            opened = {box.photo: PIL.Image.open(box.photo).convert("RGB")}
+        crops += [views.cut(opened[box.photo], box.xyxy, scale) for scale in (1.0, 1.5)]
+    rows = F.normalize(bundle.pictures(crops).view(len(boxes), 2, -1).sum(1), dim=-1)
+    labels = torch.tensor([known.index(box.name) for box in boxes])
+    result = {}
+    for kind, words in (
+        ("names", known),
+        ("synonyms", [SYNONYMS.get(name, name) for name in known]),
+    ):
+        right = (rows @ bundle.words(words).T).argmax(1) == labels
+        result[f"COCO boxes, {kind}"] = interval(int(right.sum()), len(labels))
+    return result
+
+
+def caltech(bundle: Bundle, folder: Path, data: Path) -> dict[str, tuple[float, float, float]]:
+    """20-way on the classes that were held out, and ConSE on the same pictures."""
+    shown = [(path, name) for path, name in names.caltech(folder) if name in names.HELD_OUT]
+    classes = sorted(names.HELD_OUT)
+    labels = torch.tensor([classes.index(name) for _, name in shown])
+    whole = [PIL.Image.open(path).convert("RGB") for path, _ in shown]
+    crops = [views.cut(photo, (0, 0, photo.width, photo.height)) for photo in whole]
+    right = (bundle.pictures(crops) @ bundle.words(classes).T).argmax(1) == labels
+    known = [name for _, name in names.imagenet(data / "imagenet-sample")]
+    network = images.pretrained()
+    with torch.inference_mode():
+        logits = torch.cat([
+            network((torch.from_numpy(crop).permute(2, 0, 1)[None].float() / 255 - images.MEAN) / images.STD)
+            for crop in crops
+        ])  # fmt: skip
+    text = [
+        torch.from_numpy(encode([word.replace("_", " ") for word in each]))
+        for each in (known, classes)
+    ]
+    untrained = (images.conse(logits, text[0]) @ text[1].T).argmax(1) == labels
+    return {
+        "Caltech, 20 held out": interval(int(right.sum()), len(labels)),
+        "Caltech, ConSE with the teacher's text": interval(int(untrained.sum()), len(labels)),
+    }
+
+
+def main() -> None:
+    """Print each figure; `--json` keeps them."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--bundle", type=Path, default=Path(__file__).parents[1] / "weights/starter/encoder"
+    )
+    parser.add_argument("--data", type=Path, required=True, help="../shared/data/train, unpacked")
+    parser.add_argument("--coco", type=Path, required=True, help="folder of unseen COCO photos")
+    parser.add_argument("--photos", default="images", help="its folder of photos")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    bundle = Bundle(options.bundle)
+    found = coco_boxes(bundle, options.coco, options.photos)
+    found |= caltech(bundle, options.data / "caltech81", options.data)
+    for name, (share, low, high) in found.items():
+        logger.info("%-40s %5.1f %% (%.1f to %.1f)", name, share, low, high)
+    if options.json:
+        options.json.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
