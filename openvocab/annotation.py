@@ -83,8 +83,8 @@ def _scores(detections: sv.Detections) -> np.ndarray:
 
 
 def _cut(name: str) -> str:
-    one_line = " ".join(name.split())
-    return one_line if len(one_line) <= LONGEST else one_line[: LONGEST - 1] + "…"
+    flat = " ".join(name.split())
+    return flat if len(flat) <= LONGEST else flat[: LONGEST - 1] + "…"
 
 
 def _font() -> str | None:

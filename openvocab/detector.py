@@ -235,7 +235,8 @@ class OpenVocabDetector:
         """Cosine `(N, R)` of every box and row, posterior `(N, K)` of every box and class."""
         preset, worded = self.preset, len(rivals.affinity)
         count = len(rivals.competes)
-        labels = np.array([self.proposer.names.index(label) for label in found.labels], np.intp)
+        names = self.proposer.names
+        labels = np.array([names.index(label) for label in found.labels], np.intp)
         evidence = matching.label_evidence(rivals.affinity, rivals.covered, labels)
 
         similarity = features @ rivals.rows.T

@@ -1,11 +1,22 @@
-"""Files that are written whole or not at all."""
+"""Files of the package, and files that are written whole or not at all."""
 
 import os
 from pathlib import Path
 
 from openvocab.errors import OpenVocabError
 
-__all__ = ["write"]
+__all__ = ["bundled", "write"]
+
+
+def bundled(folder: str) -> Path:
+    """A folder that ships with the package: in the wheel, else in the source checkout.
+
+    >>> (bundled("configs") / "starter.toml").is_file()
+    True
+    """
+    package = Path(__file__).parent
+    inside = package / "data"
+    return (inside if inside.is_dir() else package.parent) / folder
 
 
 def write(path: str | os.PathLike[str], payload: bytes) -> None:

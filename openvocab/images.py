@@ -51,7 +51,8 @@ def load(image: ImageLike, *, name: str | None = None) -> Image:
         name: what to call it in an error; a path is called by its own name.
 
     Raises:
-        ImageError: missing, empty, damaged, not an image, or under 2 pixels a side, or over `MAX_PIXELS`.
+        ImageError: missing, empty, damaged, not an image, under 2 pixels a side, or over
+            `MAX_PIXELS`.
 
     >>> load(np.zeros((4, 6), np.uint8)).shape
     (4, 6, 3)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from openvocab.errors import ConfigError
+from openvocab.files import bundled
 from openvocab.prompts import TEMPLATES
 
 __all__ = ["Preset", "available", "load"]
@@ -150,20 +151,13 @@ def _typed(path: Path, key: str, value: Any) -> Any:  # noqa: ANN401  TOML value
     return result
 
 
-def _folder() -> Path:
-    """`configs/` of the wheel, else of the source checkout."""
-    package = Path(__file__).parent
-    inside = package / "data" / "configs"
-    return inside if inside.is_dir() else package.parent / "configs"
-
-
 def available() -> tuple[str, ...]:
     """Names of the presets that ship with the package.
 
     >>> "starter" in available()
     True
     """
-    return tuple(sorted(path.stem for path in _folder().glob("*.toml")))
+    return tuple(sorted(path.stem for path in bundled("configs").glob("*.toml")))
 
 
 def load(name_or_path: "str | os.PathLike[str] | Preset") -> Preset:
@@ -184,7 +178,7 @@ def load(name_or_path: "str | os.PathLike[str] | Preset") -> Preset:
     if text.endswith(".toml"):
         return Preset.from_file(Path(text))
     if text in available():
-        return Preset.from_file(_folder() / f"{text}.toml")
+        return Preset.from_file(bundled("configs") / f"{text}.toml")
     near = difflib.get_close_matches(text, available(), n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(available())}."
     raise ConfigError(f"Unknown preset {text!r}; {hint}")

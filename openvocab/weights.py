@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from openvocab.download import Progress, damage, fetch, record
 from openvocab.errors import WeightsError, WeightsNotFoundError
+from openvocab.files import bundled
 
 __all__ = [
     "Weights",
@@ -103,10 +104,8 @@ def manifest(path: Path | None = None) -> Mapping[str, Weights]:
 
 
 def bundled_root() -> Path:
-    """Weights that ship with the package: in the wheel, else in the source checkout."""
-    package = Path(__file__).parent
-    inside = package / "data"
-    return (inside if inside.is_dir() else package.parent) / "weights"
+    """Weights that ship with the package."""
+    return bundled("weights")
 
 
 def user_root() -> Path:

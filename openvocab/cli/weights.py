@@ -24,7 +24,9 @@ def list_weights() -> None:
         sizes = [file.bytes for file in entry.files]
         size = sum(part or 0 for part in sizes)
         known = f"{size / 1e6:.1f} MB" if all(sizes) else "?"
-        table.add_row(entry.name, entry.kind, known, entry.licence, _is_here(entry.name))
+        table.add_row(
+            entry.name, entry.kind, known, entry.licence, "yes" if _is_here(entry.name) else "no"
+        )
     out.print(table)
     for name in presets.available():
         preset = presets.load(name)
@@ -36,8 +38,7 @@ def verify_weights(
     names: Annotated[list[str] | None, typer.Argument(help="Default: all that are here.")] = None,
 ) -> None:
     """Compare the files on this machine with the hashes of the manifest, or of the pull."""
-    here = [name for name in weights.manifest() if _is_here(name) == "yes"]
-    for name in _bundles(names) if names else here:
+    for name in _bundles(names) if names else filter(_is_here, weights.manifest()):
         known = weights.verify(name)
         out.print(f"{name}: {'whole' if known else 'here, but no hash of it is known'}")
 
@@ -70,14 +71,13 @@ def _pull(name: str) -> Path:
 
 def _bundles(names: list[str]) -> list[str]:
     """Weights by name; the name of a preset stands for its detector and its encoder."""
-    known = presets.available()
-    parts = [
-        part
-        for name in names
-        for part in (
-            (presets.load(name).detector, presets.load(name).encoder) if name in known else (name,)
-        )
-    ]
+    parts: list[str] = []
+    for name in names:
+        if name in presets.available():
+            preset = presets.load(name)
+            parts += preset.detector, preset.encoder
+        else:
+            parts.append(name)
     for part in parts:
         if part not in weights.manifest():
             weights.resolve(part)  # says what is near, or that there is no such name
@@ -87,9 +87,9 @@ def _bundles(names: list[str]) -> list[str]:
     return parts
 
 
-def _is_here(name: str) -> str:
+def _is_here(name: str) -> bool:
     try:
         weights.resolve(name)
     except WeightsNotFoundError:
-        return "no"
-    return "yes"
+        return False
+    return True

@@ -89,6 +89,7 @@ class UltralyticsProposer:
             "device": device_name(device),
         }
         self._names = self._load(file)
+        self._words = tuple(dict.fromkeys(self._names.values()))
 
     def _load(self, file: Path) -> dict[int, str]:
         """Load the model and run it once; its names by number."""
@@ -114,7 +115,7 @@ class UltralyticsProposer:
     @property
     def names(self) -> tuple[str, ...]:
         """The detector's own words, each once."""
-        return tuple(dict.fromkeys(self._names.values()))
+        return self._words
 
     def propose(self, images: Sequence[Image]) -> list[Proposals]:
         """Boxes of each image `(H, W, 3)` BGR, best objectness first; one result an image."""
