@@ -39,6 +39,23 @@ SYNONYMS = {
     "clock": "timepiece", "vase": "flower vase", "teddy bear": "stuffed toy",
 }  # fmt: skip
 
+# Held-out animals against look-alikes and what is seen beside them.
+COMPANIONS = {
+    "emu": "person, dog, chicken, turkey, flamingo, tree, fence, horse",
+    "hedgehog": "mouse, rabbit, squirrel, cat, brush, cactus, leaf, dog",
+    "kangaroo": "dog, deer, rabbit, horse, person, tree, cow, cat",
+    "okapi": "zebra, horse, cow, donkey, person, tree, dog, goat",
+    "rooster": "duck, parrot, turkey, pigeon, dog, person, flower, cat",
+}
+# Pictures like CIFAR-10's, of Tiny ImageNet's classes; nothing there is a horse or an airplane.
+SMALL = {
+    "cat": "tabby, Persian cat, Egyptian cat",
+    "dog": "Chihuahua, Yorkshire terrier, golden retriever, Labrador retriever, German shepherd",
+    "frog": "bullfrog, tailed frog", "bird": "goose, black stork, king penguin, albatross",
+    "automobile": "sports car, convertible, limousine, beach wagon", "truck": "moving van",
+    "ship": "lifeboat", "deer": "gazelle", "horse": "", "airplane": "",
+}  # fmt: skip
+
 
 class Bundle:
     """A bundle's two towers, on regions and names."""
@@ -102,8 +119,7 @@ def caltech(bundle: Bundle, folder: Path, data: Path) -> dict[str, tuple[float, 
     shown = [(path, name) for path, name in names.caltech(folder) if name in names.HELD_OUT]
     classes = sorted(names.HELD_OUT)
     labels = torch.tensor([classes.index(name) for _, name in shown])
-    whole = [PIL.Image.open(path).convert("RGB") for path, _ in shown]
-    crops = [views.cut(photo, (0, 0, photo.width, photo.height)) for photo in whole]
+    crops = [_whole(path) for path, _ in shown]
     right = (bundle.pictures(crops) @ bundle.words(classes).T).argmax(1) == labels
     known = [name for _, name in names.imagenet(data / "imagenet-sample")]
     network = images.pretrained()
@@ -123,6 +139,40 @@ def caltech(bundle: Bundle, folder: Path, data: Path) -> dict[str, tuple[float, 
     }
 
 
+def animals(bundle: Bundle, folder: Path) -> dict[str, tuple[float, float, float]]:
+    """Held-out animals, each against eight other names."""
+    result = {}
+    for name, others in COMPANIONS.items():
+        shown = [path for path, found in names.caltech(folder) if found == name]
+        words = bundle.words([name, *others.split(", ")])
+        right = (bundle.pictures([_whole(path) for path in shown]) @ words.T).argmax(1) == 0
+        result[f"{name} among {others}"] = interval(int(right.sum()), len(shown))
+    return result
+
+
+def small(bundle: Bundle, folder: Path) -> dict[str, tuple[float, float, float]]:
+    """Pictures of 32 pixels, 10-way, as CIFAR-10."""
+    kinds = {part: kind for kind, parts in SMALL.items() for part in parts.split(", ")}
+    shown = [
+        (path, kinds[name])
+        for path, name in names.tiny_imagenet(folder, aside=True)
+        if name in kinds
+    ]
+    classes = list(SMALL)
+    crops = [_whole(path, side=32) for path, _ in shown]
+    labels = torch.tensor([classes.index(kind) for _, kind in shown])
+    right = (bundle.pictures(crops) @ bundle.words(classes).T).argmax(1) == labels
+    return {"pictures of 32 pixels, CIFAR-10's names": interval(int(right.sum()), len(shown))}
+
+
+def _whole(path: Path, side: int | None = None) -> np.ndarray:
+    """A photo squashed to a square, through a smaller one if asked."""
+    photo = PIL.Image.open(path).convert("RGB")
+    if side:
+        photo = photo.resize((side, side), PIL.Image.Resampling.BICUBIC)
+    return views.cut(photo, (0, 0, photo.width, photo.height))
+
+
 def main() -> None:
     """Print each figure; `--json` keeps them."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -138,8 +188,10 @@ def main() -> None:
     bundle = Bundle(options.bundle)
     found = coco_boxes(bundle, options.coco, options.photos)
     found |= caltech(bundle, options.data / "caltech81", options.data)
+    found |= animals(bundle, options.data / "caltech81")
+    found |= small(bundle, options.data / "tinyimagenet-80")
     for name, (share, low, high) in found.items():
-        logger.info("%-40s %5.1f %% (%.1f to %.1f)", name, share, low, high)
+        logger.info("%-75s %5.1f %% (%.1f to %.1f)", name, share, low, high)
     if options.json:
         options.json.write_text(json.dumps(found, indent=1) + "\n")
 

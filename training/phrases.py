@@ -36,13 +36,14 @@ TEMPLATES = (
 
 
 def build(
-    wordnet: WordNet, names: Sequence[str], composed: int, seed: int = 0
+    wordnet: WordNet, everyday: Sequence[str], names: Sequence[str], composed: int, seed: int = 0
 ) -> dict[str, str | None]:
     """Phrases, each with the noun it is about (None: with more than one).
 
     Args:
         wordnet: all of its nouns are taken as they are.
-        names: of the datasets; more phrases are made of them and of common nouns than of rare ones.
+        everyday: common nouns; more phrases are made of them and of names than of rare nouns.
+        names: of the datasets.
         composed: how many phrases with attributes and relations.
         seed: equal seeds give equal phrases.
     """
@@ -50,7 +51,7 @@ def build(
     phrases |= {word: word for words in wordnet.words.values() for word in words}
     phrases |= {name: name for name in names}
     concrete = [word for word in wordnet.synsets if wordnet.is_concrete(word)]
-    pool = [word for word in concrete if word in wordnet.common] * 6 + list(names) * 8 + concrete
+    pool = list(everyday) * 8 + list(names) * 8 + concrete
     total, dice = len(phrases) + composed, random.Random(seed)
     while len(phrases) < total:
         phrase, noun = _compose(dice, dice.choice(pool), dice.choice(pool))

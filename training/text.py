@@ -1,14 +1,16 @@
 """Distil the text tower: a small CLIP text transformer learns the space of a sentence encoder.
 
 Every phrase is met bare or in a template, and is to land where the teacher puts the bare phrase,
-moved towards the words of its commonest WordNet synset: so "rucksack" comes to "backpack".
+moved towards the words of its commonest WordNet synset ("rucksack" comes to "backpack") and towards
+the thing of COCO that it is a kind of ("pedestrian" comes to "person"). The mean of all nouns is
+taken out first, so that unrelated words are at right angles.
 """
 
 import argparse
 import json
 import logging
+import math
 import random
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,33 +22,76 @@ from numpy.typing import NDArray
 from phrases import TEMPLATES, build
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812  PyTorch's own habit
-from wordnet import WordNet, read
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from wordnet import THINGS, WordNet, read
 
 logger = logging.getLogger("text")
 
 START, END, CONTEXT = 49406, 49407, 32  # of open_clip's tokenizer; words of a prompt
 TEXT = {"context_length": CONTEXT, "vocab_size": 49408, "width": 256, "heads": 4, "layers": 4}
-PULL = 0.5  # of the synset's mean, on top of the phrase itself
+PULL, PULL_KIND = 0.5, 0.35  # of the synset's mean and of the kind, on top of the phrase itself
+SENSES = 6  # of a word that are looked at for its kinds
 TEMPLATED = 0.55  # share of phrases met in a template
+# Shares of the phrases drawn: names of the datasets, everyday nouns, other nouns, composed phrases.
+SHARES = {"name": 0.12, "everyday": 0.33, "noun": 0.20, "composed": 0.35}
 BATCH, RATE, SHARPNESS = 768, 1e-3, 20.0
 
 
-def targets(
-    phrases: dict[str, str | None], wordnet: WordNet, rows: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    """Where each phrase is to land: the teacher's row, with its noun moved to its synonyms."""
-    place = {phrase: index for index, phrase in enumerate(phrases)}
-    moved: dict[str, NDArray[np.float32]] = {}
-    result = rows.copy()
-    for phrase, noun in phrases.items():
-        if noun is None or not wordnet.synonyms(noun):
-            continue
-        if noun not in moved:
-            own = rows[place[noun]]
-            pulled = own + PULL * rows[[place[word] for word in wordnet.synonyms(noun)]].mean(0)
-            moved[noun] = pulled / np.linalg.norm(pulled) - own
-        result[place[phrase]] += moved[noun]
-    return result / np.linalg.norm(result, axis=1, keepdims=True)
+class Targets:
+    """Where each phrase is to land: the teacher's row, with its noun moved to its relatives."""
+
+    def __init__(
+        self,
+        phrases: dict[str, str | None],
+        wordnet: WordNet,
+        rows: NDArray[np.float32],
+        coco: Sequence[str],
+    ) -> None:
+        nouns = [place for place, phrase in enumerate(phrases) if phrase in wordnet.common]
+        centred = rows - rows[nouns].mean(0)
+        self._rows = centred / np.linalg.norm(centred, axis=1, keepdims=True)
+        self._place = {phrase: index for index, phrase in enumerate(phrases)}
+        self._wordnet, self._coco = wordnet, set(coco)
+        self._kinds = {
+            wordnet.synsets[name][names.MEANT.get(name, 0)]: name
+            for name in coco
+            if name in wordnet.synsets
+        }
+        self._moved: dict[str, NDArray[np.float32]] = {}
+
+    def __call__(self, phrase: str, noun: str | None) -> NDArray[np.float32]:
+        """One phrase's unit row `(D,)`."""
+        row = self._rows[self._place[phrase]]
+        if noun is None or noun not in self._place:
+            return row
+        if noun not in self._moved:
+            self._moved[noun] = self._move(noun)
+        moved = row + self._moved[noun]
+        return moved / np.linalg.norm(moved)
+
+    def kinds(self, noun: str) -> list[str]:
+        """Names of COCO that a noun is a kind of, by its commonest sense or as a thing."""
+        found = []
+        for rank, synset in enumerate(self._wordnet.synsets.get(noun, ())[:SENSES]):
+            if rank and self._wordnet.lexicon[synset] not in THINGS:
+                continue
+            chain = [synset, *self._wordnet.ancestors(synset)]
+            kind = next((self._kinds[each] for each in chain if each in self._kinds), None)
+            if kind and kind not in found:
+                found.append(kind)
+        return found
+
+    def _move(self, noun: str) -> NDArray[np.float32]:
+        """What is added to every phrase about a noun."""
+        synonyms = self._wordnet.synonyms(noun, names.MEANT.get(noun, 0))
+        moved = np.zeros_like(self._rows[0])
+        if synonyms:
+            moved += PULL * self._rows[[self._place[word] for word in synonyms]].mean(0)
+        kinds = [] if noun in self._coco else self.kinds(noun)
+        if kinds:
+            near = self._rows[[self._place[kind] for kind in kinds]].sum(0)
+            moved += PULL_KIND * near / len(kinds) ** 0.5
+        return moved
 
 
 def held_out(
@@ -81,13 +126,23 @@ def new_tower(folder: Path) -> torch.nn.Module:
     return model
 
 
-def encode_tokens(model: torch.nn.Module, tokens: Tensor) -> Tensor:
-    """Features of tokens padded to the longest of the batch, not to the context: 3 times as fast."""
-    length = tokens.shape[1]
-    hidden = model.token_embedding(tokens) + model.positional_embedding[:length]
-    hidden = model.transformer(hidden, attn_mask=model.attn_mask[:length, :length])
-    ends = model.ln_final(hidden)[torch.arange(len(tokens)), tokens.argmax(1)]
-    return ends @ model.text_projection
+def encode_tokens(model: torch.nn.Module, tokens: Tensor, parts: int = 3) -> Tensor:
+    """Features `(N, D)` of padded tokens, in parts of like length: nothing is spent on padding.
+
+    PyTorch's plain attention: its flash kernel is four times as slow backwards on words this short.
+    """
+    lengths = tokens.argmax(1) + 1  # the end has the highest number
+    order = lengths.argsort()
+    found = []
+    with sdpa_kernel(SDPBackend.MATH):
+        for part in order.chunk(parts):
+            length = int(lengths[part[-1]])
+            hidden = model.token_embedding(tokens[part, :length])
+            hidden = hidden + model.positional_embedding[:length]
+            hidden = model.transformer(hidden, attn_mask=model.attn_mask[:length, :length])
+            ends = model.ln_final(hidden)[torch.arange(len(part)), lengths[part] - 1]
+            found.append(ends @ model.text_projection)
+    return torch.cat(found)[order.argsort()]
 
 
 class Batches:
@@ -130,12 +185,29 @@ class Batches:
 
 
 def loss(features: Tensor, wanted: Tensor) -> Tensor:
-    """Cosine to the target, and the teacher's own neighbourhoods among the batch."""
+    """Cosine to the target, and the targets' own neighbourhoods among the batch."""
     rows = F.normalize(features.float(), dim=-1)
     near = F.softmax(SHARPNESS * wanted @ wanted.T, dim=-1)
     found = F.log_softmax(SHARPNESS * rows @ wanted.T, dim=-1)
     cosine = (rows * wanted).sum(1).mean()
     return 1 - cosine + 0.3 * F.kl_div(found, near, reduction="batchmean")
+
+
+def weights(
+    phrases: dict[str, str | None], known: set[str], everyday: set[str], wordnet: WordNet
+) -> NDArray[np.float32]:
+    """How often each phrase is drawn: every group in its share."""
+    groups = np.array([
+        "name" if phrase in known
+        else "everyday" if phrase in everyday
+        else "noun" if phrase in wordnet.synsets
+        else "composed"
+        for phrase in phrases
+    ])  # fmt: skip
+    result = np.zeros(len(groups), np.float32)
+    for group, share in SHARES.items():
+        result[groups == group] = share / (groups == group).sum()
+    return result
 
 
 @torch.inference_mode()
@@ -157,10 +229,10 @@ def train(
     model: torch.nn.Module,
     batches: Batches,
     wanted: NDArray[np.float32],
-    minutes: float,
+    steps: int,
     check: tuple[Batches, Sequence[int], Tensor],
 ) -> None:
-    """AdamW, the rate falling as a cosine of the time spent."""
+    """AdamW, the rate rising for 200 steps and falling as a cosine."""
     parameters = [
         value for key, value in model.named_parameters() if not key.startswith(("visual", "logit"))
     ]
@@ -168,13 +240,11 @@ def train(
         {"params": [each for each in parameters if each.ndim > 1], "weight_decay": 0.01},
         {"params": [each for each in parameters if each.ndim < 2], "weight_decay": 0.0},
     ]
-    optimizer = torch.optim.AdamW(groups, lr=RATE, betas=(0.9, 0.98))
-    begun, step = time.monotonic(), 0
-    while (spent := (time.monotonic() - begun) / 60 / minutes) < 1:
+    optimizer = torch.optim.AdamW(groups, lr=RATE, betas=(0.9, 0.98), fused=True)
+    for step in range(steps):
         for group in optimizer.param_groups:
-            group["lr"] = (
-                RATE * min(1, (step + 1) / 200) * (0.5 + 0.5 * np.cos(np.pi * spent) + 0.01)
-            )
+            falling = 0.5 + 0.5 * math.cos(math.pi * step / steps) + 0.01
+            group["lr"] = RATE * min(1, (step + 1) / 200) * falling
         index, tokens = batches.draw(BATCH)
         with torch.autocast("cpu", torch.bfloat16):
             features = encode_tokens(model, tokens)
@@ -183,16 +253,9 @@ def train(
         value.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
-        step += 1
-        if step % 250 == 0:
-            logger.info(
-                "step %d, %.0f %%: loss %.3f; %s",
-                step,
-                100 * spent,
-                value.item(),
-                quality(model, *check),
-            )
-    logger.info("step %d, end; %s", step, quality(model, *check))
+        if (step + 1) % 250 == 0:
+            found = quality(model, *check)
+            logger.info("step %d of %d: loss %.3f; %s", step + 1, steps, value.item(), found)
 
 
 def main() -> None:
@@ -201,35 +264,37 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="../shared/data/train, unpacked")
     parser.add_argument("--work", type=Path, required=True, help="folder of what is kept")
-    parser.add_argument("--phrases", type=int, default=550_000, help="composed ones")
-    parser.add_argument("--minutes", type=float, default=25)
+    parser.add_argument("--phrases", type=int, default=600_000, help="composed ones")
+    parser.add_argument("--steps", type=int, default=5000)
     options = parser.parse_args()
     torch.manual_seed(0)
     options.work.mkdir(parents=True, exist_ok=True)
 
     wordnet = read()
+    coco = names.coco(options.data / "coco-train")
     known = {
-        *names.coco(options.data / "coco-train"),
+        *coco,
         *[name for _, name in names.imagenet(options.data / "imagenet-sample")],
         *[name.replace("_", " ") for _, name in names.caltech(options.data / "caltech81")],
         *[name for _, name in names.tiny_imagenet(options.data / "tinyimagenet-80")],
     }
     known = {name.lower() for name in known}
-    phrases = build(wordnet, sorted(known), options.phrases)
-    wanted = _targets(options.work / "targets.npy", phrases, wordnet)
+    everyday = wordnet.everyday(open_clip.SimpleTokenizer().encode)
+    phrases = build(wordnet, sorted(everyday), sorted(known), options.phrases)
+    wanted = _targets(options.work, phrases, wordnet, coco)
     held = held_out(phrases, wordnet, known)
     every = list(phrases)
-    common = np.array([
-        12.0 if phrase in known else 5.0 if phrase in wordnet.common else 1.0 for phrase in every
-    ], np.float32)  # fmt: skip
-    logger.info("%d phrases, %d held out", len(every), held.sum())
+    drawn = weights(phrases, known, everyday, wordnet)
+    logger.info(
+        "%d phrases, %d of them everyday nouns, %d held out", len(every), len(everyday), held.sum()
+    )
 
     model = new_tower(options.work / "text")
     kept, aside = np.flatnonzero(~held), np.random.default_rng(0).choice(np.flatnonzero(held), 4000)
-    batches = Batches([every[each] for each in kept], common[kept], seed=0)
+    batches = Batches([every[each] for each in kept], drawn[kept], seed=0)
     check = Batches([every[each] for each in aside], np.ones(len(aside), np.float32), seed=0)
     train(
-        model, batches, wanted[kept], options.minutes,
+        model, batches, wanted[kept], options.steps,
         (check, range(len(aside)), torch.from_numpy(wanted[aside])),
     )  # fmt: skip
     state = {
@@ -238,12 +303,17 @@ def main() -> None:
     torch.save(state, options.work / "text.pt")
 
 
-def _targets(path: Path, phrases: dict[str, str | None], wordnet: WordNet) -> NDArray[np.float32]:
+def _targets(
+    work: Path, phrases: dict[str, str | None], wordnet: WordNet, coco: Sequence[str]
+) -> NDArray[np.float32]:
+    """The teacher is asked once; its rows stay in the work folder."""
     from teacher import encode
 
+    path = work / "teacher.npy"
     if not path.is_file():
-        np.save(path, targets(phrases, wordnet, encode(list(phrases))).astype(np.float16))
-    return np.load(path).astype(np.float32)
+        np.save(path, encode(list(phrases)).astype(np.float16))
+    target = Targets(phrases, wordnet, np.load(path).astype(np.float32), coco)
+    return np.stack([target(phrase, noun) for phrase, noun in phrases.items()])
 
 
 if __name__ == "__main__":

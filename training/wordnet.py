@@ -1,14 +1,16 @@
 """WordNet's nouns, read from its database files (Debian: `wordnet-base`; WordNet licence)."""
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["CONCRETE", "WordNet", "read"]
+__all__ = ["CONCRETE", "THINGS", "WordNet", "read"]
 
 FOLDER = Path("/usr/share/wordnet")
-# Lexicographer files of things one can photograph: animal, artifact, body, food, object, person,
-# plant, substance. See `man 5WN lexnames`.
-CONCRETE = frozenset({5, 6, 8, 13, 17, 18, 20, 27})
+# Lexicographer files of things one can photograph: the tops (person, animal, plant), animal,
+# artifact, body, food, object, person, plant, substance. See `man 5WN lexnames`.
+CONCRETE = frozenset({3, 5, 6, 8, 13, 17, 18, 20, 27})
+THINGS = frozenset({5, 6, 13})  # animal, artifact, food
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +23,8 @@ class WordNet:
     """Synset to the number of its lexicographer file."""
     synsets: dict[str, tuple[str, ...]]
     """Word to its synsets, the commonest sense first."""
+    broader: dict[str, tuple[str, ...]]
+    """Synset to its hypernyms."""
     common: frozenset[str]
     """Words that occur in WordNet's sense-tagged texts."""
 
@@ -28,9 +32,27 @@ class WordNet:
         """Whether the commonest sense of a word can be photographed."""
         return word in self.synsets and self.lexicon[self.synsets[word][0]] in CONCRETE
 
-    def synonyms(self, word: str) -> tuple[str, ...]:
-        """The words of its commonest sense, itself among them; empty for an unknown word."""
-        return self.words[self.synsets[word][0]] if word in self.synsets else ()
+    def everyday(self, tokenize: Callable[[str], list[int]]) -> set[str]:
+        """Concrete nouns that occur in tagged texts, or that a tokenizer of merged pairs has whole.
+
+        Its merges are the commonest of the texts it was made from: it tells common words from rare.
+        """
+        return {
+            word
+            for word in self.synsets
+            if self.is_concrete(word) and (word in self.common or len(tokenize(word)) == 1)
+        }
+
+    def synonyms(self, word: str, sense: int = 0) -> tuple[str, ...]:
+        """The words of a sense (the commonest: 0), itself among them; empty for an unknown word."""
+        return self.words[self.synsets[word][sense]] if word in self.synsets else ()
+
+    def ancestors(self, synset: str) -> Iterator[str]:
+        """Its hypernyms, the nearest first."""
+        level = self.broader[synset]
+        while level:
+            yield from level
+            level = tuple(above for each in level for above in self.broader[each])
 
 
 def read(folder: Path = FOLDER) -> WordNet:
@@ -43,20 +65,25 @@ def read(folder: Path = FOLDER) -> WordNet:
         raise SystemExit(f"No WordNet in {folder}; run `apt-get install wordnet-base`.")
     words: dict[str, tuple[str, ...]] = {}
     lexicon: dict[str, int] = {}
+    broader: dict[str, tuple[str, ...]] = {}
     for line in _lines(folder / "data.noun"):
         fields = line.partition("|")[0].split()
         count = int(fields[3], 16)
         words[fields[0]] = tuple(_plain(fields[4 + 2 * index]) for index in range(count))
         lexicon[fields[0]] = int(fields[1])
+        pointers = fields[4 + 2 * count :]  # their number, then four fields each
+        broader[fields[0]] = tuple(
+            pointers[at + 1] for at in range(1, len(pointers), 4) if pointers[at] in ("@", "@i")
+        )
     synsets: dict[str, tuple[str, ...]] = {}
     common = set()
     for line in _lines(folder / "index.noun"):
         fields = line.split()
-        word, pointers = _plain(fields[0]), int(fields[3])
-        synsets[word] = tuple(fields[6 + pointers :])
-        if int(fields[5 + pointers]):
+        word, kinds = _plain(fields[0]), int(fields[3])
+        synsets[word] = tuple(fields[6 + kinds :])
+        if int(fields[5 + kinds]):
             common.add(word)
-    return WordNet(words, lexicon, synsets, frozenset(common))
+    return WordNet(words, lexicon, synsets, broader, frozenset(common))
 
 
 def _lines(path: Path) -> list[str]:
