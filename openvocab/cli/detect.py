@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from openvocab.detector import OpenVocabDetector
     from openvocab.vocabulary import Vocabulary
 
-__all__ = ["detect"]
+__all__ = ["Classes", "Device", "Negatives", "PresetName", "Threshold", "detect", "read_classes"]
 
 _Work = tuple[str, Path | None]  # an image, and where its annotated picture goes
 MANY = 20  # images; from here on a count by class is more use than a row a box
@@ -71,7 +71,7 @@ def detect(  # noqa: PLR0913  a command has as many parameters as it has options
     Exit code: 0 all pictures were read, 1 some were not, 2 none was, or an option is wrong.
     """
     paths = _sources(sources)
-    names = _classes(classes)
+    names = read_classes(classes)
     targets = _targets(paths, save)
     if show and not _has_display():
         raise ImageError("--show needs a display and there is none; use --save DIR instead.")
@@ -129,7 +129,7 @@ def _read(path: str) -> Image:
     return images.load(path)
 
 
-def _classes(text: str) -> list[str]:
+def read_classes(text: str) -> list[str]:
     """Words of the option, or the lines of the file it names."""
     if not text.endswith(".txt"):
         return list(split_list(text))

@@ -1,0 +1,234 @@
+"""`openvocab stream`: films and cameras to annotated films, detections and events, until stopped."""
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.live import Live
+from rich.text import Text
+
+from openvocab.cli.console import complain, err
+from openvocab.cli.detect import Classes, Device, Negatives, PresetName, Threshold, read_classes
+from openvocab.errors import SinkError
+from openvocab.prompts import split_list
+
+if TYPE_CHECKING:
+    from openvocab.stream.events import Event, Report
+    from openvocab.stream.film import Draw
+    from openvocab.stream.processor import StreamProcessor
+    from openvocab.stream.records import JsonLines
+    from openvocab.stream.source import Sources
+    from openvocab.stream.zones import Zones
+
+__all__ = ["stream"]
+
+EVERY_S = 10.0  # between two lines of metrics in the events file
+
+
+def stream(  # noqa: PLR0913  a command has as many parameters as it has options
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            help="Films, folders or globs of pictures, camera numbers, rtsp:// or http://."
+        ),
+    ],
+    *,
+    classes: Classes,
+    preset: PresetName = "starter",
+    negatives: Negatives = "",
+    threshold: Threshold = None,
+    device: Device = None,
+    save: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Annotated film, .mp4 or .mkv.")
+    ] = None,
+    jsonl: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Detections, one frame a line.")
+    ] = None,
+    csv: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Detections, one box a row.")
+    ] = None,
+    events: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="What happens, and metrics, one a line.")
+    ] = None,
+    zones: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Polygons and lines to watch, TOML.")
+    ] = None,
+    rotate_mb: Annotated[
+        float | None, typer.Option(help="Begin another file at this size.", min=0.001)
+    ] = None,
+    max_seconds: Annotated[float | None, typer.Option(help="Stop after so long.", min=0)] = None,
+    every: Annotated[int, typer.Option(help="Detect in every so many frames.", min=1)] = 1,
+    tracker: Annotated[str, typer.Option(help="bytetrack, ocsort or sort.")] = "bytetrack",
+    no_track: Annotated[bool, typer.Option("--no-track", help="Each frame on its own.")] = False,
+    show: Annotated[bool, typer.Option("--show", help="Show it in a window.")] = False,
+) -> None:
+    """Find CLASSES in films and cameras; Ctrl-C ends it and closes all files.
+
+    Exit code: 0 it ended or was stopped, 2 a source or an option is wrong, or a file failed.
+    """
+    names = read_classes(classes)
+    if show and sys.platform.startswith("linux") and not os.environ.get("DISPLAY"):
+        raise SinkError("--show needs a display and there is none; use --save FILE instead.")
+
+    from openvocab.detector import OpenVocabDetector
+    from openvocab.stream.processor import StreamProcessor
+    from openvocab.stream.records import JsonLines
+    from openvocab.stream.source import Sources
+    from openvocab.stream.zones import Zones
+
+    watched = None if zones is None else Zones.from_file(zones)
+    longest = None if rotate_mb is None else round(rotate_mb * 1e6)
+    with ExitStack() as stack:
+        log = None if events is None else JsonLines(events, longest)
+        if log is not None:
+            stack.callback(log.close)
+        report = _reporter(log)
+        detector = OpenVocabDetector.from_preset(preset, device=device)
+        given = Sources(sources if len(sources) > 1 else sources[0], report=report)
+        stack.callback(given.close)
+        takers = _tables(jsonl, csv, longest) + _films(save, given, sources, watched, longest)
+        if show:
+            takers.append(_window(lambda: _stop(processor), watched))
+        processor = StreamProcessor(
+            detector, names, negatives=split_list(negatives), score_threshold=threshold,
+            tracker=None if no_track else tracker, every=every, zones=watched, report=report,
+            sinks=takers,
+        )  # fmt: skip
+        _catch_signals(stack, processor)
+        figures = _run(processor, given, max_seconds, log)
+    err.print(Text(_line(figures)))
+
+
+def _reporter(log: "JsonLines | None") -> "Report":
+    """Events to the log, and what concerns the sources to the terminal as well."""
+    from openvocab.stream.records import event_record
+
+    def report(event: "Event") -> None:
+        if log is not None:
+            log.write(event_record(event))
+        if event.kind.startswith("source"):
+            err.print(Text(f"{event.kind}: {event.source} {event.data.get('reason', '')}"))
+
+    return report
+
+
+def _run(
+    processor: "StreamProcessor",
+    given: "Sources",
+    max_seconds: float | None,
+    log: "JsonLines | None",
+) -> dict[str, Any]:
+    """To the end; a line of metrics on the terminal, and one in the log every ten seconds."""
+    begun = told = time.monotonic()
+    with Live(
+        console=err, refresh_per_second=2, transient=True, auto_refresh=err.is_terminal
+    ) as live:
+        for _ in processor.run(given):
+            now = time.monotonic()
+            if err.is_terminal:
+                live.update(Text(_line(processor.metrics.snapshot(given.dropped))))
+            if log is not None and now - told >= EVERY_S:
+                told = now
+                log.write({"event": "metrics"} | processor.metrics.snapshot(given.dropped))
+            if max_seconds is not None and now - begun >= max_seconds:
+                processor.stop()
+    figures = processor.metrics.snapshot(given.dropped)
+    if log is not None:
+        log.write({"event": "metrics"} | figures)
+    return figures
+
+
+def _line(figures: dict[str, Any]) -> str:
+    return (
+        f"{figures['frames']} frames ({figures['dropped']} dropped), {figures['fps']:.1f} fps, "
+        f"latency {figures['latency_ms_p50']:.0f} ms (p95 {figures['latency_ms_p95']:.0f}), "
+        f"{figures['regions_encoded_per_frame']:.2f} regions encoded a frame, "
+        f"{100 * figures['reused']:.0f} % reused, {figures['tracks']} tracks, "
+        f"{figures['memory_mib']:.0f} MiB"
+    )
+
+
+def _tables(jsonl: Path | None, csv: Path | None, longest: int | None) -> list[Any]:
+    from openvocab.stream.records import CsvSink, JsonLinesSink
+
+    takers: list[Any] = [] if jsonl is None else [JsonLinesSink(jsonl, longest)]
+    return takers if csv is None else [*takers, CsvSink(csv)]
+
+
+def _films(
+    save: Path | None,
+    given: "Sources",
+    sources: list[str],
+    zones: "Zones | None",
+    longest: int | None,
+) -> list[Any]:
+    """A film for each source: `out.mp4`, or `out.0.mp4`, `out.1.mp4`, ... of several."""
+    if save is None:
+        return []
+    from openvocab.stream.capture import shown_name
+    from openvocab.stream.film import VideoSink
+
+    if save.resolve() in {Path(source).resolve() for source in sources}:
+        raise SinkError(f"{save} is the source itself; save to another file.")
+    draw = _drawing(zones)
+    if len(sources) == 1:
+        return [VideoSink(save, given.fps, draw=draw, longest_bytes=longest)]
+    films = {
+        shown_name(source): VideoSink(
+            save.with_suffix(f".{index}{save.suffix}"), given.fps, draw=draw, longest_bytes=longest
+        )
+        for index, source in enumerate(sources)
+    }
+    return [_BySource(films)]
+
+
+class _BySource:
+    """Gives each frame to the film of its source."""
+
+    def __init__(self, films: dict[str, Any]) -> None:
+        self._films = films
+
+    def write(self, frame: Any, detections: Any) -> None:  # noqa: ANN401
+        self._films[frame.source].write(frame, detections)
+
+    def close(self) -> None:
+        for film in self._films.values():
+            film.close()
+
+
+def _drawing(zones: "Zones | None") -> "Draw":
+    from openvocab.stream.film import plain
+
+    if zones is None:
+        return plain
+    return lambda frame, found: zones.draw(plain(frame, found), frame.source)
+
+
+def _window(quit_: Callable[[], None], zones: "Zones | None") -> Any:  # noqa: ANN401
+    from openvocab.stream.film import WindowSink
+
+    return WindowSink(quit_, _drawing(zones))
+
+
+def _stop(processor: "StreamProcessor") -> None:
+    """From a signal handler or the sinks' thread, neither of which may wait for a lock."""
+    threading.Thread(target=processor.stop, daemon=True).start()
+
+
+def _catch_signals(stack: ExitStack, processor: "StreamProcessor") -> None:
+    """The first Ctrl-C or SIGTERM ends the stream and closes its files; the next one kills."""
+
+    def end(number: int, _frame: object) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        complain("stopping; once more to give up what is not written yet.")
+        _stop(processor)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        stack.callback(signal.signal, number, signal.signal(number, end))

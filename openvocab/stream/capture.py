@@ -1,0 +1,173 @@
+"""One opened film, camera or folder of pictures: reads frames, or says why not."""
+
+import contextlib
+import re
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import av
+import av.error
+import cv2
+import numpy as np
+
+from openvocab import images
+from openvocab.errors import ImageError, SourceError
+from openvocab.protocols import Image
+
+__all__ = ["Capture", "open_capture", "shown_name"]
+
+OPEN_S, READ_S = 10.0, 5.0  # time-outs; OpenCV's own is 30 s of standstill
+FPS = 25.0  # of a source that does not say
+FASTEST = 240.0  # frames a second; a film that claims more has no frame rate, but a time base
+# A film may be a playlist that names other files and addresses: it may only lead to its like.
+FILE_ONLY = {"protocol_whitelist": "file,crypto,data"}
+NETWORK_ONLY = {"protocol_whitelist": "rtsp,rtsps,rtp,srtp,udp,tcp,tls,http,https,httpproxy,crypto"}
+SCHEMES = ("rtsp://", "rtsps://", "http://", "https://")
+
+
+class Capture(Protocol):
+    """Frames of one source, from when it was opened to when it ends or is lost."""
+
+    fps: float
+    live: bool
+    """Frames come whether they are read or not."""
+
+    def frames(self) -> Iterator[tuple[float | None, Image]]:
+        """Time in seconds from the start (None: unknown) and picture; ends where the source does.
+
+        Raises:
+            SourceError: the source was lost.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free what is open."""
+        ...
+
+
+def open_capture(where: str) -> Capture:
+    """A camera by its number, an address, a film, or a folder or glob of pictures.
+
+    Raises:
+        SourceError: it cannot be opened.
+    """
+    if where.isdecimal():
+        return _Camera(int(where))
+    if where.lower().startswith(SCHEMES):
+        return _Film(where, NETWORK_ONLY)
+    if "://" in where:
+        raise SourceError(f"{shown_name(where)} has an unknown scheme; use {', '.join(SCHEMES)}.")
+    if Path(where).is_file() and Path(where).suffix.lower() not in images.FORMATS:
+        return _Film(where, FILE_ONLY)
+    try:
+        return _Pictures([str(path) for path in images.find([where])])
+    except ImageError as error:
+        raise SourceError(f"{where} is no film, picture, folder or glob; check it.") from error
+
+
+def shown_name(where: str) -> str:
+    """The source without what must not be shown: the password of an address.
+
+    >>> shown_name("rtsp://admin:secret@10.0.0.7/live")
+    'rtsp://***@10.0.0.7/live'
+    """
+    return re.sub(r"(?<=://)[^/@]*@", "***@", where)
+
+
+class _Film:
+    """A film or network stream, read by FFmpeg (PyAV)."""
+
+    def __init__(self, where: str, options: dict[str, str]) -> None:
+        self._name = shown_name(where)
+        if where.lower().startswith("rtsp"):
+            options = options | {"rtsp_transport": "tcp", "fflags": "nobuffer"}
+        try:
+            self._container = av.open(where, options=options, timeout=(OPEN_S, READ_S))
+        except (av.error.FFmpegError, OSError, ValueError) as error:
+            raise SourceError(
+                f"{self._name} cannot be opened as a film ({_reason(error)}); check it."
+            ) from error
+        if not self._container.streams.video:
+            self._container.close()
+            raise SourceError(f"{self._name} holds no pictures; give a film.")
+        self._stream = self._container.streams.video[0]
+        self.live = options is not FILE_ONLY and self._container.duration is None
+        # Threads by frame hold frames back, which a live source may not.
+        self._stream.thread_type = "SLICE" if self.live else "AUTO"
+        rate = float(self._stream.average_rate or self._stream.guessed_rate or 0)
+        self.fps = rate if 0 < rate <= FASTEST else FPS
+
+    def frames(self) -> Iterator[tuple[float | None, Image]]:
+        decoded = 0
+        packets = self._container.demux(self._stream)
+        while True:
+            try:
+                packet = next(packets)
+                pictures = packet.decode()
+            except StopIteration:
+                break
+            except av.error.InvalidDataError:
+                continue  # a damaged packet: the next whole picture goes on
+            except (av.error.FFmpegError, OSError) as error:
+                raise SourceError(
+                    f"{self._name} was lost ({_reason(error)}); check the source."
+                ) from error
+            for picture in pictures:
+                decoded += 1
+                turned = np.rot90(picture.to_ndarray(format="bgr24"), picture.rotation // 90)
+                yield picture.time, np.ascontiguousarray(turned)
+        if not decoded:
+            raise SourceError(f"{self._name} has no picture that can be decoded; check it.")
+
+    def close(self) -> None:
+        self._container.close()
+
+
+class _Camera:
+    """A camera of this machine, by its number."""
+
+    live = True
+
+    def __init__(self, index: int) -> None:
+        self._name = f"camera {index}"
+        self._device = cv2.VideoCapture(index)
+        if not self._device.isOpened():
+            self._device.release()
+            raise SourceError(f"There is no {self._name}; check its number, plug and permissions.")
+        self._device.set(cv2.CAP_PROP_BUFFERSIZE, 1)
+        rate = self._device.get(cv2.CAP_PROP_FPS)
+        self.fps = rate if 0 < rate <= FASTEST else FPS
+
+    def frames(self) -> Iterator[tuple[float | None, Image]]:
+        started = time.monotonic()
+        while True:
+            done, picture = self._device.read()
+            if not done:
+                raise SourceError(f"{self._name} gives no picture; check its plug.")
+            yield time.monotonic() - started, np.asarray(picture, np.uint8)
+
+    def close(self) -> None:
+        self._device.release()
+
+
+class _Pictures:
+    """Image files, one a second; those that cannot be read are left out."""
+
+    live, fps = False, 1.0
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        self._paths = paths
+
+    def frames(self) -> Iterator[tuple[float | None, Image]]:
+        for index, path in enumerate(self._paths):
+            with contextlib.suppress(ImageError):
+                yield float(index), images.load(path)
+
+    def close(self) -> None:
+        """Nothing stays open."""
+
+
+def _reason(error: Any) -> str:  # noqa: ANN401  FFmpeg's errors carry strerror, others do not
+    return str(getattr(error, "strerror", None) or error)

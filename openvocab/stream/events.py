@@ -1,0 +1,58 @@
+"""What happens on a stream, as short records: things appear, change their label, leave."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import supervision as sv
+
+from openvocab.protocols import Frame
+
+__all__ = ["Event", "Report", "TrackEvents", "ignore"]
+
+GONE_S = 2.0  # without being seen, after which a track has left
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One thing that happened."""
+
+    kind: str
+    """`appeared`, `label changed`, `left`, `source lost`, `source back`, `entered zone`,
+    `left zone`, `crossed line`."""
+    time_s: float
+    source: str
+    data: dict[str, Any] = field(default_factory=dict)
+    """What belongs to it: `tracker_id`, `class_name`, `zone`, `reason`, ..."""
+
+
+Report = Callable[[Event], None]
+
+
+def ignore(event: Event) -> None:
+    """Nobody listens."""
+
+
+class TrackEvents:
+    """Appeared, label changed and left, of the tracks of one source."""
+
+    def __init__(self) -> None:
+        self._seen: dict[int, tuple[str, float]] = {}
+
+    def update(self, frame: Frame, detections: sv.Detections) -> Iterator[Event]:
+        """Events of one frame, whose detections have `tracker_id` and `class_name`."""
+        ids = () if detections.tracker_id is None else detections.tracker_id.tolist()
+        for track, name in zip(ids, detections.data.get("class_name", ()), strict=True):
+            before = self._seen.get(track)
+            self._seen[track] = (name, frame.time_s)
+            data = {"tracker_id": track, "class_name": name}
+            if before is None:
+                yield Event("appeared", frame.time_s, frame.source, data)
+            elif before[0] != name:
+                changed = data | {"before": before[0]}
+                yield Event("label changed", frame.time_s, frame.source, changed)
+        for track, (name, last) in list(self._seen.items()):
+            if frame.time_s - last > GONE_S:
+                del self._seen[track]
+                data = {"tracker_id": track, "class_name": name}
+                yield Event("left", last, frame.source, data)

@@ -1,0 +1,140 @@
+"""Annotated pictures out: a film that is readable up to a crash, or a window."""
+
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import av.error
+import cv2
+import numpy as np
+import supervision as sv
+
+from openvocab.annotation import annotate
+from openvocab.errors import SinkError
+from openvocab.protocols import Frame, Image
+from openvocab.stream.records import numbered
+
+__all__ = ["Draw", "VideoSink", "WindowSink", "plain"]
+
+TICKS = 90_000  # a second in a film; what MPEG counts in
+# Fragments: what was written is readable, whatever happens to the program.
+FRAGMENTS = {"movflags": "frag_keyframe+empty_moov+default_base_moof", "flush_packets": "1"}
+
+Draw = Callable[[Frame, sv.Detections], Image]
+
+
+def plain(frame: Frame, detections: sv.Detections) -> Image:
+    """Boxes and labels, nothing else."""
+    return annotate(frame.image, detections)
+
+
+class VideoSink:
+    """An annotated film: H.264 where FFmpeg has it, else MPEG-4; a new file when the size changes.
+
+    MP4 in fragments of a second or two: it plays in a browser, and up to a crash.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        fps: float,
+        *,
+        draw: Draw = plain,
+        longest_bytes: int | None = None,
+    ) -> None:
+        """Open at the first frame.
+
+        Args:
+            path: `.mp4` or `.mkv`; further files are `out-2.mp4`, `out-3.mp4`, ...
+            fps: key frames and the rate told to players; frames keep their own times.
+            draw: makes the picture from a frame and its detections.
+            longest_bytes: size at which the next file begins.
+        """
+        self._paths = numbered(Path(path))
+        self._fps, self._draw, self._longest = fps, draw, longest_bytes
+        self._path = Path(path)
+        self._container: Any = None
+        self._stream: Any = None
+        self._begun_s, self._last_tick = 0.0, -1
+
+    def write(self, frame: Frame, detections: sv.Detections) -> None:
+        """One frame, drawn.
+
+        Raises:
+            SinkError: the file cannot be written.
+        """
+        picture = _even(self._draw(frame, detections))
+        height, width = picture.shape[:2]
+        try:
+            if self._container is not None and self._is_over(width, height):
+                self._finish()
+            if self._container is None:
+                self._open(width, height, frame.time_s)
+            encoded = av.VideoFrame.from_ndarray(picture, format="bgr24")
+            tick = max(self._last_tick + 1, round((frame.time_s - self._begun_s) * TICKS))
+            encoded.pts, encoded.time_base, self._last_tick = tick, Fraction(1, TICKS), tick
+            self._container.mux(self._stream.encode(encoded))
+        except (av.error.FFmpegError, OSError) as error:
+            raise SinkError(f"{self._path} cannot be written ({error}); check the disk.") from error
+
+    def close(self) -> None:
+        """Write what is held back."""
+        try:
+            self._finish()
+        except (av.error.FFmpegError, OSError) as error:
+            raise SinkError(
+                f"{self._path} cannot be finished ({error}); check the disk."
+            ) from error
+
+    def _is_over(self, width: int, height: int) -> bool:
+        if (self._stream.width, self._stream.height) != (width, height):
+            return True
+        written = self._path.stat().st_size if self._path.exists() else 0
+        return self._longest is not None and written >= self._longest
+
+    def _open(self, width: int, height: int, time_s: float) -> None:
+        self._path = next(self._paths)
+        self._container = av.open(str(self._path), "w", options=FRAGMENTS)
+        codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
+        self._stream = self._container.add_stream(
+            codec, rate=Fraction(self._fps).limit_denominator(1001)
+        )
+        self._stream.width, self._stream.height, self._stream.pix_fmt = width, height, "yuv420p"
+        self._stream.time_base = self._stream.codec_context.time_base = Fraction(1, TICKS)
+        self._stream.gop_size = max(1, round(self._fps))
+        if codec == "libx264":
+            self._stream.options = {"preset": "veryfast", "crf": "23", "tune": "zerolatency"}
+        self._begun_s, self._last_tick = time_s, -1
+
+    def _finish(self) -> None:
+        if self._container is not None:
+            container, self._container = self._container, None
+            try:
+                container.mux(self._stream.encode(None))
+            finally:
+                container.close()
+
+
+class WindowSink:
+    """A window with the annotated picture; `q` or Escape in it calls `quit_`."""
+
+    def __init__(self, quit_: Callable[[], None], draw: Draw = plain) -> None:
+        self._quit, self._draw = quit_, draw
+
+    def write(self, frame: Frame, detections: sv.Detections) -> None:
+        """Show one frame."""
+        cv2.imshow(f"openvocab {frame.source}", self._draw(frame, detections))
+        if cv2.waitKey(1) & 0xFF in (ord("q"), 27):
+            self._quit()
+
+    def close(self) -> None:
+        """Take the windows away."""
+        cv2.destroyAllWindows()
+
+
+def _even(picture: Image) -> Image:
+    """H.264 with yuv420p takes even sides only."""
+    height, width = picture.shape[:2]
+    return np.ascontiguousarray(picture[: height - height % 2, : width - width % 2])

@@ -1,0 +1,200 @@
+"""What is known of each track: its averaged features, and the label they gave, held steady."""
+
+from dataclasses import dataclass, field
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from openvocab.errors import ConfigError
+from openvocab.protocols import Features, Image, Proposals
+
+__all__ = ["MemorySettings", "TrackMemory"]
+
+LOOK = 12  # pixels a side of the small grey picture that tells whether a look has changed
+
+
+@dataclass(frozen=True, slots=True)
+class MemorySettings:
+    """When a track is encoded again, and how slowly its label changes.
+
+    Raises:
+        ConfigError: a value is out of its range.
+    """
+
+    refresh_s: float = 2.0
+    """Seconds after which a track is encoded again."""
+    settle: int = 3
+    """The first encodings of a track come at once, one a frame: a label needs more than one look."""
+    grown: float = 1.5
+    """Ratio of areas, larger or smaller, at which it is."""
+    changed: float = 0.18
+    """Mean difference of its small grey picture, 0 to 1, at which it is."""
+    budget: int = 16
+    """Regions encoded a frame at the most; the most overdue go first."""
+    momentum: float = 0.8
+    """Weight of the average against a new feature, once there are enough of them."""
+    hysteresis: float = 0.15
+    """Posterior by which another class must lead before the label changes."""
+    patience: int = 3
+    """Encodings in a row in which it must lead."""
+    forget_s: float = 3.0
+    """Seconds without being seen after which a track is forgotten."""
+    most: int = 2000
+    """Tracks remembered; the longest unseen go first."""
+
+    def __post_init__(self) -> None:
+        low = {"refresh_s": 0, "settle": 1, "grown": 1, "changed": 0, "budget": 1, "momentum": 0,
+               "hysteresis": 0, "patience": 1, "forget_s": 0, "most": 1}  # fmt: skip
+        for key, least in low.items():
+            if getattr(self, key) < least:
+                raise ConfigError(f"{key} is {getattr(self, key)}; use {least} or more.")
+        if self.momentum >= 1:
+            raise ConfigError(f"momentum is {self.momentum}; use less than 1.")
+
+
+@dataclass(slots=True)
+class _Track:
+    features: NDArray[np.float32] | None = None
+    encoded: int = 0
+    encoded_s: float = 0.0
+    area: float = 0.0
+    look: NDArray[np.float32] = field(default_factory=lambda: np.zeros((LOOK, LOOK), np.float32))
+    seen_s: float = 0.0
+    objectness: float = 0.0
+    label: int = -1
+    rival: int = -1
+    """The class that leads now, if it is not the label."""
+    lead: int = 0
+    """Encodings in a row in which it has led."""
+    judged: int = 0
+    """Encodings up to the last time the label was judged."""
+
+
+class TrackMemory:
+    """Features and labels of the tracks of one source."""
+
+    def __init__(self, settings: MemorySettings | None = None) -> None:
+        self._settings = settings or MemorySettings()
+        self._tracks: dict[int, _Track] = {}
+
+    def __len__(self) -> int:
+        return len(self._tracks)
+
+    def due(
+        self, image: Image, found: Proposals, ids: NDArray[np.intp], time_s: float
+    ) -> NDArray[np.intp]:
+        """See N boxes of tracks `(N,)`: rows to encode, the most overdue first, in the budget."""
+        self._forget(time_s)
+        overdue = np.zeros(len(found))
+        for row in np.flatnonzero(ids >= 0):
+            track = self._tracks.setdefault(int(ids[row]), _Track())
+            track.seen_s = time_s
+            sure = float(found.objectness[row])
+            steady = self._settings.momentum if track.objectness else 0.0
+            track.objectness = steady * track.objectness + (1 - steady) * sure
+            overdue[row] = self._overdue(track, image, found.xyxy[row], time_s)
+        rows = np.flatnonzero(overdue >= 1)
+        order = np.argsort(-overdue[rows], kind="stable")
+        return rows[order][: self._settings.budget]
+
+    def update(
+        self,
+        image: Image,
+        boxes: NDArray[np.float32],
+        ids: NDArray[np.intp],
+        features: Features,
+        time_s: float,
+    ) -> None:
+        """Take new features `(M, D)` of the boxes `(M, 4)` of tracks `(M,)` into their averages."""
+        for box, track_id, row in zip(boxes, ids.tolist(), features, strict=True):
+            track = self._tracks[track_id]
+            keep = min(self._settings.momentum, track.encoded / (track.encoded + 1))
+            mixed = row if track.features is None else keep * track.features + (1 - keep) * row
+            track.features = (mixed / max(float(np.linalg.norm(mixed)), 1e-12)).astype(np.float32)
+            track.encoded += 1
+            track.encoded_s, track.area, track.look = time_s, _area(box), _look(image, box)
+
+    def features(self, ids: NDArray[np.intp]) -> tuple[NDArray[np.bool_], Features]:
+        """Which boxes `(N,)` are of a track that was encoded, and the averages of those."""
+        rows = [
+            self._tracks[each].features if each in self._tracks else None for each in ids.tolist()
+        ]
+        known = np.array([row is not None for row in rows], np.bool_)
+        return known, np.array([row for row in rows if row is not None], np.float32)
+
+    def objectness(self, ids: NDArray[np.intp]) -> NDArray[np.float32]:
+        """The running average `(M,)` of tracks: a box does not blink when one frame is unsure."""
+        return np.array([self._tracks[each].objectness for each in ids.tolist()], np.float32)
+
+    def labels(self, ids: NDArray[np.intp], posterior: NDArray[np.float32]) -> NDArray[np.intp]:
+        """The steady label `(M,)` of tracks that were encoded, from their posteriors `(M, K)`."""
+        return np.array(
+            [
+                self._label(self._tracks[each], row)
+                for each, row in zip(ids.tolist(), posterior, strict=True)
+            ],
+            np.intp,
+        )
+
+    def relabel(self) -> None:
+        """Forget the labels, not the features: the classes are others from now on."""
+        for track in self._tracks.values():
+            track.label = track.rival = -1
+            track.lead = 0
+
+    def _label(self, track: _Track, posterior: NDArray[np.float32]) -> int:
+        best = int(posterior.argmax())
+        fresh, track.judged = track.encoded > track.judged, track.encoded
+        if track.label < 0 or track.encoded <= self._settings.settle:
+            track.label, track.rival, track.lead = best, -1, 0
+        elif best == track.label or (
+            posterior[best] - posterior[track.label] < self._settings.hysteresis
+        ):
+            track.rival, track.lead = -1, 0
+        elif fresh:
+            track.lead = track.lead + 1 if best == track.rival else 1
+            track.rival = best
+            if track.lead >= self._settings.patience:
+                track.label, track.rival, track.lead = best, -1, 0
+        return track.label
+
+    def _overdue(
+        self, track: _Track, image: Image, box: NDArray[np.float32], time_s: float
+    ) -> float:
+        """1 or more: to be encoded; the larger, the sooner."""
+        if track.features is None:
+            return np.inf
+        if track.encoded < self._settings.settle or track.lead:  # new, or in doubt
+            return 1e6 / track.encoded
+        settings, area = self._settings, max(_area(box), 1.0)
+        ratio = max(area / track.area, track.area / area)
+        age = (time_s - track.encoded_s) / max(settings.refresh_s, 1e-9)
+        look = float(np.abs(_look(image, box) - track.look).mean()) / max(settings.changed, 1e-9)
+        return max(ratio / settings.grown, age, look)
+
+    def _forget(self, time_s: float) -> None:
+        dead = [
+            each
+            for each, track in self._tracks.items()
+            if not 0 <= time_s - track.seen_s <= self._settings.forget_s
+        ]
+        if len(self._tracks) - len(dead) > self._settings.most:
+            alive = sorted(self._tracks, key=lambda each: self._tracks[each].seen_s)
+            dead += alive[: len(self._tracks) - self._settings.most]
+        for each in dead:
+            self._tracks.pop(each, None)
+
+
+def _area(box: NDArray[np.float32]) -> float:
+    return max(float((box[2] - box[0]) * (box[3] - box[1])), 1.0)
+
+
+def _look(image: Image, box: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The region, tiny and grey, without its mean: light may change, the look does not."""
+    height, width = image.shape[:2]
+    left, top = int(np.clip(box[0], 0, width - 1)), int(np.clip(box[1], 0, height - 1))
+    right, bottom = int(np.clip(box[2], left + 1, width)), int(np.clip(box[3], top + 1, height))
+    small = cv2.resize(image[top:bottom, left:right], (LOOK, LOOK), interpolation=cv2.INTER_AREA)
+    grey = small.mean(axis=2, dtype=np.float32) / 255
+    return grey - grey.mean()

@@ -1,0 +1,220 @@
+"""One loop: detect, track, remember, name; read and written by threads beside it."""
+
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+import supervision as sv
+from numpy.typing import NDArray
+
+from openvocab.classifier import RegionClassifier
+from openvocab.detector import OpenVocabDetector
+from openvocab.errors import ConfigError
+from openvocab.protocols import Boxes, Features, Frame, Proposals, Source
+from openvocab.stream.events import Event, Report, TrackEvents, ignore
+from openvocab.stream.memory import MemorySettings, TrackMemory
+from openvocab.stream.metrics import Metrics
+from openvocab.stream.sink import Taker, Writer
+from openvocab.stream.tracking import Tracker
+from openvocab.stream.zones import Zones
+from openvocab.vocabulary import Classes, Vocabulary
+
+__all__ = ["StreamProcessor"]
+
+
+class StreamProcessor:
+    """Names the things of a stream in the caller's words, steadily; one run at a time.
+
+    Boxes are tracked on objectness, tracks remember their averaged features, and the label comes
+    from those: most boxes of most frames cost no image forward, and classes can change at once.
+    """
+
+    def __init__(  # noqa: PLR0913  keywords, each with a default
+        self,
+        detector: OpenVocabDetector,
+        classes: Classes | Vocabulary,
+        *,
+        negatives: Sequence[str] = (),
+        score_threshold: float | None = None,
+        thresholds: Mapping[str, float] | None = None,
+        tracker: str | None = "bytetrack",
+        memory: MemorySettings | None = None,
+        every: int = 1,
+        zones: Zones | None = None,
+        sinks: Iterable[Taker] = (),
+        report: Report = ignore,
+    ) -> None:
+        """Compose it; nothing is read yet.
+
+        Args:
+            detector: may be shared with other processors and threads.
+            classes: as `OpenVocabDetector.detect` takes them, with negatives and thresholds.
+            negatives: as there.
+            score_threshold: as there.
+            thresholds: as there.
+            tracker: `bytetrack`, `ocsort` or `sort`; None detects in each frame on its own.
+            memory: when tracks are encoded again, and how steady labels are.
+            every: detect in every so many frames; those between repeat the last detections.
+            zones: polygons and lines whose events are told; needs a tracker.
+            sinks: each takes every frame, in a thread of its own for all; objects with `write`
+                and `close`, or functions of a frame and its detections.
+            report: told of every event, from the thread it happens in.
+
+        Raises:
+            ClassesError: classes, negatives or thresholds cannot be used.
+            ConfigError: no such tracker, or `every` under 1.
+        """
+        if every < 1:
+            raise ConfigError(f"every is {every}; use 1 or more.")
+        if tracker is None and zones is not None:
+            raise ConfigError("Zones count tracks and there is no tracker; name one.")
+        if tracker is not None:
+            Tracker(tracker)  # an unknown one is an error here, not in the loop
+        self._detector, self._tracker, self._every = detector, tracker, every
+        self._memory, self._zones = memory, zones
+        self._takers, self._report = list(sinks), report
+        self._threshold = score_threshold
+        self._stopped, self._running = threading.Event(), threading.Event()
+        self._running.set()
+        self._source: Source | None = None
+        self.metrics = Metrics()
+        self.set_classes(classes, negatives=negatives, thresholds=thresholds)
+
+    def set_classes(
+        self,
+        classes: Classes | Vocabulary,
+        *,
+        negatives: Sequence[str] = (),
+        thresholds: Mapping[str, float] | None = None,
+    ) -> None:
+        """Look for other things from the next frame on; encodes words, no image. Any thread.
+
+        Raises:
+            ClassesError: they cannot be used; the stream goes on with those it has.
+        """
+        bank = self._detector.vocabulary(classes, negatives)
+        cut = self._detector.thresholds(bank.names, self._threshold, thresholds)
+        self._naming = _Naming(self._detector.classifier(bank), cut)
+
+    def pause(self) -> None:
+        """Take no frame until `resume`; a live source drops its frames meanwhile."""
+        self._running.clear()
+
+    def resume(self) -> None:
+        """Go on."""
+        self._running.set()
+
+    def stop(self) -> None:
+        """End `run` after the frame it is at; from any thread."""
+        self._stopped.set()
+        self._running.set()
+        if self._source is not None:
+            self._source.close()
+
+    def run(self, source: Source) -> Iterator[tuple[Frame, sv.Detections]]:
+        """Frames with what was found, `tracker_id` among it, until the source ends or `stop`.
+
+        Closes the source and the sinks, however it ends.
+
+        Raises:
+            SourceError: a film cannot be read.
+            Exception: what a sink raised, at the next frame.
+        """
+        self._source = source
+        self._stopped.clear()
+        self.metrics = Metrics()
+        lanes: dict[str, _Lane] = {}
+        with Writer(self._takers) as writer:
+            try:
+                for frame in source:
+                    self._running.wait()
+                    if self._stopped.is_set():
+                        break
+                    if frame.source not in lanes:
+                        lanes[frame.source] = self._lane(source.fps)
+                    lane = lanes[frame.source]
+                    found = lane.process(frame, self._naming, self.metrics)
+                    for event in self._events(lane, frame, found):
+                        self._report(event)
+                    writer.put(frame, found)
+                    self.metrics.tracks = sum(len(each.memory) for each in lanes.values())
+                    self.metrics.frame_done(frame.captured_s)
+                    yield frame, found
+            finally:
+                source.close()
+
+    def _events(self, lane: "_Lane", frame: Frame, found: sv.Detections) -> Iterator[Event]:
+        if self._tracker is not None:
+            yield from lane.events.update(frame, found)
+            if self._zones is not None:
+                yield from self._zones.update(frame, found)
+
+    def _lane(self, fps: float) -> "_Lane":
+        tracker = None if self._tracker is None else Tracker(self._tracker, fps / self._every)
+        return _Lane(self._detector, self._every, tracker, TrackMemory(self._memory))
+
+
+class _Naming(NamedTuple):
+    """What is looked for: replaced as a whole, so that no frame sees half of a change."""
+
+    classifier: RegionClassifier
+    thresholds: NDArray[np.float32]
+
+
+class _Lane:
+    """The frames of one source: its tracks, what is known of them, the last detections."""
+
+    def __init__(
+        self, detector: OpenVocabDetector, every: int, tracker: Tracker | None, memory: TrackMemory
+    ) -> None:
+        self._detector, self._every = detector, every
+        self._tracker, self.memory = tracker, memory
+        self.events = TrackEvents()
+        self._naming: _Naming | None = None
+        self._last = sv.Detections.empty()
+
+    def process(self, frame: Frame, naming: _Naming, metrics: Metrics) -> sv.Detections:
+        """What is in a frame."""
+        if naming is not self._naming:
+            self.memory.relabel()
+            self._naming = naming
+        elif frame.index % self._every:
+            return self._last
+        (found,) = self._detector.proposer.propose([frame.image])
+        if self._tracker is None:
+            features = self._encode(frame, found.xyxy, metrics)
+            metrics.regions_seen += len(found)
+            scores = naming.classifier.scores(found, features)
+            self._last = naming.classifier.detections(found, scores, naming.thresholds)
+        else:
+            ids = self._tracker.update(found)
+            metrics.regions_seen += int((ids >= 0).sum())
+            self._remember(frame, found, ids, metrics)
+            self._last = self._name(found, ids, naming)
+        return self._last
+
+    def _remember(
+        self, frame: Frame, found: Proposals, ids: NDArray[np.intp], metrics: Metrics
+    ) -> None:
+        rows = self.memory.due(frame.image, found, ids, frame.time_s)
+        if len(rows):
+            boxes = found.xyxy[rows]
+            features = self._encode(frame, boxes, metrics)
+            self.memory.update(frame.image, boxes, ids[rows], features, frame.time_s)
+
+    def _encode(self, frame: Frame, boxes: Boxes, metrics: Metrics) -> Features:
+        metrics.regions_encoded += len(boxes)
+        (features,) = self._detector.encoder.encode_regions([frame.image], [boxes])
+        return features
+
+    def _name(self, found: Proposals, ids: NDArray[np.intp], naming: _Naming) -> sv.Detections:
+        known, features = self.memory.features(ids)
+        ids, found = (
+            ids[known],
+            replace(found[known], objectness=self.memory.objectness(ids[known])),
+        )
+        scores = naming.classifier.scores(found, features.reshape(-1, naming.classifier.width))
+        labels = self.memory.labels(ids, scores.posterior)
+        return naming.classifier.detections(found, scores, naming.thresholds, labels, ids)

@@ -1,0 +1,153 @@
+"""Detections and events as lines of text, each on its way to the disk at once."""
+
+import csv
+import io
+import json
+import threading
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import supervision as sv
+
+from openvocab.errors import SinkError
+from openvocab.protocols import Frame
+from openvocab.stream.events import Event
+
+__all__ = ["CsvSink", "JsonLines", "JsonLinesSink", "event_record", "numbered"]
+
+
+class JsonLines:
+    """Appends one JSON object a line, each at once on its way to the disk; rotates by size."""
+
+    def __init__(self, path: str | Path, longest_bytes: int | None = None) -> None:
+        self._paths, self._longest = numbered(Path(path)), longest_bytes
+        self._lock = threading.Lock()
+        self._file = _Text(next(self._paths))
+
+    def write(self, record: dict[str, Any]) -> None:
+        """One line; from any thread.
+
+        Raises:
+            SinkError: the file cannot be written.
+        """
+        line = json.dumps(record, ensure_ascii=False, allow_nan=False)
+        with self._lock:
+            if self._longest is not None and self._file.size >= self._longest:
+                self._file.close()
+                self._file = _Text(next(self._paths))
+            self._file.write(line + "\n")
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            self._file.close()
+
+
+class JsonLinesSink:
+    """Detections as JSON Lines, one frame a line."""
+
+    def __init__(self, path: str | Path, longest_bytes: int | None = None) -> None:
+        self._lines = JsonLines(path, longest_bytes)
+
+    def write(self, frame: Frame, detections: sv.Detections) -> None:
+        """One frame: `source`, `frame`, `time_s`, `detections`."""
+        head = {"source": frame.source, "frame": frame.index, "time_s": round(frame.time_s, 3)}
+        self._lines.write(head | {"detections": list(_rows(detections))})
+
+    def close(self) -> None:
+        """Close the file."""
+        self._lines.close()
+
+
+class CsvSink:
+    """Detections as CSV, one box a row."""
+
+    COLUMNS = (
+        "source", "frame", "time_s", "tracker_id", "class_name", "confidence",
+        "x1", "y1", "x2", "y2",
+    )  # fmt: skip
+
+    def __init__(self, path: str | Path) -> None:
+        self._file = _Text(Path(path))
+        self._file.write(",".join(self.COLUMNS) + "\r\n")
+
+    def write(self, frame: Frame, detections: sv.Detections) -> None:
+        """The boxes of one frame.
+
+        Raises:
+            SinkError: the file cannot be written.
+        """
+        head = {"source": frame.source, "frame": frame.index, "time_s": round(frame.time_s, 3)}
+        lines = io.StringIO()
+        table = csv.DictWriter(lines, self.COLUMNS, extrasaction="ignore")
+        for row in _rows(detections):
+            corners = dict(zip(("x1", "y1", "x2", "y2"), row["xyxy"], strict=True))
+            table.writerow(head | row | corners)
+        self._file.write(lines.getvalue())
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def event_record(event: Event) -> dict[str, Any]:
+    """An event as a line of JSON Lines."""
+    return {
+        "event": event.kind,
+        "time_s": round(event.time_s, 3),
+        "source": event.source,
+    } | event.data
+
+
+def _rows(detections: sv.Detections) -> Iterator[dict[str, Any]]:
+    tracks = detections.tracker_id
+    for index, (box, score, class_id, name) in enumerate(
+        zip(
+            detections.xyxy.tolist(),
+            np.asarray(detections.confidence).tolist(),
+            np.asarray(detections.class_id).tolist(),
+            detections.data["class_name"],
+            strict=True,
+        )
+    ):
+        row: dict[str, Any] = {"class_name": name, "class_id": class_id}
+        row |= {"confidence": round(score, 4), "xyxy": [round(edge, 1) for edge in box]}
+        yield row if tracks is None else row | {"tracker_id": int(tracks[index])}
+
+
+def numbered(path: Path) -> Iterator[Path]:
+    """`out.mp4`, `out-2.mp4`, `out-3.mp4`, ..."""
+    for number in count(1):
+        yield path if number == 1 else path.with_stem(f"{path.stem}-{number}")
+
+
+class _Text:
+    """A file of UTF-8 without a buffer: what is written is the system's to keep."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self.size = path, 0
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("wb", buffering=0)
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def write(self, text: str) -> None:
+        rest = memoryview(text.encode(errors="backslashreplace"))
+        self.size += len(rest)
+        try:
+            while rest:
+                rest = rest[self._file.write(rest) or 0 :]
+        except (OSError, ValueError) as error:  # ValueError: it is closed
+            self._file.close()
+            raise self._unwritable(error) from error
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _unwritable(self, error: Exception) -> SinkError:
+        reason = getattr(error, "strerror", None) or error
+        return SinkError(f"{self._path} cannot be written ({reason}); check disk and path.")

@@ -1,0 +1,79 @@
+"""A thread that gives every frame to every sink, so that the loop need not wait for the disk."""
+
+import contextlib
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Self
+
+import supervision as sv
+
+from openvocab.protocols import Frame, Sink
+
+__all__ = ["Taker", "Writer"]
+
+BEHIND = 8  # frames that may wait for the sinks; then the loop waits for them
+FINISH_S = 30.0  # sinks that take longer to finish are left behind
+
+Taker = Sink | Callable[[Frame, sv.Detections], None]
+
+
+class Writer:
+    """Gives every frame to every sink, in a thread; an error of one comes back to the loop."""
+
+    def __init__(self, takers: Sequence[Taker]) -> None:
+        self._takers = takers
+        self._waiting: queue.Queue[tuple[Frame, sv.Detections] | None] = queue.Queue(BEHIND)
+        self._error: Exception | None = None
+        self._thread = threading.Thread(target=self._run, name="openvocab sinks", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Finish what waits; raises what a sink raised unless something else is on its way."""
+        self._offer(None)
+        self._thread.join(FINISH_S)
+        if self._error is not None and error is None:
+            raise self._error
+
+    def put(self, frame: Frame, detections: sv.Detections) -> None:
+        """Hand one frame over; waits while the sinks are behind.
+
+        Raises:
+            Exception: what a sink raised before.
+        """
+        self._offer((frame, detections))
+        if self._error is not None:
+            raise self._error
+
+    def _offer(self, item: tuple[Frame, sv.Detections] | None) -> None:
+        while self._thread.is_alive():
+            with contextlib.suppress(queue.Full):
+                self._waiting.put(item, timeout=0.2)
+                break
+
+    def _run(self) -> None:
+        try:
+            while (item := self._waiting.get()) is not None:
+                for taker in self._takers:
+                    (taker.write if isinstance(taker, Sink) else taker)(*item)
+        except Exception as error:  # noqa: BLE001  raised again in the loop
+            self._error = error
+        finally:
+            for taker in self._takers:
+                if isinstance(taker, Sink):
+                    self._close(taker)
+
+    def _close(self, sink: Sink) -> None:
+        try:
+            sink.close()
+        except Exception as error:  # noqa: BLE001  one sink that fails must not keep another open
+            self._error = self._error or error

@@ -1,0 +1,156 @@
+"""Polygons and lines in the picture, from a small file: who entered, left, crossed."""
+
+import tomllib
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import supervision as sv
+
+from openvocab.errors import ConfigError
+from openvocab.protocols import Frame, Image
+from openvocab.stream.events import Event
+
+__all__ = ["Zones"]
+
+FOOT = (sv.Position.BOTTOM_CENTER,)  # where a thing stands
+Points = Sequence[tuple[float, float]]
+
+
+@dataclass(slots=True)
+class _State:
+    """What is known of one source: supervision's zones, and who is in which."""
+
+    polygons: dict[str, sv.PolygonZone]
+    lines: dict[str, sv.LineZone]
+    inside: dict[str, dict[int, str]] = field(default_factory=dict)
+    crossed: dict[str, Counter[str]] = field(default_factory=dict)
+
+
+class Zones:
+    """Named polygons and lines, counted for each source on its own."""
+
+    def __init__(
+        self,
+        polygons: Mapping[str, Points] | None = None,
+        lines: Mapping[str, Points] | None = None,
+    ) -> None:
+        """Name them.
+
+        Args:
+            polygons: three points `(x, y)` in pixels or more, each.
+            lines: two points each; "in" is from left to right of somebody who looks along it.
+
+        Raises:
+            ConfigError: too few points.
+        """
+        self._polygons, self._lines = dict(polygons or {}), dict(lines or {})
+        for name, points in self._polygons.items():
+            _check(name, points, least=3)
+        for name, points in self._lines.items():
+            _check(name, points, least=2)
+        self._states: dict[str, _State] = {}
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> "Zones":
+        """Read a TOML file: `[zones]` and `[lines]`, each with `name = [[x, y], ...]`.
+
+        Raises:
+            ConfigError: not TOML, no zone and no line in it, or not points.
+        """
+        try:
+            raw = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise ConfigError(f"{path}: not a readable TOML file ({error}); mend it.") from error
+        polygons, lines = raw.pop("zones", {}), raw.pop("lines", {})
+        tables = isinstance(polygons, dict) and isinstance(lines, dict)
+        if raw or not tables or not (polygons or lines):
+            raise ConfigError(f"{path}: needs [zones] or [lines] and nothing else; mend it.")
+        return cls(polygons, lines)
+
+    def update(self, frame: Frame, detections: sv.Detections) -> Iterator[Event]:
+        """Events of one frame, whose detections have `tracker_id` and `class_name`."""
+        state = self._states.setdefault(frame.source, self._new_state())
+        if detections.tracker_id is None:
+            return
+        ids, names = detections.tracker_id.tolist(), list(detections.data.get("class_name", ()))
+        for zone, polygon in state.polygons.items():
+            within = polygon.trigger(detections)
+            before = state.inside.get(zone, {})
+            now = {
+                track: name for track, name, is_in in zip(ids, names, within, strict=True) if is_in
+            }
+            for kind, tracks in (
+                ("entered zone", now.keys() - before),
+                ("left zone", before.keys() - now),
+            ):
+                for track in sorted(tracks):
+                    data = {"zone": zone, "tracker_id": track}
+                    yield Event(
+                        kind,
+                        frame.time_s,
+                        frame.source,
+                        data | {"class_name": (before | now)[track]},
+                    )
+            state.inside[zone] = now
+        for line, trigger in state.lines.items():
+            for direction, mask in zip(("in", "out"), trigger.trigger(detections), strict=True):
+                for row in np.flatnonzero(mask):
+                    counts = state.crossed.setdefault(line, Counter())
+                    counts[f"{names[row]} {direction}"] += 1
+                    data = {"line": line, "direction": direction, "tracker_id": ids[row]}
+                    yield Event(
+                        "crossed line",
+                        frame.time_s,
+                        frame.source,
+                        data | {"class_name": names[row]},
+                    )
+
+    def draw(self, picture: Image, source: str) -> Image:
+        """The picture with the zones of a source and their counts by class, drawn in place."""
+        state = self._states.setdefault(source, self._new_state())
+        for zone, points in self._polygons.items():
+            corners = np.array(points, int)
+            sv.draw_polygon(picture, corners, sv.Color.YELLOW, thickness=2)
+            counts = Counter(state.inside.get(zone, {}).values())
+            _caption(picture, f"{zone}: {_told(counts)}", corners.mean(axis=0))
+        for line, ((x1, y1), (x2, y2)) in self._lines.items():
+            sv.draw_line(picture, sv.Point(x1, y1), sv.Point(x2, y2), sv.Color.YELLOW, thickness=2)
+            middle = np.array([(x1 + x2) / 2, (y1 + y2) / 2])
+            _caption(picture, f"{line}: {_told(state.crossed.get(line, Counter()))}", middle)
+        return picture
+
+    def _new_state(self) -> _State:
+        polygons = {
+            name: sv.PolygonZone(np.array(points, int), triggering_anchors=FOOT)
+            for name, points in self._polygons.items()
+        }
+        lines = {
+            name: sv.LineZone(sv.Point(*start), sv.Point(*end), triggering_anchors=FOOT)
+            for name, (start, end) in self._lines.items()
+        }
+        return _State(polygons, lines)
+
+
+def _check(name: str, points: Any, *, least: int) -> None:  # noqa: ANN401  from a file: anything
+    """Refuse what are not points in pixels; a line has exactly two."""
+    try:
+        array = np.array(points, float)
+    except (TypeError, ValueError):
+        array = np.empty(0)
+    if array.ndim != 2 or array.shape[1] != 2 or len(array) < least or not np.isfinite(array).all():
+        raise ConfigError(f"Zone {name!r} is {points!r}; give {least} points [x, y] or more.")
+    if least == 2 and len(array) != 2:
+        raise ConfigError(f"Line {name!r} has {len(array)} points; give two.")
+
+
+def _told(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {number}" for name, number in sorted(counts.items())) or "0"
+
+
+def _caption(picture: Image, text: str, where: np.ndarray) -> None:
+    plain = text.encode("ascii", "replace").decode()  # OpenCV's font has no other letters
+    sv.draw_text(picture, plain, sv.Point(*where), background_color=sv.Color.YELLOW)

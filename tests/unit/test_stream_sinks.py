@@ -1,0 +1,169 @@
+"""Films that play, up to a crash and past a new size; lines that are on the disk at once."""
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import supervision as sv
+
+from openvocab.errors import ConfigError, SinkError
+from openvocab.protocols import Frame, Sink
+from openvocab.stream.film import VideoSink
+from openvocab.stream.records import CsvSink, JsonLines, JsonLinesSink
+from openvocab.stream.zones import Zones
+
+
+def frame(index=0, size=(64, 48), time_s=None):
+    image = np.full((size[1], size[0], 3), 5 * index % 255, np.uint8)
+    return Frame(index, index / 10 if time_s is None else time_s, image, "cam")
+
+
+def found(count=1):
+    return sv.Detections(
+        np.tile(np.array([[1, 2, 30, 40]], np.float32), (count, 1)),
+        confidence=np.full(count, 0.5, np.float32),
+        class_id=np.zeros(count, int),
+        tracker_id=np.arange(count),
+        data={"class_name": np.array(["Brücke 🚗"] * count, object)},
+    )
+
+
+def decoded(path):
+    with av.open(str(path)) as film:
+        stream = film.streams.video[0]
+        pictures = [picture.to_ndarray(format="bgr24") for picture in film.decode(stream)]
+        return stream.codec_context.name, stream.codec_context.pix_fmt, pictures
+
+
+@pytest.mark.parametrize("sink", [VideoSink, JsonLinesSink, CsvSink])
+def test_each_is_a_sink(sink, tmp_path):
+    made = sink(tmp_path / "x.mp4", 10.0) if sink is VideoSink else sink(tmp_path / "x")
+    assert isinstance(made, Sink)
+    made.close()
+
+
+def test_a_film_holds_every_frame_as_browsers_play_it(tmp_path):
+    sink = VideoSink(tmp_path / "a.mp4", 10)
+    for index in range(25):
+        sink.write(frame(index, (65, 49)), found(0))  # odd sides
+    sink.close()
+    codec, pixels, pictures = decoded(tmp_path / "a.mp4")
+    assert (codec, pixels, len(pictures)) == ("h264", "yuv420p", 25)
+    assert pictures[0].shape == (48, 64, 3)
+    assert [int(each.mean()) for each in pictures[::8]] == pytest.approx([0, 40, 80, 120], abs=6)
+
+
+def test_frames_keep_their_times(tmp_path):
+    sink = VideoSink(tmp_path / "a.mp4", 10)
+    for index, time_s in enumerate((1e9, 1e9 + 0.1, 1e9 + 0.1, 1e9 + 2)):  # two at one time
+        sink.write(frame(index, time_s=time_s), found(0))
+    sink.close()
+    with av.open(str(tmp_path / "a.mp4")) as film:
+        times = [float(picture.time) for picture in film.decode(video=0)]
+    assert times == pytest.approx([0, 0.1, 0.1, 2], abs=0.01)
+
+
+def test_a_new_size_and_a_full_file_begin_another(tmp_path):
+    sink = VideoSink(tmp_path / "a.mp4", 10)
+    for index in range(6):
+        sink.write(frame(index, (64, 48) if index < 3 else (96, 64)), found(0))
+    sink.close()
+    assert [len(decoded(tmp_path / name)[2]) for name in ("a.mp4", "a-2.mp4")] == [3, 3]
+
+    noise = np.random.default_rng(0)
+    sink = VideoSink(tmp_path / "b.mp4", 10, longest_bytes=100_000)
+    for index in range(60):
+        image = noise.integers(0, 255, (120, 160, 3), np.uint8)
+        sink.write(Frame(index, index / 10, image, "cam"), found(0))
+    sink.close()
+    files = sorted(tmp_path.glob("b*.mp4"))
+    assert len(files) > 2
+    assert sum(len(decoded(file)[2]) for file in files) == 60
+
+
+def test_what_was_written_before_a_kill_can_be_read(tmp_path):
+    script = f"""
+import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})
+import time
+from test_stream_sinks import *
+film, lines, table = VideoSink("a.mp4", 10), JsonLinesSink("a.jsonl"), CsvSink("a.csv")
+for index in range(100000):
+    for sink in (film, lines, table):
+        sink.write(frame(index), found())
+    if index == 100:
+        print("ready", flush=True)
+    time.sleep(0.001)
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], cwd=tmp_path, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "ready\n"
+    time.sleep(0.2)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert len(decoded(tmp_path / "a.mp4")[2]) >= 60
+    lines = (tmp_path / "a.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines[:-1]]
+    assert len(records) >= 100
+    assert records[7]["detections"][0] == {
+        "class_name": "Brücke 🚗", "class_id": 0, "confidence": 0.5, "xyxy": [1, 2, 30, 40],
+        "tracker_id": 0,
+    }  # fmt: skip
+    rows = list(csv.DictReader((tmp_path / "a.csv").read_text("utf-8").splitlines()))
+    assert rows[3]["class_name"] == "Brücke 🚗"
+
+
+def test_lines_rotate_by_size(tmp_path):
+    lines = JsonLines(tmp_path / "e.jsonl", longest_bytes=200)
+    for number in range(30):
+        lines.write({"number": number})
+    lines.close()
+    files = sorted(tmp_path.glob("e*.jsonl"))
+    assert len(files) > 1
+    numbers = [
+        json.loads(line)["number"] for file in files for line in file.read_text().splitlines()
+    ]
+    assert sorted(numbers) == list(range(30))
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.jsonl", "a.csv"])
+def test_a_full_disk_is_an_error_that_names_the_file(name, tmp_path):
+    path = tmp_path / name
+    path.symlink_to("/dev/full")
+
+    def fill():
+        kinds = {"a.mp4": lambda: VideoSink(path, 10.0), "a.jsonl": lambda: JsonLinesSink(path)}
+        sink = kinds.get(name, lambda: CsvSink(path))()
+        for index in range(50):
+            sink.write(frame(index), found())
+        sink.close()
+
+    with pytest.raises(SinkError, match=name):
+        fill()
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["x = 1", "zones = 3", "[zones]\na = [[0, 0], [1, 1]]", "[lines]\na = [[0, 0], [1, 1], [2, 2]]",
+     "[zones]\na = 'b'", "not toml ["],
+)  # fmt: skip
+def test_zone_files_that_cannot_be_used_are_refused(text, tmp_path):
+    (tmp_path / "z.toml").write_text(text)
+    with pytest.raises(ConfigError):
+        Zones.from_file(tmp_path / "z.toml")
+
+
+def test_a_zone_file_is_read(tmp_path):
+    (tmp_path / "z.toml").write_text(
+        "[zones]\ndoor = [[0, 0], [50, 0], [50, 40]]\n[lines]\ngate = [[0, 10], [60, 10]]\n"
+    )
+    zones = Zones.from_file(tmp_path / "z.toml")
+    picture = zones.draw(frame(1, (160, 120)).image, "cam")
+    assert picture.max() > 200

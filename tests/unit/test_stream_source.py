@@ -1,0 +1,193 @@
+"""Films give every frame; cameras give the newest, and come back."""
+
+import threading
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from films import CameraServer, pan
+
+from openvocab.errors import SourceError
+from openvocab.protocols import Source
+from openvocab.stream import source as module
+from openvocab.stream.capture import open_capture, shown_name
+from openvocab.stream.source import Sources
+
+
+@pytest.fixture
+def film(assets, tmp_path):
+    return pan(assets / "bus.jpg", tmp_path / "film.mp4", frames=25)
+
+
+@pytest.fixture
+def camera():
+    server = CameraServer()
+    yield server
+    server.kill()
+
+
+def threads() -> int:
+    return sum(each.name.startswith("openvocab source") for each in threading.enumerate())
+
+
+def test_a_film_gives_every_frame_in_order_with_its_time(film):
+    source = Sources(film)
+    assert isinstance(source, Source)
+    frames = list(source)
+    assert [frame.index for frame in frames] == list(range(25))
+    np.testing.assert_allclose([frame.time_s for frame in frames], np.arange(25) / 10, atol=1e-3)
+    assert frames[0].image.shape == (360, 480, 3)
+    assert source.fps == 10
+    assert source.dropped == 0
+
+
+def test_a_slow_consumer_of_a_film_loses_nothing(film):
+    count = 0
+    for _ in Sources(film):
+        time.sleep(0.01)
+        count += 1
+    assert count == 25
+
+
+def test_a_looping_film_goes_on_with_rising_times(film):
+    source = Sources(film, loop=True)
+    times = [frame.time_s for frame, _ in zip(source, range(60), strict=False)]
+    source.close()
+    assert len(times) == 60
+    assert (np.diff(times) > 0).all()
+
+
+def test_pictures_of_a_folder_are_a_source(assets):
+    frames = list(Sources(assets))
+    assert len(frames) == 2
+
+
+def test_a_picture_that_cannot_be_read_is_left_out(assets, tmp_path):
+    (tmp_path / "a.jpg").write_bytes((assets / "bus.jpg").read_bytes())
+    (tmp_path / "b.jpg").write_bytes(b"no picture")
+    assert len(list(Sources(tmp_path))) == 1
+
+
+def test_several_films_are_told_apart(film, assets, tmp_path):
+    other = pan(assets / "zidane.jpg", tmp_path / "other.mp4", frames=5)
+    frames = list(Sources([film, other]))
+    counts = {name: sum(f.source == name for f in frames) for name in {f.source for f in frames}}
+    assert counts == {str(film): 25, str(other): 5}
+
+
+@pytest.mark.parametrize(
+    ("where", "said"),
+    [
+        ("absent.mp4", "no film"),
+        ("87", "no camera 87"),
+        ("ftp://127.0.0.1/x", "unknown scheme"),
+        ("rtsp://user:secret@127.0.0.1:1/x", "cannot be opened"),
+    ],
+)
+def test_what_cannot_be_opened_is_one_error_without_the_password(where, said):
+    with pytest.raises(SourceError, match=said) as caught:
+        Sources(where)
+    assert "secret" not in str(caught.value)
+
+
+def test_text_named_as_a_film_is_an_error(tmp_path):
+    (tmp_path / "x.mp4").write_text("no film")
+    with pytest.raises(SourceError, match="cannot be opened as a film"):
+        Sources(tmp_path / "x.mp4")
+
+
+def test_a_playlist_may_not_lead_out_of_the_files(tmp_path, camera):
+    """A file from elsewhere must not make this machine fetch an address."""
+    (tmp_path / "x.m3u8").write_text(f"#EXTM3U\n#EXTINF:1,\n{camera.url}a.ts\n#EXT-X-ENDLIST\n")
+    with pytest.raises(SourceError):
+        list(Sources(tmp_path / "x.m3u8"))
+
+
+def test_a_truncated_film_gives_what_can_be_read(film, assets, tmp_path):
+    data = film.read_bytes()
+    half = tmp_path / "half.mp4"
+    half.write_bytes(data[: len(data) // 2])
+    with pytest.raises(SourceError, match=r"half\.mp4"):  # an MP4 has its index at the end
+        list(Sources(half))
+    avi = pan(assets / "bus.jpg", tmp_path / "whole.avi", frames=25)
+    cut = tmp_path / "cut.avi"
+    cut.write_bytes(avi.read_bytes()[: avi.stat().st_size // 2])
+    assert 5 < len(list(Sources(cut))) < 25
+
+
+def test_a_live_source_gives_the_newest_frame_and_counts_the_dropped(camera):
+    source = Sources(camera.url)
+    ages, indices = [], []
+    for frame in source:
+        ages.append(time.monotonic() - frame.captured_s)
+        indices.append(frame.index)
+        time.sleep(0.1)  # five times as slow as the camera
+        if len(ages) == 15:
+            source.close()
+    assert max(ages) < 0.1
+    assert source.dropped >= 3 * len(ages) // 2
+    assert indices == sorted(indices)
+
+
+def test_a_lost_camera_comes_back_with_another_size(camera, monkeypatch):
+    monkeypatch.setattr(module, "FIRST_PAUSE_S", 0.1)
+    events = []
+    source = Sources(camera.url, report=events.append)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    shapes, killed = set(), 0
+    for frame in source:
+        shapes.add(frame.image.shape[:2])
+        backs = sum(event.kind == "source back" for event in events)
+        if killed == backs and killed < 2 and frame.index % 5 == 4:
+            camera.kill()
+            camera.start()
+            killed += 1
+        if backs == 2:
+            assert threads() == 1
+            assert len(list(Path("/proc/self/fd").iterdir())) <= before + 1
+            source.close()
+    assert shapes == {(240, 320), (360, 480)}
+    assert [event.kind for event in events] == ["source lost", "source back"] * 2
+    assert threads() == 0
+
+
+def test_a_dead_camera_does_not_slow_another(camera, film):
+    events = []
+    source = Sources([film, "http://127.0.0.1:1/"], report=events.append)
+    begun = time.monotonic()
+    for frame in source:
+        if frame.index == 24:
+            source.close()
+    assert time.monotonic() - begun < 5
+    assert [event.kind for event in events] == ["source lost"]
+
+
+def test_close_from_another_thread_ends_the_iteration(camera):
+    source = Sources(camera.url)
+    threading.Timer(0.3, source.close).start()
+    begun = time.monotonic()
+    for _ in source:
+        pass
+    assert time.monotonic() - begun < 3
+    assert threads() == 0
+
+
+def test_a_film_that_changes_its_size_goes_on(tmp_path):
+    path = tmp_path / "x.mjpeg"
+    pictures = [np.full((side, 2 * side, 3), 90, np.uint8) for side in (64, 64, 128, 128)]
+    path.write_bytes(b"".join(cv2.imencode(".jpg", each)[1].tobytes() for each in pictures))
+    assert {frame.image.shape for frame in Sources(path)} == {(64, 128, 3), (128, 256, 3)}
+
+
+def test_passwords_are_not_shown():
+    assert shown_name("rtsp://a:b@host/1") == "rtsp://***@host/1"
+    assert shown_name("film.mp4") == "film.mp4"
+
+
+def test_a_capture_says_whether_it_is_live(film, camera):
+    for where, live in ((str(film), False), (camera.url, True)):
+        capture = open_capture(where)
+        assert capture.live is live
+        capture.close()
