@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from films import pan
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -13,10 +14,13 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 def test_its_python_runs(tmp_path, monkeypatch, capsys, assets):
     shutil.copy(assets / "bus.jpg", tmp_path / "street.jpg")
     shutil.copy(assets / "zidane.jpg", tmp_path / "match.jpg")
+    pan(assets / "bus.jpg", tmp_path / "street.mp4", 6, (600, 600))
     monkeypatch.chdir(tmp_path)
-    (block,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     names: dict[str, object] = {}
-    exec(block, names)  # noqa: S102  our own README
+    images, films = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    exec(films, {})  # noqa: S102  our own README
+    assert re.search(r"^5 \[", capsys.readouterr().out, re.MULTILINE)
+    exec(images, names)  # noqa: S102
     printed = capsys.readouterr().out
     assert re.search(r"^bus 0\.\d\d$", printed, re.MULTILINE)
     assert len(re.findall("pedestrian", printed)) == 3

@@ -107,7 +107,7 @@ for index in range(100000):
     assert process.stdout.readline() == "ready\n"
     time.sleep(0.2)
     process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.communicate()
     assert len(decoded(tmp_path / "a.mp4")[2]) >= 60
     lines = (tmp_path / "a.jsonl").read_text().splitlines()
     records = [json.loads(line) for line in lines[:-1]]
