@@ -48,6 +48,7 @@ starter: .venv-training/.installed ## Train the bundled encoder anew (about 90 m
 	test -f $(STARTER)/upper.pt || $(TRAIN) training/images.py --data $(STARTER)/data --work $(STARTER) --yolo $(DATA)/models/yolo11n.onnx
 	$(TRAIN) training/bundle.py --work $(STARTER)
 	$(TRAIN) training/evaluate.py --data $(STARTER)/data --coco $(DATA)/coco-dev --json $(STARTER)/figures.json
+	$(TRAIN) training/calibrate.py --coco $(DATA)/coco-dev
 
 .venv-training/.installed: pyproject.toml constraints.txt training/requirements.txt
 	$(PYTHON) -m venv .venv-training

@@ -7,6 +7,8 @@ from openvocab.protocols import Features
 
 __all__ = ["covers", "fuse", "label_affinity", "label_evidence", "margins", "posterior", "softmax"]
 
+KIND = 0.7  # of the floor of a synonym: how near a broader word must be
+
 Floats = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
@@ -77,8 +79,9 @@ def covers(words: Features, names: Features, affinity: Floats, scale: float, flo
     """Which of the detector's names a word stands for, `(K, L)`: its own other names and kinds.
 
     A synonym has more than half of the affinity. A broader word (animal) is nearer to each of its
-    kinds (cow) than its nearest name (dog) is to them, by one logit at least: measured on COCO
-    names, that finds the kinds of animal, fruit and furniture and costs synonyms nothing.
+    kinds (cow) than its nearest name (dog) is to them, by one logit at least, though it may be
+    farther from them than a synonym: measured on COCO names, that finds the kinds of animal, fruit
+    and furniture and costs synonyms nothing.
 
     >>> names = np.float32([[1, 0], [0, 1]])
     >>> animal = np.float32([[0.8, 0.6]])
@@ -87,7 +90,7 @@ def covers(words: Features, names: Features, affinity: Floats, scale: float, flo
     """
     cosine = words @ names.T
     of_nearest = names[cosine.argmax(axis=1)] @ names.T
-    broader = (cosine >= floor) & (scale * (cosine - of_nearest) >= 1)
+    broader = (cosine >= KIND * floor) & (scale * (cosine - of_nearest) >= 1)
     result: Mask = (affinity[:, :-1] > 0.5) | broader
     return result
 

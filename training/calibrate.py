@@ -26,11 +26,19 @@ logger = logging.getLogger("calibrate")
 GRID = {
     "logit_scale": (10.0, 15.0, 20.0, 30.0),
     "prior_scale": (10.0, 20.0, 30.0),
-    "prior_floor": (0.3, 0.4, 0.5),
+    "prior_floor": (0.4, 0.5, 0.6),
     "prior_weight": (3.0, 5.0, 8.0),
-    "background_weight": (0.5, 1.0, 2.0),
-    "fusion_exponent": (0.2, 0.4, 0.6),
+    "background_weight": (1.0, 2.0, 4.0),
+    "fusion_exponent": (0.2, 0.3, 0.5),
 }
+ABSENT = (
+    "cactus", "crown", "drone", "fire extinguisher", "forklift", "harp", "helmet", "ladder",
+    "lighthouse", "octopus", "penguin", "piano", "snake", "stethoscope", "submarine", "sword",
+    "tent", "tractor", "wheelchair", "windmill",
+)  # fmt: skip
+CALM = (
+    2.0  # points of AP50 that a false label a photo is worth, when all absent classes are asked for
+)
 LEAST = 0.01  # scores under this do not move AP
 
 
@@ -138,7 +146,7 @@ def _right(found: sv.Detections, wanted: sv.Detections) -> int:
 
 
 def main() -> None:
-    """One setting at a time, twice round: each takes the value of the best mean of both AP50."""
+    """One setting at a time, twice round: each takes the value of the best AP50 that is calm."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--coco", type=Path, required=True, help="folder of unseen COCO photos")
@@ -149,18 +157,19 @@ def main() -> None:
     preset = dataclasses.replace(load("starter"), encoder=options.encoder)
     photos = Photos(options.coco, options.photos, preset)
     lists = [photos.known, [SYNONYMS.get(name, name) for name in photos.known]]
-    absent = [name.replace("_", " ") for name in sorted(names.HELD_OUT)]
+    absent = [name.replace("_", " ") for name in sorted(names.HELD_OUT)] + list(ABSENT)
     logger.info("detector alone: AP50 %.1f", photos.own_ap50())
 
     def figures(candidate: Preset) -> list[float]:
-        return [photos.ap50(candidate, words) for words in lists]
+        calm = -CALM * photos.false_labels(candidate, absent)
+        return [*(photos.ap50(candidate, words) for words in lists), calm]
 
     best = figures(preset)
     for _, (key, values) in itertools.product(range(options.rounds), GRID.items()):
         for value in values:
             candidate = dataclasses.replace(preset, **{key: value})
             found = figures(candidate)
-            logger.info("%s = %g: AP50 %.1f, synonyms %.1f", key, value, *found)
+            logger.info("%s = %g: AP50 %.1f, synonyms %.1f, false labels %.1f", key, value, *found)
             if sum(found) > sum(best) + 0.1:  # ties stay
                 preset, best = candidate, found
     for name, words in zip(("names", "synonyms"), lists, strict=True):
@@ -169,7 +178,7 @@ def main() -> None:
     for threshold in (0.2, 0.25, 0.3, 0.35, 0.4):
         rate = photos.false_labels(dataclasses.replace(preset, score_threshold=threshold), absent)
         logger.info(
-            "threshold %.2f: %.2f false labels a photo for 20 absent classes", threshold, rate
+            "threshold %.2f: %.2f false labels a photo for the absent classes", threshold, rate
         )
     logger.info("chosen: %s", {key: getattr(preset, key) for key in GRID})
 
