@@ -27,7 +27,16 @@ if TYPE_CHECKING:
     from openvocab.detector import OpenVocabDetector
     from openvocab.vocabulary import Vocabulary
 
-__all__ = ["Classes", "Device", "Negatives", "PresetName", "Threshold", "detect", "read_classes"]
+__all__ = [
+    "Classes",
+    "Device",
+    "Negatives",
+    "PresetName",
+    "Threshold",
+    "detect",
+    "has_display",
+    "read_classes",
+]
 
 _Work = tuple[str, Path | None]  # an image, and where its annotated picture goes
 MANY = 20  # images; from here on a count by class is more use than a row a box
@@ -73,7 +82,7 @@ def detect(  # noqa: PLR0913  a command has as many parameters as it has options
     paths = _sources(sources)
     names = read_classes(classes)
     targets = _targets(paths, save)
-    if show and not _has_display():
+    if show and not has_display():
         raise ImageError("--show needs a display and there is none; use --save DIR instead.")
 
     from openvocab.detector import OpenVocabDetector
@@ -176,7 +185,8 @@ def _deliver(picture: Image, found: "sv.Detections", target: Path | None, *, sho
         cv2.waitKey(0)
 
 
-def _has_display() -> bool:
+def has_display() -> bool:
+    """Whether a window can be opened."""
     on_linux = sys.platform.startswith("linux")
     return not on_linux or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
 

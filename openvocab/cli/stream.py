@@ -1,12 +1,10 @@
 """`openvocab stream`: films and cameras to annotated films, detections and events, until stopped."""
 
-import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,7 +13,15 @@ from rich.live import Live
 from rich.text import Text
 
 from openvocab.cli.console import complain, err
-from openvocab.cli.detect import Classes, Device, Negatives, PresetName, Threshold, read_classes
+from openvocab.cli.detect import (
+    Classes,
+    Device,
+    Negatives,
+    PresetName,
+    Threshold,
+    has_display,
+    read_classes,
+)
 from openvocab.errors import SinkError
 from openvocab.prompts import split_list
 
@@ -46,16 +52,21 @@ def stream(  # noqa: PLR0913  a command has as many parameters as it has options
     threshold: Threshold = None,
     device: Device = None,
     save: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Annotated film, .mp4 or .mkv.")
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Annotated film, .mp4 or .mkv; one that is there is kept, and out-2.mp4 written.",
+        ),
     ] = None,
     jsonl: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Detections, one frame a line.")
+        Path | None, typer.Option(metavar="FILE", help="Detections, one frame a line; appended.")
     ] = None,
     csv: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Detections, one box a row.")
+        Path | None, typer.Option(metavar="FILE", help="Detections, one box a row; appended.")
     ] = None,
     events: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="What happens, and metrics, one a line.")
+        Path | None,
+        typer.Option(metavar="FILE", help="What happens, and metrics, one a line; appended."),
     ] = None,
     zones: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Polygons and lines to watch, TOML.")
@@ -74,8 +85,8 @@ def stream(  # noqa: PLR0913  a command has as many parameters as it has options
     Exit code: 0 it ended or was stopped, 2 a source or an option is wrong, or a file failed.
     """
     names = read_classes(classes)
-    if show and sys.platform.startswith("linux") and not os.environ.get("DISPLAY"):
-        raise SinkError("--show needs a display and there is none; use --save FILE instead.")
+    if show and (sys.platform == "darwin" or not has_display()):  # macOS: main thread only
+        raise SinkError("--show needs a display it can use; use --save FILE instead.")
 
     from openvocab.detector import OpenVocabDetector
     from openvocab.stream.processor import StreamProcessor
@@ -126,23 +137,42 @@ def _run(
     log: "JsonLines | None",
 ) -> dict[str, Any]:
     """To the end; a line of metrics on the terminal, and one in the log every ten seconds."""
-    begun = told = time.monotonic()
-    with Live(
-        console=err, refresh_per_second=2, transient=True, auto_refresh=err.is_terminal
-    ) as live:
+    with ExitStack() as stack:
+        if max_seconds is not None:
+            stack.callback(_after(max_seconds, processor.stop).cancel)
+        live = stack.enter_context(
+            Live(console=err, refresh_per_second=2, transient=True, auto_refresh=err.is_terminal)
+        )
+        if log is not None:
+            ended = threading.Event()
+            teller = threading.Thread(target=_tell, args=(processor, given, log, ended))
+            teller.start()
+            stack.callback(teller.join)
+            stack.callback(ended.set)  # before the join
         for _ in processor.run(given):
-            now = time.monotonic()
             if err.is_terminal:
                 live.update(Text(_line(processor.metrics.snapshot(given.dropped))))
-            if log is not None and now - told >= EVERY_S:
-                told = now
-                log.write({"event": "metrics"} | processor.metrics.snapshot(given.dropped))
-            if max_seconds is not None and now - begun >= max_seconds:
-                processor.stop()
     figures = processor.metrics.snapshot(given.dropped)
     if log is not None:
         log.write({"event": "metrics"} | figures)
     return figures
+
+
+def _after(seconds: float, what: Callable[[], None]) -> threading.Timer:
+    """Whether frames come or not."""
+    timer = threading.Timer(seconds, what)
+    timer.daemon = True
+    timer.start()
+    return timer
+
+
+def _tell(
+    processor: "StreamProcessor", given: "Sources", log: "JsonLines", ended: threading.Event
+) -> None:
+    """Metrics to the log, most of all while nothing comes."""
+    with suppress(SinkError):  # the loop meets the same error
+        while not ended.wait(EVERY_S):
+            log.write({"event": "metrics"} | processor.metrics.snapshot(given.dropped))
 
 
 def _line(figures: dict[str, Any]) -> str:
@@ -199,8 +229,9 @@ class _BySource:
         self._films[frame.source].write(frame, detections)
 
     def close(self) -> None:
-        for film in self._films.values():
-            film.close()
+        with ExitStack() as stack:  # one that fails does not keep the others open
+            for film in self._films.values():
+                stack.callback(film.close)
 
 
 def _drawing(zones: "Zones | None") -> "Draw":

@@ -1,7 +1,6 @@
 """One opened film, camera or folder of pictures: reads frames, or says why not."""
 
 import contextlib
-import re
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,9 +15,10 @@ from openvocab import images
 from openvocab.errors import ImageError, SourceError
 from openvocab.protocols import Image
 
-__all__ = ["Capture", "open_capture", "shown_name"]
+__all__ = ["FPS", "Capture", "is_address", "open_capture", "shown_name"]
 
 OPEN_S, READ_S = 10.0, 5.0  # time-outs; OpenCV's own is 30 s of standstill
+DAMAGED = 50  # places in a row that cannot be read, after which a film has ended
 FPS = 25.0  # of a source that does not say
 FASTEST = 240.0  # frames a second; a film that claims more has no frame rate, but a time base
 # A film may be a playlist that names other files and addresses: it may only lead to its like.
@@ -59,7 +59,7 @@ def open_capture(where: str) -> Capture:
         return _Film(where, NETWORK_ONLY)
     if "://" in where:
         raise SourceError(f"{shown_name(where)} has an unknown scheme; use {', '.join(SCHEMES)}.")
-    if Path(where).is_file() and Path(where).suffix.lower() not in images.FORMATS:
+    if Path(where).is_file() and Path(where).suffix.lower() not in images.SUFFIXES:
         return _Film(where, FILE_ONLY)
     try:
         return _Pictures([str(path) for path in images.find([where])])
@@ -67,13 +67,23 @@ def open_capture(where: str) -> Capture:
         raise SourceError(f"{where} is no film, picture, folder or glob; check it.") from error
 
 
-def shown_name(where: str) -> str:
-    """The source without what must not be shown: the password of an address.
+def is_address(where: str | int | Path) -> bool:
+    """Whether it is a camera or a stream, which may be away for a while."""
+    return str(where).isdecimal() or str(where).lower().startswith(SCHEMES)
 
-    >>> shown_name("rtsp://admin:secret@10.0.0.7/live")
-    'rtsp://***@10.0.0.7/live'
+
+def shown_name(where: str) -> str:
+    """The source without what must not be shown: user, password and query of an address.
+
+    >>> shown_name("rtsp://admin:s@cr/t@10.0.0.7/live?pwd=x")
+    'rtsp://***@10.0.0.7/live?***'
     """
-    return re.sub(r"(?<=://)[^/@]*@", "***@", where)
+    if "://" not in where:
+        return where
+    scheme, _, rest = where.partition("://")
+    secret, at, rest = rest.rpartition("@")
+    path, query, _ = rest.partition("?")
+    return f"{scheme}://{'***@' if at else ''}{path}{'?***' if query or '?' in secret else ''}"
 
 
 class _Film:
@@ -81,45 +91,67 @@ class _Film:
 
     def __init__(self, where: str, options: dict[str, str]) -> None:
         self._name = shown_name(where)
-        if where.lower().startswith("rtsp"):
-            options = options | {"rtsp_transport": "tcp", "fflags": "nobuffer"}
+        local, rtsp = options is FILE_ONLY, where.lower().startswith("rtsp")
+        if rtsp:
+            options = options | {"rtsp_transport": "tcp", "allowed_media_types": "video"}
+        # An absolute path: FFmpeg takes what stands before a colon for a protocol.
+        url = str(Path(where).absolute()) if local else where
         try:
-            self._container = av.open(where, options=options, timeout=(OPEN_S, READ_S))
+            self._container = av.open(url, options=options, timeout=(OPEN_S, READ_S))
         except (av.error.FFmpegError, OSError, ValueError) as error:
             raise SourceError(
                 f"{self._name} cannot be opened as a film ({_reason(error)}); check it."
-            ) from error
+            ) from None  # FFmpeg's error holds the password
         if not self._container.streams.video:
             self._container.close()
             raise SourceError(f"{self._name} holds no pictures; give a film.")
+        self._shown = False
         self._stream = self._container.streams.video[0]
-        self.live = options is not FILE_ONLY and self._container.duration is None
+        self.live = not local and not self._container.duration
         # Threads by frame hold frames back, which a live source may not.
         self._stream.thread_type = "SLICE" if self.live else "AUTO"
         rate = float(self._stream.average_rate or self._stream.guessed_rate or 0)
         self.fps = rate if 0 < rate <= FASTEST else FPS
 
     def frames(self) -> Iterator[tuple[float | None, Image]]:
-        decoded = 0
-        packets = self._container.demux(self._stream)
-        while True:
+        first: float | None = None
+        last = time.monotonic()
+        for packet in self._packets():
+            for picture in self._decoded(packet):
+                last = time.monotonic()
+                turned = np.rot90(picture.to_ndarray(format="bgr24"), picture.rotation // 90)
+                first = picture.time if first is None else first
+                known = picture.time is not None and first is not None
+                yield picture.time - first if known else None, np.ascontiguousarray(turned)
+                self._shown = True
+            if self.live and time.monotonic() - last > READ_S:
+                raise SourceError(f"{self._name} sends no picture; check the source.")
+        if not self._shown:
+            raise SourceError(f"{self._name} has no picture that can be decoded; check it.")
+
+    def _packets(self) -> Iterator[Any]:
+        """Of the film; a damaged place is left out, a few of them in a row are its end."""
+        damaged = 0
+        while damaged < DAMAGED:
             try:
-                packet = next(packets)
-                pictures = packet.decode()
-            except StopIteration:
-                break
+                for packet in self._container.demux(self._stream):
+                    damaged = 0
+                    yield packet
             except av.error.InvalidDataError:
-                continue  # a damaged packet: the next whole picture goes on
+                damaged += 1
             except (av.error.FFmpegError, OSError) as error:
                 raise SourceError(
                     f"{self._name} was lost ({_reason(error)}); check the source."
-                ) from error
-            for picture in pictures:
-                decoded += 1
-                turned = np.rot90(picture.to_ndarray(format="bgr24"), picture.rotation // 90)
-                yield picture.time, np.ascontiguousarray(turned)
-        if not decoded:
-            raise SourceError(f"{self._name} has no picture that can be decoded; check it.")
+                ) from None
+            else:
+                return
+
+    @staticmethod
+    def _decoded(packet: Any) -> Any:  # noqa: ANN401
+        try:
+            return packet.decode()
+        except av.error.InvalidDataError:
+            return ()  # the next whole picture goes on
 
     def close(self) -> None:
         self._container.close()

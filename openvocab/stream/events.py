@@ -1,5 +1,6 @@
 """What happens on a stream, as short records: things appear, change their label, leave."""
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,7 +9,7 @@ import supervision as sv
 
 from openvocab.protocols import Frame
 
-__all__ = ["Event", "Report", "TrackEvents", "ignore"]
+__all__ = ["GONE_S", "Event", "Report", "TrackEvents", "ignore"]
 
 GONE_S = 2.0  # without being seen, after which a track has left
 
@@ -38,9 +39,11 @@ class TrackEvents:
 
     def __init__(self) -> None:
         self._seen: dict[int, tuple[str, float]] = {}
+        self._source = ""
 
     def update(self, frame: Frame, detections: sv.Detections) -> Iterator[Event]:
         """Events of one frame, whose detections have `tracker_id` and `class_name`."""
+        self._source = frame.source
         ids = () if detections.tracker_id is None else detections.tracker_id.tolist()
         for track, name in zip(ids, detections.data.get("class_name", ()), strict=True):
             before = self._seen.get(track)
@@ -51,8 +54,16 @@ class TrackEvents:
             elif before[0] != name:
                 changed = data | {"before": before[0]}
                 yield Event("label changed", frame.time_s, frame.source, changed)
+        yield from self._left(frame.time_s - GONE_S)
+
+    def end(self) -> Iterator[Event]:
+        """The stream has ended: all that are there have left."""
+        yield from self._left(math.inf)
+
+    def _left(self, since_s: float) -> Iterator[Event]:
+        """Those who were last seen before then."""
         for track, (name, last) in list(self._seen.items()):
-            if frame.time_s - last > GONE_S:
+            if last < since_s:
                 del self._seen[track]
                 data = {"tracker_id": track, "class_name": name}
-                yield Event("left", last, frame.source, data)
+                yield Event("left", last, self._source, data)

@@ -18,9 +18,13 @@ from openvocab.stream.records import numbered
 
 __all__ = ["Draw", "VideoSink", "WindowSink", "plain"]
 
-TICKS = 90_000  # a second in a film; what MPEG counts in
+TICKS = 60_000  # a second in a film; MPEG-4 can count to 65,535
+GAP_S = 10.0  # without a picture, or back in time: another film begins
 # Fragments: what was written is readable, whatever happens to the program.
-FRAGMENTS = {"movflags": "frag_keyframe+empty_moov+default_base_moof", "flush_packets": "1"}
+FRAGMENTS = {
+    "movflags": "frag_keyframe+empty_moov+default_base_moof+skip_trailer",
+    "flush_packets": "1",
+}
 
 Draw = Callable[[Frame, sv.Detections], Image]
 
@@ -44,20 +48,25 @@ class VideoSink:
         draw: Draw = plain,
         longest_bytes: int | None = None,
     ) -> None:
-        """Open at the first frame.
+        """Open at the first frame; a film that is there already is kept, the next number taken.
 
         Args:
             path: `.mp4` or `.mkv`; further files are `out-2.mp4`, `out-3.mp4`, ...
             fps: key frames and the rate told to players; frames keep their own times.
             draw: makes the picture from a frame and its detections.
             longest_bytes: size at which the next file begins.
+
+        Raises:
+            SinkError: not `.mp4` or `.mkv`.
         """
+        if Path(path).suffix.lower() not in {".mp4", ".mkv"}:
+            raise SinkError(f"{path} is no film that is written here; name it .mp4 or .mkv.")
         self._paths = numbered(Path(path))
         self._fps, self._draw, self._longest = fps, draw, longest_bytes
         self._path = Path(path)
         self._container: Any = None
         self._stream: Any = None
-        self._begun_s, self._last_tick = 0.0, -1
+        self._begun_s, self._last_s, self._last_tick = 0.0, 0.0, -1
 
     def write(self, frame: Frame, detections: sv.Detections) -> None:
         """One frame, drawn.
@@ -68,35 +77,39 @@ class VideoSink:
         picture = _even(self._draw(frame, detections))
         height, width = picture.shape[:2]
         try:
-            if self._container is not None and self._is_over(width, height):
+            if self._container is not None and self._is_over(width, height, frame.time_s):
                 self._finish()
             if self._container is None:
                 self._open(width, height, frame.time_s)
             encoded = av.VideoFrame.from_ndarray(picture, format="bgr24")
+            self._last_s = frame.time_s
             tick = max(self._last_tick + 1, round((frame.time_s - self._begun_s) * TICKS))
             encoded.pts, encoded.time_base, self._last_tick = tick, Fraction(1, TICKS), tick
             self._container.mux(self._stream.encode(encoded))
-        except (av.error.FFmpegError, OSError) as error:
+        except (av.error.FFmpegError, OSError, ValueError) as error:
             raise SinkError(f"{self._path} cannot be written ({error}); check the disk.") from error
 
     def close(self) -> None:
         """Write what is held back."""
         try:
             self._finish()
-        except (av.error.FFmpegError, OSError) as error:
+        except (av.error.FFmpegError, OSError, ValueError) as error:
             raise SinkError(
                 f"{self._path} cannot be finished ({error}); check the disk."
             ) from error
 
-    def _is_over(self, width: int, height: int) -> bool:
-        if (self._stream.width, self._stream.height) != (width, height):
+    def _is_over(self, width: int, height: int, time_s: float) -> bool:
+        same_size = (self._stream.width, self._stream.height) == (width, height)
+        if not same_size or not 0 <= time_s - self._last_s <= GAP_S:
             return True
         written = self._path.stat().st_size if self._path.exists() else 0
         return self._longest is not None and written >= self._longest
 
     def _open(self, width: int, height: int, time_s: float) -> None:
-        self._path = next(self._paths)
-        self._container = av.open(str(self._path), "w", options=FRAGMENTS)
+        self._path = next(path for path in self._paths if not _has_content(path))
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        options = FRAGMENTS if self._path.suffix.lower() == ".mp4" else {"flush_packets": "1"}
+        self._container = av.open(str(self._path.absolute()), "w", options=options)
         codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
         self._stream = self._container.add_stream(
             codec, rate=Fraction(self._fps).limit_denominator(1001)
@@ -132,6 +145,10 @@ class WindowSink:
     def close(self) -> None:
         """Take the windows away."""
         cv2.destroyAllWindows()
+
+
+def _has_content(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size > 0
 
 
 def _even(picture: Image) -> Image:

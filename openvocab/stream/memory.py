@@ -22,13 +22,13 @@ class MemorySettings:
         ConfigError: a value is out of its range.
     """
 
-    refresh_s: float = 2.0
+    refresh_s: float = 5.0
     """Seconds after which a track is encoded again."""
     settle: int = 3
     """The first encodings of a track come at once, one a frame: a label needs more than one look."""
-    grown: float = 1.5
+    grown: float = 2.0
     """Ratio of areas, larger or smaller, at which it is."""
-    changed: float = 0.18
+    changed: float = 0.3
     """Mean difference of its small grey picture, 0 to 1, at which it is."""
     budget: int = 16
     """Regions encoded a frame at the most; the most overdue go first."""
@@ -146,13 +146,13 @@ class TrackMemory:
     def _label(self, track: _Track, posterior: NDArray[np.float32]) -> int:
         best = int(posterior.argmax())
         fresh, track.judged = track.encoded > track.judged, track.encoded
-        if track.label < 0 or track.encoded <= self._settings.settle:
+        if track.label < 0 or (fresh and track.encoded <= self._settings.settle):
             track.label, track.rival, track.lead = best, -1, 0
-        elif best == track.label or (
-            posterior[best] - posterior[track.label] < self._settings.hysteresis
-        ):
+        elif not fresh:
+            return track.label
+        elif posterior[best] - posterior[track.label] < self._settings.hysteresis:
             track.rival, track.lead = -1, 0
-        elif fresh:
+        else:
             track.lead = track.lead + 1 if best == track.rival else 1
             track.rival = best
             if track.lead >= self._settings.patience:

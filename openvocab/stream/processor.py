@@ -23,6 +23,8 @@ from openvocab.vocabulary import Classes, Vocabulary
 
 __all__ = ["StreamProcessor"]
 
+WAIT_S = 0.5  # between two looks whether a pause is over: Ctrl-C gets through
+
 
 class StreamProcessor:
     """Names the things of a stream in the caller's words, steadily; one run at a time.
@@ -123,15 +125,11 @@ class StreamProcessor:
             Exception: what a sink raised, at the next frame.
         """
         self._source = source
-        self._stopped.clear()
         self.metrics = Metrics()
         lanes: dict[str, _Lane] = {}
         with Writer(self._takers) as writer:
             try:
-                for frame in source:
-                    self._running.wait()
-                    if self._stopped.is_set():
-                        break
+                for frame in self._taken(source):
                     if frame.source not in lanes:
                         lanes[frame.source] = self._lane(source.fps)
                     lane = lanes[frame.source]
@@ -142,8 +140,23 @@ class StreamProcessor:
                     self.metrics.tracks = sum(len(each.memory) for each in lanes.values())
                     self.metrics.frame_done(frame.captured_s)
                     yield frame, found
+                for lane in lanes.values():
+                    for event in lane.events.end():
+                        self._report(event)
             finally:
+                self._stopped.clear()
                 source.close()
+
+    def _taken(self, source: Source) -> Iterator[Frame]:
+        """The frames that are not to be passed over; none while paused."""
+        frames = iter(source)
+        while True:
+            while not self._running.wait(WAIT_S):
+                pass
+            frame = None if self._stopped.is_set() else next(frames, None)
+            if frame is None or self._stopped.is_set():
+                return
+            yield frame
 
     def _events(self, lane: "_Lane", frame: Frame, found: sv.Detections) -> Iterator[Event]:
         if self._tracker is not None:
@@ -173,14 +186,21 @@ class _Lane:
         self._tracker, self.memory = tracker, memory
         self.events = TrackEvents()
         self._naming: _Naming | None = None
+        self._count = 0
         self._last = sv.Detections.empty()
+        self._tracked: tuple[Proposals, NDArray[np.intp]] | None = None
 
     def process(self, frame: Frame, naming: _Naming, metrics: Metrics) -> sv.Detections:
         """What is in a frame."""
+        passed_over = self._count % self._every
+        self._count += 1
         if naming is not self._naming:
             self.memory.relabel()
             self._naming = naming
-        elif frame.index % self._every:
+            if passed_over and self._tracked is not None:  # named anew, nothing is looked at
+                self._last = self._name(*self._tracked, naming)
+                return self._last
+        elif passed_over:
             return self._last
         (found,) = self._detector.proposer.propose([frame.image])
         if self._tracker is None:
@@ -189,9 +209,10 @@ class _Lane:
             scores = naming.classifier.scores(found, features)
             self._last = naming.classifier.detections(found, scores, naming.thresholds)
         else:
-            ids = self._tracker.update(found)
+            ids = self._tracker.update(found, frame.time_s)
             metrics.regions_seen += int((ids >= 0).sum())
             self._remember(frame, found, ids, metrics)
+            self._tracked = found, ids
             self._last = self._name(found, ids, naming)
         return self._last
 

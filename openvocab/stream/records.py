@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import threading
 from collections.abc import Iterator
 from itertools import count
@@ -72,7 +73,8 @@ class CsvSink:
 
     def __init__(self, path: str | Path) -> None:
         self._file = _Text(Path(path))
-        self._file.write(",".join(self.COLUMNS) + "\r\n")
+        if not self._file.size:
+            self._file.write(",".join(self.COLUMNS) + "\r\n")
 
     def write(self, frame: Frame, detections: sv.Detections) -> None:
         """The boxes of one frame.
@@ -131,7 +133,8 @@ class _Text:
         self._path, self.size = path, 0
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = path.open("wb", buffering=0)
+            self._file = path.open("ab", buffering=0)  # a restart keeps what was recorded
+            self.size = self._file.seek(0, os.SEEK_END) if self._file.seekable() else 0
         except OSError as error:
             raise self._unwritable(error) from error
 

@@ -3,12 +3,14 @@
 import contextlib
 import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self
 
 import supervision as sv
 
+from openvocab.errors import SinkError
 from openvocab.protocols import Frame, Sink
 
 __all__ = ["Taker", "Writer"]
@@ -39,10 +41,17 @@ class Writer:
         trace: TracebackType | None,
     ) -> None:
         """Finish what waits; raises what a sink raised unless something else is on its way."""
-        self._offer(None)
-        self._thread.join(FINISH_S)
-        if self._error is not None and error is None:
+        deadline = time.monotonic() + FINISH_S
+        while self._thread.is_alive() and time.monotonic() < deadline:
+            with contextlib.suppress(queue.Full):
+                self._waiting.put(None, timeout=0.2)
+                self._thread.join(max(0.0, deadline - time.monotonic()))
+        if error is not None:
+            return
+        if self._error is not None:
             raise self._error
+        if self._thread.is_alive():
+            raise SinkError("What was found is not written yet and the disk hangs; check it.")
 
     def put(self, frame: Frame, detections: sv.Detections) -> None:
         """Hand one frame over; waits while the sinks are behind.
@@ -50,15 +59,12 @@ class Writer:
         Raises:
             Exception: what a sink raised before.
         """
-        self._offer((frame, detections))
-        if self._error is not None:
-            raise self._error
-
-    def _offer(self, item: tuple[Frame, sv.Detections] | None) -> None:
         while self._thread.is_alive():
             with contextlib.suppress(queue.Full):
-                self._waiting.put(item, timeout=0.2)
+                self._waiting.put((frame, detections), timeout=0.2)
                 break
+        if self._error is not None:
+            raise self._error
 
     def _run(self) -> None:
         try:

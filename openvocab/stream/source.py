@@ -9,14 +9,16 @@ from pathlib import Path
 
 from openvocab.errors import SourceError
 from openvocab.protocols import Frame, Image
-from openvocab.stream.capture import Capture, open_capture, shown_name
+from openvocab.stream.capture import FPS, Capture, is_address, open_capture, shown_name
 from openvocab.stream.events import Event, Report, ignore
 
 __all__ = ["Sources"]
 
 AHEAD = 4  # frames that are read before they are asked for, of a film
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
-JOIN_S = 3.0  # a reader that hangs in its driver is left behind after this
+STEADY_S = 10.0  # of pictures, after which the pauses begin small again
+WAIT_S = 0.5
+JOIN_S = 3.0  # readers that hang in their driver are left behind after this
 
 
 class Sources:
@@ -43,18 +45,24 @@ class Sources:
             loop: start a film or folder again when it ends.
 
         Raises:
-            SourceError: it cannot be opened. Of several, one that cannot is tried again and again,
-                and only the last to fail is an error.
+            SourceError: it cannot be opened. Of several, a camera or an address that cannot is
+                tried again and again instead.
         """
         names = [where] if isinstance(where, str | int | Path) else list(where)
         if not names:
             raise SourceError("No source was given; name a film or a camera.")
         self._ready = threading.Condition()
-        self._report = report
+        several = len(names) > 1
         self._readers = [
-            _Reader(str(name), self._ready, report, loop=loop, patient=len(names) > 1)
+            _Reader(str(name), self._ready, report, loop=loop, patient=several and is_address(name))
             for name in names
         ]
+        try:
+            for reader in self._readers:
+                reader.open()
+        except SourceError:
+            self.close()
+            raise
         for reader in self._readers:
             reader.start()
 
@@ -82,7 +90,7 @@ class Sources:
                     reader = next((each for each in order if each.waiting), None)
                     if reader is not None or all(each.ended for each in order):
                         break
-                    self._ready.wait()
+                    self._ready.wait(WAIT_S)  # with an end: else Ctrl-C waits, too, on Windows
                 if reader is None:
                     break
                 frame = reader.take()
@@ -96,8 +104,10 @@ class Sources:
         """End the iteration, the threads and what they hold open."""
         for reader in self._readers:
             reader.stop()
+        deadline = time.monotonic() + JOIN_S
         for reader in self._readers:
-            reader.join(JOIN_S)
+            if reader.is_alive() and reader is not threading.current_thread():
+                reader.join(max(0.0, deadline - time.monotonic()))
 
 
 class _Reader(threading.Thread):
@@ -108,23 +118,31 @@ class _Reader(threading.Thread):
     ) -> None:
         super().__init__(name=f"openvocab source {shown_name(where)}", daemon=True)
         self._where, self.source = where, shown_name(where)
-        self._ready, self._report, self._loop = ready, report, loop
+        self._ready, self._report = ready, report
+        self._loop, self._patient = loop, patient
         self._frames: deque[Frame] = deque()
         self._closed = threading.Event()
-        self._index = 0
-        self.ended = False
+        self._capture: Capture | None = None
+        self._live = patient
+        self._index, self._next_s = 0, 0.0
+        self._pause = FIRST_PAUSE_S
+        self._lost_s: float | None = None
+        # The time of day that never steps back: a clock that is set would shuffle a live stream.
+        self._day_s = time.time() - time.monotonic()
+        self._over = False
+        self.fps = FPS
         self.dropped = 0
         self.error: Exception | None = None
-        self._capture: Capture | None = None
-        self._missing = SourceError(f"{self.source} was not there.")
-        self._next_s = 0.0
-        try:
-            self._capture = open_capture(where)
-        except SourceError as error:
-            if not patient:
-                raise
-            self._missing = error
-        self.fps = self._capture.fps if self._capture else 25.0
+
+    def open(self) -> None:
+        """Open it in the caller's thread, unless it may be away."""
+        if not self._patient:
+            self._open()
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will come."""
+        return self._over or self._closed.is_set()
 
     @property
     def waiting(self) -> bool:
@@ -148,65 +166,78 @@ class _Reader(threading.Thread):
         """Until the source ends or is stopped."""
         try:
             while not self._closed.is_set():
-                lost = self._read()
-                if lost is None and not self._loop:
-                    break
-                if lost is not None and not self._reopen(lost):
-                    break
-                if lost is None:
-                    self._capture = open_capture(self._where)
+                try:
+                    if self._capture is None:
+                        self._open()
+                    self._read()
+                    if not (self._loop or self._live):
+                        break
+                    lost = f"{self.source} ended."
+                except Exception as error:
+                    if not self._live:
+                        raise
+                    lost = str(error)
+                if self._live and not self._closed.is_set():
+                    self._wait(lost)
         except Exception as error:  # noqa: BLE001  raised again by whoever iterates
             self.error = error
         finally:
+            self._free()
             with self._ready:
-                self.ended = True
+                self._over = True
                 self._ready.notify_all()
 
-    def _read(self) -> SourceError | None:
-        """Frames until the end of the capture; the error of a live source that was lost."""
+    def _open(self) -> None:
+        self._capture = open_capture(self._where)
+        self.fps = self._capture.fps
+        self._live = self._live or self._capture.live  # once live, always: a proxy may send a clip
+
+    def _free(self) -> None:
+        if self._capture is not None:
+            self._capture.close()
+            self._capture = None
+
+    def _read(self) -> None:
+        """Frames until the end of what is open."""
         capture = self._capture
         if capture is None:
-            return self._missing
+            return
+        begun, opened = self._next_s, time.monotonic()
         try:
-            begun = self._next_s
             for count, (time_s, image) in enumerate(capture.frames()):
                 if self._closed.is_set():
-                    return None
+                    return
+                self._is_back()
+                if time.monotonic() - opened > STEADY_S:
+                    self._pause = FIRST_PAUSE_S
                 in_film = begun + (count / capture.fps if time_s is None else time_s)
                 self._next_s = in_film + 1 / capture.fps
-                self._keep(image, time.time() if capture.live else in_film, live=capture.live)
-        except SourceError as error:
-            if not capture.live:
-                raise
-            return error
+                self._keep(image, self._day_s + time.monotonic() if self._live else in_film)
         finally:
-            self._capture = None
-            capture.close()
-        return SourceError(f"{self.source} ended.") if capture.live else None
+            self._free()
 
-    def _keep(self, image: Image, time_s: float, *, live: bool) -> None:
+    def _keep(self, image: Image, time_s: float) -> None:
         with self._ready:
-            if live and self._frames:
+            if self._live and self._frames:
                 self._frames.clear()
                 self.dropped += 1
             while len(self._frames) >= AHEAD and not self._closed.is_set():
-                self._ready.wait()
+                self._ready.wait(WAIT_S)
             if not self._closed.is_set():
                 self._frames.append(Frame(self._index, time_s, image, self.source))
                 self._index += 1
                 self._ready.notify_all()
 
-    def _reopen(self, lost: SourceError) -> bool:
-        """Try again with growing pauses, with jitter, until it is open or this is stopped."""
-        self._report(Event("source lost", time.time(), self.source, {"reason": str(lost)}))
-        pause, since = FIRST_PAUSE_S, time.monotonic()
-        while not self._closed.wait(pause * random.uniform(0.5, 1.5)):  # noqa: S311  jitter is no secret
-            try:
-                self._capture = open_capture(self._where)
-            except SourceError:
-                pause = min(2 * pause, LONGEST_PAUSE_S)
-                continue
-            away = round(time.monotonic() - since, 3)
+    def _is_back(self) -> None:
+        if self._lost_s is not None:
+            away = round(time.monotonic() - self._lost_s, 3)
+            self._lost_s = None
             self._report(Event("source back", time.time(), self.source, {"away_s": away}))
-            return True
-        return False
+
+    def _wait(self, lost: str) -> None:
+        """Say once that it is lost; a pause with jitter, each longer than the last."""
+        if self._lost_s is None:
+            self._lost_s = time.monotonic()
+            self._report(Event("source lost", time.time(), self.source, {"reason": lost}))
+        self._closed.wait(self._pause * random.uniform(0.5, 1.5))  # noqa: S311  no secret
+        self._pause = min(2 * self._pause, LONGEST_PAUSE_S)

@@ -44,14 +44,14 @@ class Tracker:
             options["high_conf_det_threshold"] = HIGH
         self._tracker = TRACKERS[name](**options)
 
-    def update(self, found: Proposals) -> NDArray[np.intp]:
-        """Track `(N,)` of each box; -1 for a box of no track (yet)."""
+    def update(self, found: Proposals, time_s: float) -> NDArray[np.intp]:
+        """Track `(N,)` of each box; -1 for a box of no track (yet). Time must not go back."""
         boxes = sv.Detections(
             found.xyxy,
             confidence=found.objectness,
             data={"row": np.arange(len(found))},
         )
-        tracked = self._tracker.update(boxes)
+        tracked = self._tracker.update(boxes, timestamp=time_s)
         ids = np.full(len(found), -1, np.intp)
         if len(tracked):
             ids[tracked.data["row"]] = tracked.tracker_id

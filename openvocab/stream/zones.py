@@ -12,7 +12,7 @@ import supervision as sv
 
 from openvocab.errors import ConfigError
 from openvocab.protocols import Frame, Image
-from openvocab.stream.events import Event
+from openvocab.stream.events import GONE_S, Event
 
 __all__ = ["Zones"]
 
@@ -26,7 +26,8 @@ class _State:
 
     polygons: dict[str, sv.PolygonZone]
     lines: dict[str, sv.LineZone]
-    inside: dict[str, dict[int, str]] = field(default_factory=dict)
+    inside: dict[str, dict[int, tuple[str, float]]] = field(default_factory=dict)
+    """Who is in which zone: name, and when it was last seen there."""
     crossed: dict[str, Counter[str]] = field(default_factory=dict)
 
 
@@ -42,7 +43,7 @@ class Zones:
 
         Args:
             polygons: three points `(x, y)` in pixels or more, each.
-            lines: two points each; "in" is from left to right of somebody who looks along it.
+            lines: two points each; "in" is from right to left of somebody who looks along it.
 
         Raises:
             ConfigError: too few points.
@@ -78,24 +79,8 @@ class Zones:
             return
         ids, names = detections.tracker_id.tolist(), list(detections.data.get("class_name", ()))
         for zone, polygon in state.polygons.items():
-            within = polygon.trigger(detections)
-            before = state.inside.get(zone, {})
-            now = {
-                track: name for track, name, is_in in zip(ids, names, within, strict=True) if is_in
-            }
-            for kind, tracks in (
-                ("entered zone", now.keys() - before),
-                ("left zone", before.keys() - now),
-            ):
-                for track in sorted(tracks):
-                    data = {"zone": zone, "tracker_id": track}
-                    yield Event(
-                        kind,
-                        frame.time_s,
-                        frame.source,
-                        data | {"class_name": (before | now)[track]},
-                    )
-            state.inside[zone] = now
+            within = dict(zip(ids, polygon.trigger(detections).tolist(), strict=True))
+            yield from self._polygon(state, zone, frame, within, dict(zip(ids, names, strict=True)))
         for line, trigger in state.lines.items():
             for direction, mask in zip(("in", "out"), trigger.trigger(detections), strict=True):
                 for row in np.flatnonzero(mask):
@@ -109,13 +94,29 @@ class Zones:
                         data | {"class_name": names[row]},
                     )
 
+    @staticmethod
+    def _polygon(
+        state: _State, zone: str, frame: Frame, within: dict[int, bool], names: dict[int, str]
+    ) -> Iterator[Event]:
+        """A track is in a zone until it is seen outside, or not seen for a while."""
+        inside = state.inside.setdefault(zone, {})
+        for track, name in names.items():
+            if within[track]:
+                if track not in inside:
+                    yield _zone_event("entered zone", zone, frame, track, name)
+                inside[track] = name, frame.time_s
+        for track, (name, last) in list(inside.items()):
+            if not within.get(track, frame.time_s - last <= GONE_S):
+                del inside[track]
+                yield _zone_event("left zone", zone, frame, track, name)
+
     def draw(self, picture: Image, source: str) -> Image:
         """The picture with the zones of a source and their counts by class, drawn in place."""
         state = self._states.setdefault(source, self._new_state())
         for zone, points in self._polygons.items():
             corners = np.array(points, int)
             sv.draw_polygon(picture, corners, sv.Color.YELLOW, thickness=2)
-            counts = Counter(state.inside.get(zone, {}).values())
+            counts = Counter(name for name, _ in list(state.inside.get(zone, {}).values()))
             _caption(picture, f"{zone}: {_told(counts)}", corners.mean(axis=0))
         for line, ((x1, y1), (x2, y2)) in self._lines.items():
             sv.draw_line(picture, sv.Point(x1, y1), sv.Point(x2, y2), sv.Color.YELLOW, thickness=2)
@@ -133,6 +134,11 @@ class Zones:
             for name, (start, end) in self._lines.items()
         }
         return _State(polygons, lines)
+
+
+def _zone_event(kind: str, zone: str, frame: Frame, track: int, name: str) -> Event:
+    data = {"zone": zone, "tracker_id": track, "class_name": name}
+    return Event(kind, frame.time_s, frame.source, data)
 
 
 def _check(name: str, points: Any, *, least: int) -> None:  # noqa: ANN401  from a file: anything

@@ -35,14 +35,14 @@ def test_a_new_track_is_looked_at_a_few_times_and_then_now_and_then():
 
 
 def test_it_is_encoded_again_when_it_has_grown_or_looks_otherwise():
-    memory = TrackMemory(MemorySettings(refresh_s=100, settle=1))
+    memory = TrackMemory(MemorySettings(refresh_s=100, settle=1, changed=0.18))
     assert step(memory, proposals(1), 0) == 1
     assert step(memory, proposals(1), 0.1) == 0
-    assert step(memory, proposals(1, size=30), 0.2) == 1
-    assert step(memory, proposals(1, size=30), 0.3, image=IMAGE // 2 + 60) == 0  # only the light
+    assert step(memory, proposals(1, size=32), 0.2) == 1
+    assert step(memory, proposals(1, size=32), 0.3, image=IMAGE // 2 + 60) == 0  # only the light
     stripes = np.zeros_like(IMAGE)
     stripes[:, ::8] = stripes[:, 1::8] = stripes[:, 2::8] = stripes[:, 3::8] = 255
-    assert step(memory, proposals(1, size=30), 0.4, image=stripes) == 1
+    assert step(memory, proposals(1, size=32), 0.4, image=stripes) == 1
 
 
 def test_a_crowd_is_encoded_within_the_budget_and_all_of_it_in_the_end():

@@ -208,10 +208,27 @@ def test_zones_tell_who_enters_and_crosses(detector):
         zones.draw(frame.image, frame.source)
         last = found
     assert isinstance(last, sv.Detections)
-    kinds = [event.kind for event in events if event.kind != "appeared"]
-    assert kinds == ["entered zone", "left zone", "crossed line"]
-    assert events[-1].data["direction"] in {"in", "out"}
-    assert events[-1].data["class_name"] == "red"
+    kinds = [event.kind for event in events]
+    assert kinds == ["appeared", "entered zone", "left zone", "crossed line", "left"]
+    assert events[3].data["direction"] == "out"  # upwards, from left to right
+    assert events[3].data["class_name"] == "red"
+
+
+def test_a_thing_that_blinks_does_not_leave_its_zone():
+    zones, events = Zones({"all": [(0, 0), (160, 0), (160, 120), (0, 120)]}), []
+    there = sv.Detections(
+        np.array([[30, 20, 90, 80]], np.float32),
+        confidence=np.ones(1),
+        class_id=np.zeros(1, int),
+        tracker_id=np.array([4]),
+        data={"class_name": np.array(["red"], object)},
+    )
+    gone = there[np.zeros(1, bool)]
+    for index in range(60):
+        seen = index < 30 and index % 3 != 1
+        events += zones.update(Frame(index, index / 10, picture(), "a"), there if seen else gone)
+    assert [event.kind for event in events] == ["entered zone", "left zone"]
+    assert events[1].time_s == pytest.approx(2.9 + 2.1, abs=0.2)
 
 
 def test_options_that_cannot_be_used_are_refused_before_a_frame_is_read(detector):

@@ -120,6 +120,46 @@ for index in range(100000):
     assert rows[3]["class_name"] == "Brücke 🚗"
 
 
+def test_a_restart_keeps_what_was_recorded(tmp_path):
+    for _ in range(2):
+        for sink in (
+            VideoSink(tmp_path / "a.mp4", 10),
+            JsonLinesSink(tmp_path / "a.jsonl"),
+            CsvSink(tmp_path / "a.csv"),
+        ):
+            for index in range(3):
+                sink.write(frame(index), found())
+            sink.close()
+    assert [len(decoded(tmp_path / name)[2]) for name in ("a.mp4", "a-2.mp4")] == [3, 3]
+    assert len((tmp_path / "a.jsonl").read_text("utf-8").splitlines()) == 6
+    assert len((tmp_path / "a.csv").read_text("utf-8").splitlines()) == 7
+
+
+def test_a_long_gap_and_a_clock_that_goes_back_begin_another_film(tmp_path):
+    sink = VideoSink(tmp_path / "a.mp4", 10)
+    for index, time_s in enumerate((5.0, 5.1, 4000.0, 4000.1, 10.0)):
+        sink.write(frame(index, time_s=time_s), found())
+    sink.close()
+    files = [tmp_path / name for name in ("a.mp4", "a-2.mp4", "a-3.mp4")]
+    assert [len(decoded(file)[2]) for file in files] == [2, 2, 1]
+
+
+def test_without_h264_a_film_is_mpeg_4(tmp_path, monkeypatch):
+    monkeypatch.setattr(av, "codecs_available", {"mpeg4"})
+    sink = VideoSink(tmp_path / "a.mp4", 10)
+    for index in range(5):
+        sink.write(frame(index), found())
+    sink.close()
+    monkeypatch.undo()
+    assert decoded(tmp_path / "a.mp4")[0] == "mpeg4"
+    assert len(decoded(tmp_path / "a.mp4")[2]) == 5
+
+
+def test_a_film_of_another_name_is_refused(tmp_path):
+    with pytest.raises(SinkError, match=r"\.mp4 or \.mkv"):
+        VideoSink(tmp_path / "out", 10)
+
+
 def test_lines_rotate_by_size(tmp_path):
     lines = JsonLines(tmp_path / "e.jsonl", longest_bytes=200)
     for number in range(30):

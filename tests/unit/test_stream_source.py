@@ -1,5 +1,6 @@
 """Films give every frame; cameras give the newest, and come back."""
 
+import socket
 import threading
 import time
 from pathlib import Path
@@ -11,6 +12,7 @@ from films import CameraServer, pan
 
 from openvocab.errors import SourceError
 from openvocab.protocols import Source
+from openvocab.stream import capture as capture_module
 from openvocab.stream import source as module
 from openvocab.stream.capture import open_capture, shown_name
 from openvocab.stream.source import Sources
@@ -171,6 +173,7 @@ def test_close_from_another_thread_ends_the_iteration(camera):
     for _ in source:
         pass
     assert time.monotonic() - begun < 3
+    source.close()  # waits for the thread
     assert threads() == 0
 
 
@@ -181,8 +184,40 @@ def test_a_film_that_changes_its_size_goes_on(tmp_path):
     assert {frame.image.shape for frame in Sources(path)} == {(64, 128, 3), (128, 256, 3)}
 
 
+def test_a_camera_that_is_away_at_the_start_is_waited_for_among_several(film, monkeypatch):
+    monkeypatch.setattr(module, "FIRST_PAUSE_S", 0.05)
+    server, events = CameraServer(), []
+    server.kill()
+    source = Sources([film, server.url], report=events.append)
+    for frame in source:
+        if frame.source == str(film) and frame.index == 24:
+            server.start()
+        if frame.source == server.url:
+            source.close()
+    server.kill()
+    assert [event.kind for event in events] == ["source lost", "source back"]
+
+
+def test_a_mistyped_film_among_several_is_an_error(film):
+    with pytest.raises(SourceError, match="no film"):
+        Sources([film, "absent.mp4"])
+    assert threads() == 0
+
+
+def test_a_server_that_says_nothing_is_given_up(monkeypatch):
+    """It takes the connection and no more."""
+    monkeypatch.setattr(capture_module, "OPEN_S", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        begun = time.monotonic()
+        with pytest.raises(SourceError, match="cannot be opened"):
+            Sources(f"http://127.0.0.1:{silent.getsockname()[1]}/")
+        assert time.monotonic() - begun < 5
+
+
 def test_passwords_are_not_shown():
-    assert shown_name("rtsp://a:b@host/1") == "rtsp://***@host/1"
+    for address in ("rtsp://a:secret@host/1", "rtsp://a:s@cr/secret@host/1"):
+        assert shown_name(address) == "rtsp://***@host/1"
+    assert shown_name("http://host/v?pwd=secret") == "http://host/v?***"
     assert shown_name("film.mp4") == "film.mp4"
 
 
