@@ -1,0 +1,101 @@
+"""What an operator meets in a month, in a few minutes: lost cameras, slow processing, many frames."""
+
+import random
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from fakes import ColourEncoder
+from films import CameraServer, pan
+
+from openvocab import OpenVocabDetector, Preset
+from openvocab.protocols import Proposals
+from openvocab.stream import Sources, StreamProcessor
+from openvocab.stream import source as module
+
+pytestmark = pytest.mark.slow
+PRESET = Preset(name="test", detector="", encoder="", templates="none", context_scales=(1.0,))
+
+
+class Crowd:
+    """Two hundred boxes that wander, appear and vanish; as slow as it is told."""
+
+    names = ("thing",)
+
+    def __init__(self, count=200, seconds=0.0):
+        self._dice, self._seconds = np.random.default_rng(0), seconds
+        self._corners = self._dice.uniform(0, 200, (count, 2))
+
+    def propose(self, images):
+        time.sleep(self._seconds)
+        self._corners = (self._corners + self._dice.normal(0, 2, self._corners.shape)) % 200
+        swap = self._dice.random(len(self._corners)) < 0.02
+        self._corners[swap] = self._dice.uniform(0, 200, (int(swap.sum()), 2))
+        boxes = np.hstack([self._corners, self._corners + 25]).astype(np.float32)
+        scores = np.full(len(boxes), 0.9, np.float32)
+        return [Proposals(boxes, scores, ("thing",) * len(boxes)) for _ in images]
+
+
+def detector(**options):
+    return OpenVocabDetector(Crowd(**options), ColourEncoder(), PRESET)
+
+
+def test_a_server_killed_twenty_times_comes_back_twenty_times(monkeypatch):
+    monkeypatch.setattr(module, "FIRST_PAUSE_S", 0.1)
+    monkeypatch.setattr(module, "LONGEST_PAUSE_S", 0.5)
+    server, events, dice = CameraServer(), [], random.Random(0)  # noqa: S311  moments, no secrets
+    source = Sources(server.url, report=events.append)
+    frames = iter(source)
+    next(frames)
+    open_files = len(list(Path("/proc/self/fd").iterdir()))
+    try:
+        for count in range(1, 21):
+            time.sleep(dice.uniform(0, 0.6))
+            server.kill()
+            server.start()
+            while sum(event.kind == "source back" for event in events) < count:
+                next(frames)
+        next(frames)
+        assert len([each for each in threading.enumerate() if "source" in each.name]) == 1
+        assert len(list(Path("/proc/self/fd").iterdir())) <= open_files + 1
+    finally:
+        source.close()
+        server.kill()
+    assert [event.kind for event in events] == ["source lost", "source back"] * 20
+
+
+def test_latency_does_not_grow_when_a_camera_is_faster_than_the_processor():
+    server = CameraServer(fps=100)
+    compute = 0.03
+    processor = StreamProcessor(detector(count=5, seconds=compute), ["red"])
+    source, latencies, taken = Sources(server.url), [], time.monotonic()
+    try:
+        for frame, _ in processor.run(source):
+            now = time.monotonic()
+            latencies.append((now - frame.captured_s) - (now - taken))
+            taken = time.monotonic()
+            if len(latencies) == 1000:
+                processor.stop()
+    finally:
+        server.kill()
+    # Waited before it was taken: never longer than two frames of the camera, but for the odd pause.
+    waited = np.array(latencies[10:])
+    assert np.percentile(waited, 99) < 2 / 100
+    assert waited[-200:].mean() < waited[:200].mean() + 0.005
+    assert source.dropped > 1000
+
+
+def test_twenty_thousand_frames_cost_no_memory(assets, tmp_path):
+    film = pan(assets / "bus.jpg", tmp_path / "film.mp4", 50)
+    processor = StreamProcessor(detector(), ["red", "blue"])
+    process, used = psutil.Process(), []
+    for index, _ in enumerate(processor.run(Sources(film, loop=True))):
+        if index in (1000, 20_000):
+            used.append(process.memory_info().rss / 2**20)
+            assert processor.metrics.tracks <= 2000 + 200
+        if index == 20_000:
+            processor.stop()
+    assert used[1] - used[0] < 30
