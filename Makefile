@@ -40,7 +40,7 @@ STARTER ?= out/starter
 DATA ?= ../shared/data
 TRAIN := .venv-training/bin/python
 
-starter: .venv-training/.installed ## Train the bundled encoder anew (about 90 minutes on two cores).
+starter: .venv-training/.installed ## Train the bundled encoder anew (about 70 minutes on two cores).
 	mkdir -p $(STARTER)/data
 	for set in coco-train caltech81 imagenet-sample tinyimagenet-80; do \
 		test -d $(STARTER)/data/$$set || { mkdir $(STARTER)/data/$$set && tar xf $(DATA)/train/$$set.tar -C $(STARTER)/data/$$set; }; done

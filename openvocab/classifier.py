@@ -74,6 +74,11 @@ class RegionClassifier:
         """Of a feature."""
         return int(self._rows.shape[1])
 
+    def reachable(self, found: Proposals, thresholds: NDArray[np.float32]) -> Proposals:
+        """Boxes that may reach a threshold: a score cannot exceed objectness**(1 - w)."""
+        power = 1 / max(1 - self._preset.fusion_exponent, 1e-6)
+        return found[found.objectness >= float(thresholds.min()) ** power]
+
     def scores(self, found: Proposals, features: Features) -> Scores:
         """Cosine and posterior of N boxes with features `(N, D)`."""
         preset, count, worded = self._preset, len(self.names), len(self._affinity)

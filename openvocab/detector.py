@@ -173,11 +173,10 @@ class OpenVocabDetector:
         bank = self.vocabulary(classes, negatives)
         cut = self.thresholds(bank.names, score_threshold, thresholds)
         pictures = doors.load_all(images)
-        # A score cannot exceed objectness**(1 - w): what cannot reach a threshold is not encoded.
-        floor = float(cut.min()) ** (1 / max(1 - self.preset.fusion_exponent, 1e-6))
-        proposals = [found[found.objectness >= floor] for found in self.proposer.propose(pictures)]
-        features = self.encoder.encode_regions(pictures, [found.xyxy for found in proposals])
         classifier = self.classifier(bank)
+        # What cannot reach a threshold is not encoded.
+        proposals = [classifier.reachable(found, cut) for found in self.proposer.propose(pictures)]
+        features = self.encoder.encode_regions(pictures, [found.xyxy for found in proposals])
         return [
             classifier.detections(found, classifier.scores(found, rows), cut)
             for found, rows in zip(proposals, features, strict=True)

@@ -1,11 +1,15 @@
-"""Files of the package, and files that are written whole or not at all."""
+"""Files of the package, TOML in, files out that are whole or not at all, free names for them."""
 
 import os
+import tomllib
+from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
+from typing import Any
 
-from openvocab.errors import OpenVocabError
+from openvocab.errors import ConfigError, OpenVocabError
 
-__all__ = ["bundled", "write"]
+__all__ = ["bundled", "numbered", "read_toml", "write"]
 
 
 def bundled(folder: str) -> Path:
@@ -17,6 +21,29 @@ def bundled(folder: str) -> Path:
     package = Path(__file__).parent
     inside = package / "data"
     return (inside if inside.is_dir() else package.parent) / folder
+
+
+def numbered(path: Path) -> Iterator[Path]:
+    """`out.mp4`, `out-2.mp4`, `out-3.mp4`, ...
+
+    >>> names = numbered(Path("out.mp4"))
+    >>> next(names).name, next(names).name
+    ('out.mp4', 'out-2.mp4')
+    """
+    for number in count(1):
+        yield path if number == 1 else path.with_stem(f"{path.stem}-{number}")
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The tables of a TOML file.
+
+    Raises:
+        ConfigError: it cannot be read, or is not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path}: not a readable TOML file ({error}); mend it.") from error
 
 
 def write(path: str | os.PathLike[str], payload: bytes) -> None:

@@ -80,8 +80,8 @@ def covers(words: Features, names: Features, affinity: Floats, scale: float, flo
 
     A synonym has more than half of the affinity. A broader word (animal) is nearer to each of its
     kinds (cow) than its nearest name (dog) is to them, by one logit at least, though it may be
-    farther from them than a synonym: measured on COCO names, that finds the kinds of animal, fruit
-    and furniture and costs synonyms nothing.
+    farther from them than a synonym: that finds most kinds of animal, fruit, vehicle and furniture
+    among COCO's names, and costs synonyms .4 of 43 AP50 with the starter.
 
     >>> names = np.float32([[1, 0], [0, 1]])
     >>> animal = np.float32([[0.8, 0.6]])

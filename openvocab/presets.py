@@ -2,13 +2,12 @@
 
 import difflib
 import os
-import tomllib
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Self
 
 from openvocab.errors import ConfigError
-from openvocab.files import bundled
+from openvocab.files import bundled, read_toml
 from openvocab.prompts import TEMPLATES
 
 __all__ = ["Preset", "available", "load"]
@@ -107,10 +106,7 @@ class Preset:
         path = Path(path)
         if not path.is_file():
             raise ConfigError(f"There is no preset {path}; check the path.")
-        try:
-            raw = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise ConfigError(f"{path}: not a readable TOML file ({error}); mend it.") from error
+        raw = read_toml(path)
         known = {field.name: str(field.type) for field in fields(cls)}
         for key in raw:
             if key not in known:

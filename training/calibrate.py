@@ -36,9 +36,8 @@ ABSENT = (
     "lighthouse", "octopus", "penguin", "piano", "snake", "stethoscope", "submarine", "sword",
     "tent", "tractor", "wheelchair", "windmill",
 )  # fmt: skip
-CALM = (
-    2.0  # points of AP50 that a false label a photo is worth, when all absent classes are asked for
-)
+# Points of AP50 that a false label a photo is worth, when all absent classes are asked for.
+CALM = 2.0
 LEAST = 0.01  # scores under this do not move AP
 
 

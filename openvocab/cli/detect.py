@@ -6,7 +6,6 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
-from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,7 +16,7 @@ from rich.table import Table
 from openvocab import images
 from openvocab.cli.console import complain, err, out
 from openvocab.errors import ImageError, OpenVocabError, one_line
-from openvocab.files import write
+from openvocab.files import numbered, write
 from openvocab.prompts import split_list
 from openvocab.protocols import Image
 
@@ -160,8 +159,8 @@ def _targets(paths: list[str], folder: Path | None) -> list[Path | None]:
         suffix = path.suffix.lower() if path.suffix.lower() in {".png", ".webp"} else ".jpg"
         if folder.resolve() == path.resolve().parent:
             raise ImageError(f"{folder} holds the source {path.name}; save to another folder.")
-        numbered = (f"{stem}{f'-{n}' if n > 1 else ''}{suffix}" for n in count(1))
-        target = next(to for name in numbered if (to := folder / name).resolve() not in taken)
+        free = (to for to in numbered(folder / f"{stem}{suffix}") if to.resolve() not in taken)
+        target = next(free)
         taken.add(target.resolve())
         targets.append(target)
     return targets

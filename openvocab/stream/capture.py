@@ -105,7 +105,6 @@ class _Film:
         if not self._container.streams.video:
             self._container.close()
             raise SourceError(f"{self._name} holds no pictures; give a film.")
-        self._shown = False
         self._stream = self._container.streams.video[0]
         self.live = not local and not self._container.duration
         # Threads by frame hold frames back, which a live source may not.
@@ -114,7 +113,7 @@ class _Film:
         self.fps = rate if 0 < rate <= FASTEST else FPS
 
     def frames(self) -> Iterator[tuple[float | None, Image]]:
-        first: float | None = None
+        shown, first = False, None
         last = time.monotonic()
         for packet in self._packets():
             for picture in self._decoded(packet):
@@ -123,10 +122,10 @@ class _Film:
                 first = picture.time if first is None else first
                 known = picture.time is not None and first is not None
                 yield picture.time - first if known else None, np.ascontiguousarray(turned)
-                self._shown = True
+                shown = True
             if self.live and time.monotonic() - last > READ_S:
                 raise SourceError(f"{self._name} sends no picture; check the source.")
-        if not self._shown:
+        if not shown:
             raise SourceError(f"{self._name} has no picture that can be decoded; check it.")
 
     def _packets(self) -> Iterator[Any]:
@@ -173,12 +172,11 @@ class _Camera:
         self.fps = rate if 0 < rate <= FASTEST else FPS
 
     def frames(self) -> Iterator[tuple[float | None, Image]]:
-        started = time.monotonic()
         while True:
             done, picture = self._device.read()
             if not done:
                 raise SourceError(f"{self._name} gives no picture; check its plug.")
-            yield time.monotonic() - started, np.asarray(picture, np.uint8)
+            yield None, np.asarray(picture, np.uint8)
 
     def close(self) -> None:
         self._device.release()

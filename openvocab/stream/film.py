@@ -13,8 +13,8 @@ import supervision as sv
 
 from openvocab.annotation import annotate
 from openvocab.errors import SinkError
+from openvocab.files import numbered
 from openvocab.protocols import Frame, Image
-from openvocab.stream.records import numbered
 
 __all__ = ["Draw", "VideoSink", "WindowSink", "plain"]
 
@@ -102,8 +102,9 @@ class VideoSink:
         same_size = (self._stream.width, self._stream.height) == (width, height)
         if not same_size or not 0 <= time_s - self._last_s <= GAP_S:
             return True
-        written = self._path.stat().st_size if self._path.exists() else 0
-        return self._longest is not None and written >= self._longest
+        if self._longest is None or not self._path.exists():
+            return False
+        return self._path.stat().st_size >= self._longest
 
     def _open(self, width: int, height: int, time_s: float) -> None:
         self._path = next(path for path in self._paths if not _has_content(path))

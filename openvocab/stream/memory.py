@@ -167,7 +167,7 @@ class TrackMemory:
             return np.inf
         if track.encoded < self._settings.settle or track.lead:  # new, or in doubt
             return 1e6 / track.encoded
-        settings, area = self._settings, max(_area(box), 1.0)
+        settings, area = self._settings, _area(box)
         ratio = max(area / track.area, track.area / area)
         age = (time_s - track.encoded_s) / max(settings.refresh_s, 1e-9)
         look = float(np.abs(_look(image, box) - track.look).mean()) / max(settings.changed, 1e-9)

@@ -204,8 +204,9 @@ class _Lane:
             return self._last
         (found,) = self._detector.proposer.propose([frame.image])
         if self._tracker is None:
-            features = self._encode(frame, found.xyxy, metrics)
             metrics.regions_seen += len(found)
+            found = naming.classifier.reachable(found, naming.thresholds)
+            features = self._encode(frame, found.xyxy, metrics)
             scores = naming.classifier.scores(found, features)
             self._last = naming.classifier.detections(found, scores, naming.thresholds)
         else:
@@ -232,10 +233,8 @@ class _Lane:
 
     def _name(self, found: Proposals, ids: NDArray[np.intp], naming: _Naming) -> sv.Detections:
         known, features = self.memory.features(ids)
-        ids, found = (
-            ids[known],
-            replace(found[known], objectness=self.memory.objectness(ids[known])),
-        )
+        ids = ids[known]
+        found = replace(found[known], objectness=self.memory.objectness(ids))
         scores = naming.classifier.scores(found, features.reshape(-1, naming.classifier.width))
         labels = self.memory.labels(ids, scores.posterior)
         return naming.classifier.detections(found, scores, naming.thresholds, labels, ids)

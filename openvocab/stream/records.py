@@ -6,7 +6,6 @@ import json
 import os
 import threading
 from collections.abc import Iterator
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,11 @@ import numpy as np
 import supervision as sv
 
 from openvocab.errors import SinkError
+from openvocab.files import numbered
 from openvocab.protocols import Frame
 from openvocab.stream.events import Event
 
-__all__ = ["CsvSink", "JsonLines", "JsonLinesSink", "event_record", "numbered"]
+__all__ = ["CsvSink", "JsonLines", "JsonLinesSink", "event_record"]
 
 
 class JsonLines:
@@ -118,12 +118,6 @@ def _rows(detections: sv.Detections) -> Iterator[dict[str, Any]]:
         row: dict[str, Any] = {"class_name": name, "class_id": class_id}
         row |= {"confidence": round(score, 4), "xyxy": [round(edge, 1) for edge in box]}
         yield row if tracks is None else row | {"tracker_id": int(tracks[index])}
-
-
-def numbered(path: Path) -> Iterator[Path]:
-    """`out.mp4`, `out-2.mp4`, `out-3.mp4`, ..."""
-    for number in count(1):
-        yield path if number == 1 else path.with_stem(f"{path.stem}-{number}")
 
 
 class _Text:

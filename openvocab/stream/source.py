@@ -167,9 +167,7 @@ class _Reader(threading.Thread):
         try:
             while not self._closed.is_set():
                 try:
-                    if self._capture is None:
-                        self._open()
-                    self._read()
+                    self._read(self._capture or self._open())
                     if not (self._loop or self._live):
                         break
                     lost = f"{self.source} ended."
@@ -187,21 +185,19 @@ class _Reader(threading.Thread):
                 self._over = True
                 self._ready.notify_all()
 
-    def _open(self) -> None:
-        self._capture = open_capture(self._where)
-        self.fps = self._capture.fps
-        self._live = self._live or self._capture.live  # once live, always: a proxy may send a clip
+    def _open(self) -> Capture:
+        self._capture = capture = open_capture(self._where)
+        self.fps = capture.fps
+        self._live = self._live or capture.live  # once live, always: a proxy may send a clip
+        return capture
 
     def _free(self) -> None:
         if self._capture is not None:
             self._capture.close()
             self._capture = None
 
-    def _read(self) -> None:
+    def _read(self, capture: Capture) -> None:
         """Frames until the end of what is open."""
-        capture = self._capture
-        if capture is None:
-            return
         begun, opened = self._next_s, time.monotonic()
         try:
             for count, (time_s, image) in enumerate(capture.frames()):

@@ -1,6 +1,5 @@
 """Polygons and lines in the picture, from a small file: who entered, left, crossed."""
 
-import tomllib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ import numpy as np
 import supervision as sv
 
 from openvocab.errors import ConfigError
+from openvocab.files import read_toml
 from openvocab.protocols import Frame, Image
 from openvocab.stream.events import GONE_S, Event
 
@@ -62,10 +62,7 @@ class Zones:
         Raises:
             ConfigError: not TOML, no zone and no line in it, or not points.
         """
-        try:
-            raw = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise ConfigError(f"{path}: not a readable TOML file ({error}); mend it.") from error
+        raw = read_toml(Path(path))
         polygons, lines = raw.pop("zones", {}), raw.pop("lines", {})
         tables = isinstance(polygons, dict) and isinstance(lines, dict)
         if raw or not tables or not (polygons or lines):
