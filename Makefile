@@ -47,6 +47,7 @@ starter: .venv-training/.installed ## Train the bundled encoder anew (about 70 m
 	test -f $(STARTER)/text.pt || $(TRAIN) training/text.py --data $(STARTER)/data --work $(STARTER)
 	test -f $(STARTER)/upper.pt || $(TRAIN) training/images.py --data $(STARTER)/data --work $(STARTER) --yolo $(DATA)/models/yolo11n.onnx
 	$(TRAIN) training/bundle.py --work $(STARTER)
+	$(TRAIN) training/export.py
 	$(TRAIN) training/evaluate.py --data $(STARTER)/data --coco $(DATA)/coco-dev --json $(STARTER)/figures.json
 	$(TRAIN) training/calibrate.py --coco $(DATA)/coco-dev
 

@@ -15,7 +15,8 @@ from openvocab.classifier import RegionClassifier
 from openvocab.encoders.caching import WordFeatures
 from openvocab.errors import ClassesError, WeightsNotFoundError
 from openvocab.presets import Preset, available, load
-from openvocab.protocols import Encoder, Features, Proposer
+from openvocab.protocols import Boxes, Encoder, Features, Image, Proposer
+from openvocab.regions import grown
 from openvocab.vocabulary import Classes, Example, Vocabulary, check_threshold, check_thresholds
 
 __all__ = ["OpenVocabDetector"]
@@ -63,7 +64,7 @@ class OpenVocabDetector:
             device=device,
             trust_pickle=preset.trust_pickle,
         )
-        encoder = OpenClipEncoder(bundle, scales=preset.context_scales, device=device)
+        encoder = OpenClipEncoder(bundle, device=device)
         return cls(proposer, encoder, preset)
 
     def vocabulary(
@@ -91,6 +92,20 @@ class OpenVocabDetector:
         """What names boxes from their features, for callers that propose and encode themselves."""
         words = self._words(self.proposer.names), self._words(self.preset.background)
         return RegionClassifier(vocabulary, self.proposer.names, *words, self.encoder, self.preset)
+
+    def encode(self, images: Sequence[Image], boxes: Sequence[Boxes]) -> list[Features]:
+        """Features `(N_i, D)` of the boxes of each BGR image, averaged over the context scales."""
+        scales = self.preset.context_scales
+        # (N, scales, 4): all scales of a box stay together
+        seen = [
+            np.stack([grown(found, scale) for scale in scales], axis=1).reshape(-1, 4)
+            for found in boxes
+        ]
+        means = [
+            rows.reshape(-1, len(scales), rows.shape[1]).mean(axis=1)
+            for rows in self.encoder.encode_regions(images, seen)
+        ]
+        return [rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in means]
 
     def thresholds(
         self,
@@ -176,7 +191,7 @@ class OpenVocabDetector:
         classifier = self.classifier(bank)
         # What cannot reach a threshold is not encoded.
         proposals = [classifier.reachable(found, cut) for found in self.proposer.propose(pictures)]
-        features = self.encoder.encode_regions(pictures, [found.xyxy for found in proposals])
+        features = self.encode(pictures, [found.xyxy for found in proposals])
         return [
             classifier.detections(found, classifier.scores(found, rows), cut)
             for found, rows in zip(proposals, features, strict=True)

@@ -3,10 +3,12 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
+from typing import Any
 
 from openvocab.errors import ModelError
 
-__all__ = ["device_name", "environment_kept"]
+__all__ = ["device_name", "environment_kept", "one_thread"]
 
 
 @contextmanager
@@ -46,3 +48,27 @@ def device_name(wanted: str | None) -> str:
     except Exception as error:
         raise ModelError(f"There is no device {wanted!r} on this machine; use cpu.") from error
     return wanted
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Keep what torch does itself in this thread on one core, around a call of ONNX Runtime.
+
+    A second OpenMP thread, once woken, spins for its next piece of work and takes the core from
+    ONNX Runtime's own threads: a detector takes twice as long beside it on two cores.
+
+    >>> import torch
+    >>> with one_thread():
+    ...     torch.get_num_threads()
+    1
+    """
+    with _openmp().limit(limits=1):
+        yield
+
+
+@cache
+def _openmp() -> Any:  # noqa: ANN401
+    import torch  # noqa: F401  its OpenMP library is to be found
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController().select(user_api="openmp")

@@ -52,7 +52,7 @@ class Preset:
     templates: str = "simple"
     """`none`, `simple` or `openai`."""
     context_scales: tuple[float, ...] = (1.0, 1.5)
-    """Each region is cut at these sizes, relative to its box, and the features averaged."""
+    """Each box is seen at these sizes, relative to it, and the features averaged."""
     proposal_threshold: float = 0.05
     """Boxes under this objectness are not looked at."""
     proposal_iou: float = 0.65

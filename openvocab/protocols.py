@@ -123,7 +123,10 @@ class Encoder(Protocol):
         ...
 
     def encode_regions(self, images: Sequence[Image], boxes: Sequence[Boxes]) -> list[Features]:
-        """Features `(N_i, D)` of the boxes `(N_i, 4)` of each image; N_i may be 0."""
+        """Features `(N_i, D)` of the boxes `(N_i, 4)` of each image; N_i may be 0.
+
+        What of a box lies outside the image is not seen.
+        """
         ...
 
     def encode_text(self, prompts: Sequence[str]) -> Features:

@@ -1,29 +1,40 @@
-"""Boxes grown by their context and laid on whole pixels: never empty, always inside. Pure NumPy."""
+"""Boxes grown by their context, and laid on whole pixels: never empty, always inside. Pure NumPy."""
 
 import numpy as np
 from numpy.typing import NDArray
 
 from openvocab.protocols import Boxes
 
-__all__ = ["regions"]
+__all__ = ["grown", "regions"]
 
 
-def regions(
-    xyxy: Boxes, scale: float, size_wh: tuple[int, int], *, square: bool = False
-) -> NDArray[np.int64]:
-    """Each box `(N, 4)` grown by `scale` about its centre, in whole pixels of an image.
+def grown(xyxy: Boxes, scale: float | NDArray[np.float32]) -> Boxes:
+    """Each box `(N, 4)` grown by `scale`, one or `(N,)`, about its centre.
 
-    Clipped to the image, at least one pixel a side. `square` first grows the short side to the
-    long one, so that a model that crops the centre sees context instead of losing the ends. The
-    two scales 1.0 and 1.5 are ViLD's (Gu et al., ICLR 2022).
+    Source: the two context scales 1.0 and 1.5 are ViLD's (Gu et al., ICLR 2022).
 
-    >>> regions(np.array([[2, 2, 4, 6]], np.float32), 1.5, (10, 6))
+    >>> grown(np.array([[2, 2, 4, 6]], np.float32), 1.5)
+    array([[1.5, 1. , 4.5, 7. ]], dtype=float32)
+    """
+    factor = np.reshape(scale, (-1, 1))
+    centre = (xyxy[:, :2] + xyxy[:, 2:]) / 2
+    half = (xyxy[:, 2:] - xyxy[:, :2]) / 2 * factor
+    return np.hstack([centre - half, centre + half]).astype(np.float32)
+
+
+def regions(xyxy: Boxes, size_wh: tuple[int, int], *, square: bool = False) -> NDArray[np.int64]:
+    """Each box `(N, 4)` in whole pixels of an image, clipped to it, at least one pixel a side.
+
+    `square` first grows the short side to the long one, so that a model that crops the centre
+    sees context instead of losing the ends.
+
+    >>> regions(np.array([[1.5, 1, 4.5, 7]], np.float32), (10, 6))
     array([[1, 1, 5, 6]])
-    >>> regions(np.array([[-9, -9, -8, -8]], np.float32), 1.0, (10, 10))
+    >>> regions(np.array([[-9, -9, -8, -8]], np.float32), (10, 10))
     array([[0, 0, 1, 1]])
     """
     centre = (xyxy[:, :2] + xyxy[:, 2:]).astype(np.float64) / 2
-    half = (xyxy[:, 2:] - xyxy[:, :2]).astype(np.float64) / 2 * scale
+    half = (xyxy[:, 2:] - xyxy[:, :2]).astype(np.float64) / 2
     if square:
         half = np.repeat(half.max(axis=1, keepdims=True), 2, axis=1)
     limit = np.array(size_wh, np.int64)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from openvocab.protocols import Boxes, Features, Image, Proposals
+from openvocab.regions import regions
 
 # Directions in BGR space. Other words have an axis of their own each, which no region shows but
 # "background": a little of it is in every region.
@@ -61,7 +62,8 @@ def _direction(prompt: str) -> Features:
 
 def _regions(image: Image, boxes: Boxes) -> Features:
     rows = np.tile(_direction("background") * np.float32(0.3), (len(boxes), 1))
-    for row, (x1, y1, x2, y2) in zip(rows, boxes.astype(int), strict=True):
+    inside = regions(boxes, (image.shape[1], image.shape[0]))
+    for row, (x1, y1, x2, y2) in zip(rows, inside, strict=True):
         row[:3] = image[y1:y2, x1:x2].reshape(-1, 3).mean(axis=0) / 255
     return _unit(rows)
 

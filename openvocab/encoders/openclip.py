@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
@@ -11,9 +12,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn.functional import interpolate, normalize, pad
+from torch.nn.functional import interpolate, pad
 
-from openvocab.environment import device_name, environment_kept
+from openvocab.encoders.onnx import GRAPH, OnnxTower
+from openvocab.environment import device_name, environment_kept, one_thread
 from openvocab.errors import ModelError, WeightsNotFoundError
 from openvocab.protocols import Boxes, Features, Image
 from openvocab.regions import regions
@@ -28,16 +30,16 @@ class OpenClipEncoder:
 
     Regions are cut from one upload of the image and resized on the device with antialiasing. On
     the CPU that is torch's uint8 resize, within 8 of 255 levels of PIL's bicubic, 0.2 on average
-    (`tests/contract/test_encoders.py` holds it there). Whole regions are squashed, or made square
+    (`tests/contract/test_encoders.py` holds it there). A bundle that brings its image tower as
+    `image.onnx` has it run by ONNX Runtime on a CPU. Whole regions are squashed, or made square
     with real context first where the model's own preprocessing keeps the aspect: no end of a box
-    is ever cut off. Source: CLIP (Radford et al., ICML 2021), context scales of ViLD.
+    is ever cut off. Source: CLIP (Radford et al., ICML 2021).
     """
 
     def __init__(
         self,
         source: str | os.PathLike[str],
         *,
-        scales: Sequence[float] = (1.0, 1.5),
         device: str | None = None,
         batch_size: int = 32,
     ) -> None:
@@ -45,7 +47,6 @@ class OpenClipEncoder:
 
         Args:
             source: folder of an open_clip bundle, or `MODEL:TAG` already in the local cache.
-            scales: each region is cut at these sizes and the unit features averaged.
             device: a torch device; None takes CUDA where there is one.
             batch_size: regions a forward pass.
 
@@ -54,11 +55,13 @@ class OpenClipEncoder:
             ModelError: a damaged file, or a tokenizer that needs the `transformers` extra.
         """
         self._device = torch.device(device_name(device))
-        self._scales = tuple(scales)
         self._batch = batch_size
         with environment_kept():
             folder = _bundle(os.fspath(source))
             self._model, self._tokenize, config, digest = _load(folder, self._device)
+            graph = folder / GRAPH
+            fast = graph.is_file() and self._device.type == "cpu"
+            self._onnx = OnnxTower(graph, folder / WEIGHTS) if fast else None
         process = _preprocessing(self._model, config)
         self._size = process["size"]
         self._square = process["resize_mode"] != "squash"
@@ -66,7 +69,7 @@ class OpenClipEncoder:
         shape = (1, 3, 1, 1)
         self._mean = torch.tensor(process["mean"], device=self._device).view(shape)
         self._std = torch.tensor(process["std"], device=self._device).view(shape)
-        self._fingerprint = f"{digest}/{json.dumps(process, sort_keys=True)}/{self._scales}"
+        self._fingerprint = f"{digest}/{json.dumps(process, sort_keys=True)}"
         self._width = int(self.encode_text(["a"]).shape[1])
 
     @property
@@ -82,7 +85,7 @@ class OpenClipEncoder:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the weights and configuration, the preprocessing, the context scales."""
+        """Hash of the weights and configuration, and the preprocessing."""
         return self._fingerprint
 
     @torch.inference_mode()
@@ -102,29 +105,25 @@ class OpenClipEncoder:
             for crop in self._cut(image, found)
         )
         parts = []
-        # One batch of crops at a time is in memory, however many images there are.
-        while batch := list(islice(crops, self._batch)):
-            parts.append(self._forward(torch.cat(batch)))
+        with nullcontext() if self._onnx is None else one_thread():
+            # One batch of crops at a time is in memory, however many images there are.
+            while batch := list(islice(crops, self._batch)):
+                parts.append(self._forward(torch.cat(batch)))
         if not parts:
             return [np.empty((0, self._width), np.float32) for _ in images]
-        each = torch.cat(parts).view(-1, len(self._scales), self._width)
-        rows = _finite(normalize(each.sum(dim=1), dim=-1).cpu().numpy())
+        rows = _finite(torch.cat(parts).cpu().numpy())
         return np.split(rows, np.cumsum([len(found) for found in boxes])[:-1])
 
     def _cut(self, image: Image, boxes: Boxes) -> Iterator[torch.Tensor]:
-        """Crops `(1, 3, size, size)` of 0 to 255, the scales of a box next to each other."""
+        """Crops `(1, 3, size, size)` of 0 to 255."""
         if not len(boxes):
             return
         height, width = image.shape[:2]
-        grown = [
-            regions(boxes, scale, (width, height), square=self._square) for scale in self._scales
-        ]
         pixels = torch.from_numpy(np.require(image, requirements=["C", "W"])).to(self._device)
-        planes = pixels.permute(2, 0, 1).flip(0)[None]  # (1, 3, H, W), RGB
-        # (N, scales, 4): both scales of a box stay together
-        flat = np.stack(grown, axis=1).reshape(-1, 4).tolist()
-        for x1, y1, x2, y2 in flat:
-            yield self._resize(planes[:, :, y1:y2, x1:x2])
+        planes = pixels.permute(2, 0, 1)[None]  # (1, 3, H, W), a view
+        found = regions(boxes, (width, height), square=self._square)
+        for x1, y1, x2, y2 in found.tolist():
+            yield self._resize(planes[:, :, y1:y2, x1:x2]).flip(1)  # BGR to RGB
 
     def _resize(self, crop: torch.Tensor) -> torch.Tensor:
         height, width = crop.shape[-2:]
@@ -141,8 +140,10 @@ class OpenClipEncoder:
 
     def _forward(self, crops: torch.Tensor) -> torch.Tensor:
         scaled = (crops.float() / 255 - self._mean) / self._std
+        if self._onnx is not None:
+            return torch.from_numpy(self._onnx(scaled.numpy()))
         scaled = scaled.contiguous(memory_format=torch.channels_last)
-        fast = self._device.type == "cuda"  # bf16 is slower on CPUs without AMX, and faster with
+        fast = self._device.type == "cuda"  # bf16 is slower on CPUs without AMX
         with torch.autocast(self._device.type, torch.bfloat16, enabled=fast):
             rows: torch.Tensor = self._model.encode_image(scaled, normalize=True)
         return rows.float()

@@ -7,6 +7,7 @@ import tempfile
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,13 @@ import supervision as sv
 import torch
 from numpy.typing import NDArray
 
-from openvocab.environment import device_name, environment_kept
+from openvocab.environment import device_name, environment_kept, one_thread
 from openvocab.errors import ModelError, WeightsNotFoundError
 from openvocab.protocols import Image, Proposals
+from openvocab.runtimes import onnx_session, onnxruntime, openvino
 
 __all__ = ["UltralyticsProposer"]
 
-# formats that hold data, not code
-SAFE = {".onnx"}
 OPENVINO = "_openvino_model"
 _LOADING = threading.RLock()
 """One load at a time: importing and starting Ultralytics changes the whole process for a while."""
@@ -81,6 +81,8 @@ class UltralyticsProposer:
             raise WeightsNotFoundError(f"No detector at {file}; give the path of an existing file.")
         _check_format(file, trust_pickle=trust_pickle)
         self._iou = iou
+        # What runs the network does so in threads of its own; torch only prepares its input.
+        self._threads = one_thread if _is_export(file) else contextlib.nullcontext
         self._lock = threading.Lock()
         self._arguments = PINNED | {
             "conf": threshold,
@@ -95,11 +97,11 @@ class UltralyticsProposer:
         """Load the model and run it once; its names by number."""
         try:
             with _LOADING, environment_kept(), _threads_kept(), _nothing_installed():
-                # Read as ONNX Runtime is imported; else it makes a device id and uploads events.
-                os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+                _import_runtime(file)
                 self._model = _load_ultralytics().YOLO(str(file))
                 # The task and names of an export are known only once it runs.
                 (first,) = self._predict(np.zeros((32, 32, 3), np.uint8))
+                self._rest_between_runs(file)
         # Ultralytics, its eighteen backends and pickle raise anything on a damaged file.
         except Exception as error:
             raise ModelError(
@@ -112,6 +114,12 @@ class UltralyticsProposer:
             )
         return {int(key): str(name) for key, name in dict(first.names).items()}
 
+    def _rest_between_runs(self, file: Path) -> None:
+        """Ultralytics gives ONNX Runtime no options; see `runtimes.onnx_session` for what for."""
+        backend = self._model.predictor.model.backend
+        if file.suffix.lower() == ".onnx" and backend.device.type == "cpu":
+            backend.session = onnx_session(file, torch.get_num_threads())
+
     @property
     def names(self) -> tuple[str, ...]:
         """The detector's own words, each once."""
@@ -120,7 +128,7 @@ class UltralyticsProposer:
     def propose(self, images: Sequence[Image]) -> list[Proposals]:
         """Boxes of each image `(H, W, 3)` BGR, best objectness first; one result an image."""
         # One by one: exports are often fixed at a batch of one, and on a CPU a batch gains nothing.
-        with self._lock:
+        with self._lock, self._threads():
             results = [self._predict(image)[0] for image in images]
         return [
             self._proposals(result, image) for result, image in zip(results, images, strict=True)
@@ -170,12 +178,24 @@ def _check_format(file: Path, *, trust_pickle: bool) -> None:
     """Refuse what could run code, unless the user trusts it, and what has no weights."""
     if file.suffix.lower() in {".yaml", ".yml"}:
         raise ModelError(f"{file} describes a model without weights; give a trained one.")
-    safe = file.suffix.lower() in SAFE or (file.is_dir() and file.name.endswith(OPENVINO))
-    if not safe and not trust_pickle:
+    if not _is_export(file) and not trust_pickle:
         raise ModelError(
             f"{file} is of a format that can run code when loaded; pass trust_pickle=True if you "
             "trust where it comes from, or export it to ONNX."
         )
+
+
+def _is_export(file: Path) -> bool:
+    """Of a format that holds data, not code, and that torch does not run."""
+    return file.suffix.lower() == ".onnx" or (file.is_dir() and file.name.endswith(OPENVINO))
+
+
+def _import_runtime(file: Path) -> None:
+    """Before Ultralytics does, which would leave its telemetry on."""
+    if file.name.endswith(OPENVINO) and find_spec("openvino"):
+        openvino()
+    elif file.suffix.lower() == ".onnx":
+        onnxruntime()
 
 
 @contextlib.contextmanager

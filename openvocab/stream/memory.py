@@ -7,10 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openvocab.errors import ConfigError
-from openvocab.protocols import Features, Image, Proposals
+from openvocab.protocols import Boxes, Features, Image, Proposals
 
 __all__ = ["MemorySettings", "TrackMemory"]
 
+SETTLE_S = 0.3  # between the first looks, as two frames in a row show the same
+URGENT = 1.5  # overdue by half; what is only due waits for company, as a batch costs less
 LOOK = 12  # pixels a side of the small grey picture that tells whether a look has changed
 
 
@@ -23,11 +25,11 @@ class MemorySettings:
     """
 
     refresh_s: float = 5.0
-    """Seconds after which a track is encoded again."""
-    settle: int = 3
-    """The first encodings of a track come at once, one a frame: a label needs more than one look."""
+    """Seconds after which a settled track is encoded again; then twice as long, up to four times."""
+    settle: int = 2
+    """Encodings that come soon after each other: a label needs more than one look."""
     grown: float = 2.0
-    """Ratio of areas, larger or smaller, at which it is."""
+    """Ratio of its area to the largest it was encoded at, at which it is."""
     changed: float = 0.3
     """Mean difference of its small grey picture, 0 to 1, at which it is."""
     budget: int = 16
@@ -60,6 +62,10 @@ class _Track:
     encoded_s: float = 0.0
     area: float = 0.0
     look: NDArray[np.float32] = field(default_factory=lambda: np.zeros((LOOK, LOOK), np.float32))
+    """Its small grey picture in the last frame."""
+    encoded_look: NDArray[np.float32] = field(
+        default_factory=lambda: np.zeros((LOOK, LOOK), np.float32)
+    )
     seen_s: float = 0.0
     objectness: float = 0.0
     label: int = -1
@@ -86,25 +92,23 @@ class TrackMemory:
     ) -> NDArray[np.intp]:
         """See N boxes of tracks `(N,)`: rows to encode, the most overdue first, in the budget."""
         self._forget(time_s)
-        overdue = np.zeros(len(found))
+        overdue, looks = np.zeros(len(found)), _looks(image, found.xyxy)
         for row in np.flatnonzero(ids >= 0):
             track = self._tracks.setdefault(int(ids[row]), _Track())
             track.seen_s = time_s
             sure = float(found.objectness[row])
             steady = self._settings.momentum if track.objectness else 0.0
             track.objectness = steady * track.objectness + (1 - steady) * sure
-            overdue[row] = self._overdue(track, image, found.xyxy[row], time_s)
+            track.look = looks[row]
+            overdue[row] = self._overdue(track, found.xyxy[row], time_s)
+        if not (overdue >= URGENT).any():
+            return np.empty(0, np.intp)
         rows = np.flatnonzero(overdue >= 1)
         order = np.argsort(-overdue[rows], kind="stable")
         return rows[order][: self._settings.budget]
 
     def update(
-        self,
-        image: Image,
-        boxes: NDArray[np.float32],
-        ids: NDArray[np.intp],
-        features: Features,
-        time_s: float,
+        self, boxes: Boxes, ids: NDArray[np.intp], features: Features, time_s: float
     ) -> None:
         """Take new features `(M, D)` of the boxes `(M, 4)` of tracks `(M,)` into their averages."""
         for box, track_id, row in zip(boxes, ids.tolist(), features, strict=True):
@@ -113,7 +117,12 @@ class TrackMemory:
             mixed = row if track.features is None else keep * track.features + (1 - keep) * row
             track.features = (mixed / max(float(np.linalg.norm(mixed)), 1e-12)).astype(np.float32)
             track.encoded += 1
-            track.encoded_s, track.area, track.look = time_s, _area(box), _look(image, box)
+            track.area = max(track.area, _area(box))
+            track.encoded_s, track.encoded_look = time_s, track.look
+
+    def looks(self, ids: NDArray[np.intp]) -> NDArray[np.intp]:
+        """How often tracks `(M,)` that were seen have been encoded."""
+        return np.array([self._tracks[each].encoded for each in ids.tolist()], np.intp)
 
     def features(self, ids: NDArray[np.intp]) -> tuple[NDArray[np.bool_], Features]:
         """Which boxes `(N,)` are of a track that was encoded, and the averages of those."""
@@ -159,18 +168,16 @@ class TrackMemory:
                 track.label, track.rival, track.lead = best, -1, 0
         return track.label
 
-    def _overdue(
-        self, track: _Track, image: Image, box: NDArray[np.float32], time_s: float
-    ) -> float:
+    def _overdue(self, track: _Track, box: NDArray[np.float32], time_s: float) -> float:
         """1 or more: to be encoded; the larger, the sooner."""
         if track.features is None:
             return np.inf
-        if track.encoded < self._settings.settle or track.lead:  # new, or in doubt
-            return 1e6 / track.encoded
-        settings, area = self._settings, _area(box)
-        ratio = max(area / track.area, track.area / area)
-        age = (time_s - track.encoded_s) / max(settings.refresh_s, 1e-9)
-        look = float(np.abs(_look(image, box) - track.look).mean()) / max(settings.changed, 1e-9)
+        settings, ratio = self._settings, _area(box) / track.area
+        doublings = track.encoded - settings.settle
+        unsure = doublings < 0 or track.lead
+        wait_s = SETTLE_S if unsure else settings.refresh_s * 2 ** min(doublings, 2)
+        age = (time_s - track.encoded_s) / max(wait_s, 1e-9)
+        look = float(np.abs(track.look - track.encoded_look).mean()) / max(settings.changed, 1e-9)
         return max(ratio / settings.grown, age, look)
 
     def _forget(self, time_s: float) -> None:
@@ -190,11 +197,14 @@ def _area(box: NDArray[np.float32]) -> float:
     return max(float((box[2] - box[0]) * (box[3] - box[1])), 1.0)
 
 
-def _look(image: Image, box: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The region, tiny and grey, without its mean: light may change, the look does not."""
-    height, width = image.shape[:2]
-    left, top = int(np.clip(box[0], 0, width - 1)), int(np.clip(box[1], 0, height - 1))
-    right, bottom = int(np.clip(box[2], left + 1, width)), int(np.clip(box[3], top + 1, height))
-    small = cv2.resize(image[top:bottom, left:right], (LOOK, LOOK), interpolation=cv2.INTER_AREA)
-    grey = small.mean(axis=2, dtype=np.float32) / 255
-    return grey - grey.mean()
+def _looks(image: Image, boxes: Boxes) -> NDArray[np.float32]:
+    """The regions `(N, LOOK, LOOK)`, tiny and grey, without their mean: light may change."""
+    height, width = (max(side // 4, 1) for side in image.shape[:2])
+    small = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+    grey = cv2.cvtColor(small, cv2.COLOR_BGR2GRAY).astype(np.float32) / 255
+    steps = (np.arange(LOOK, dtype=np.float32) + 0.5) / LOOK
+    first, sides = boxes[:, :2, None] / 4, (boxes[:, 2:, None] - boxes[:, :2, None]) / 4
+    places = (first + sides * steps).astype(np.intp)  # (N, x and y, LOOK)
+    columns, rows = places[:, 0].clip(0, width - 1), places[:, 1].clip(0, height - 1)
+    looks = grey[rows[:, :, None], columns[:, None, :]]
+    return looks - looks.mean(axis=(1, 2), keepdims=True)

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from openvocab.classifier import RegionClassifier
 from openvocab.detector import OpenVocabDetector
 from openvocab.errors import ConfigError
-from openvocab.protocols import Boxes, Features, Frame, Proposals, Source
+from openvocab.protocols import Frame, Proposals, Source
+from openvocab.regions import grown
 from openvocab.stream.events import Event, Report, TrackEvents, ignore
 from openvocab.stream.memory import MemorySettings, TrackMemory
 from openvocab.stream.metrics import Metrics
@@ -206,7 +207,8 @@ class _Lane:
         if self._tracker is None:
             metrics.regions_seen += len(found)
             found = naming.classifier.reachable(found, naming.thresholds)
-            features = self._encode(frame, found.xyxy, metrics)
+            metrics.regions_encoded += len(found)
+            (features,) = self._detector.encode([frame.image], [found.xyxy])
             scores = naming.classifier.scores(found, features)
             self._last = naming.classifier.detections(found, scores, naming.thresholds)
         else:
@@ -221,15 +223,15 @@ class _Lane:
         self, frame: Frame, found: Proposals, ids: NDArray[np.intp], metrics: Metrics
     ) -> None:
         rows = self.memory.due(frame.image, found, ids, frame.time_s)
-        if len(rows):
-            boxes = found.xyxy[rows]
-            features = self._encode(frame, boxes, metrics)
-            self.memory.update(frame.image, boxes, ids[rows], features, frame.time_s)
-
-    def _encode(self, frame: Frame, boxes: Boxes, metrics: Metrics) -> Features:
+        if not len(rows):
+            return
+        boxes, ids = found.xyxy[rows], ids[rows]
+        # A track is averaged over frames: one context scale a frame, in turn, averages those too.
+        scales = np.array(self._detector.preset.context_scales, np.float32)
+        seen = grown(boxes, scales[self.memory.looks(ids) % len(scales)])
         metrics.regions_encoded += len(boxes)
-        (features,) = self._detector.encoder.encode_regions([frame.image], [boxes])
-        return features
+        (features,) = self._detector.encoder.encode_regions([frame.image], [seen])
+        self.memory.update(boxes, ids, features, frame.time_s)
 
     def _name(self, found: Proposals, ids: NDArray[np.intp], naming: _Naming) -> sv.Detections:
         known, features = self.memory.features(ids)

@@ -111,12 +111,32 @@ def test_preprocessing_is_open_clips_own(photos):
     with torch.inference_mode():
         batch = torch.stack([transform(crop) for crop in crops])
         expected = model.encode_image(batch, normalize=True).numpy()
-    (found,) = OpenClipEncoder(folder, scales=[1.0]).encode_regions(photos[:1], [BOXES])
+    (found,) = OpenClipEncoder(folder).encode_regions(photos[:1], [BOXES])
     assert cosines(found, expected).min() > 0.995
 
 
+def test_the_graph_beside_a_bundle_gives_what_its_torch_model_gives(photos, tmp_path):
+    folder = weights.resolve("starter-encoder")
+    plain = shutil.copytree(folder, tmp_path / "plain", ignore=shutil.ignore_patterns("*.onnx"))
+    (fast,) = OpenClipEncoder(folder).encode_regions(photos[:1], [BOXES])
+    (slow,) = OpenClipEncoder(plain).encode_regions(photos[:1], [BOXES])
+    np.testing.assert_allclose(fast, slow, atol=1e-4)
+
+
+@pytest.mark.parametrize("damage", ["other weights", "no graph"])
+def test_a_graph_that_does_not_fit_its_bundle_is_refused(tmp_path, damage):
+    folder = shutil.copytree(weights.resolve("starter-encoder"), tmp_path / "bundle")
+    if damage == "no graph":
+        (folder / "image.onnx").write_bytes(b"this is no graph")
+    else:
+        file = folder / "open_clip_model.safetensors"
+        save_file(load_file(file), file, metadata={"trained": "again"})
+    with pytest.raises(ModelError, match=r"image\.onnx .*delete it"):
+        OpenClipEncoder(folder)
+
+
 def test_the_resize_is_as_close_to_pils_as_the_docstring_says(photos):
-    encoder = OpenClipEncoder(weights.resolve("starter-encoder"), scales=[1.0])
+    encoder = OpenClipEncoder(weights.resolve("starter-encoder"))
     crops = torch.cat(list(encoder._cut(photos[0], BOXES))).permute(0, 2, 3, 1).numpy()
     photo = PIL.Image.fromarray(photos[0][:, :, ::-1])
     for crop, box in zip(crops, BOXES.astype(int).tolist(), strict=True):
@@ -126,25 +146,14 @@ def test_the_resize_is_as_close_to_pils_as_the_docstring_says(photos):
         assert difference.mean() <= 0.2
 
 
-def test_context_scales_are_averaged(photos):
-    folder = weights.resolve("starter-encoder")
-    tight, wide, both = (
-        OpenClipEncoder(folder, scales=scales).encode_regions(photos[:1], [BOXES])[0]
-        for scales in ([1.0], [1.5], [1.0, 1.5])
-    )
-    mean = tight + wide
-    np.testing.assert_allclose(both, mean / np.linalg.norm(mean, axis=1, keepdims=True), atol=1e-4)
-
-
 def test_fingerprints_tell_weights_and_preprocessing_apart(tmp_path):
     plain = save_bundle(tmp_path / "plain", SMALL, OPENAI)
     other = save_bundle(tmp_path / "other", SMALL, SQUASH)
     prints = {
         OpenClipEncoder(plain).fingerprint,
-        OpenClipEncoder(plain, scales=[1.0]).fingerprint,
         OpenClipEncoder(other).fingerprint,
     }
-    assert len(prints) == 3
+    assert len(prints) == 2
     assert OpenClipEncoder(plain).fingerprint in prints
 
 

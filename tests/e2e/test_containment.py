@@ -7,6 +7,7 @@ for every socket, process and file that is opened, whatever library does it.
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,16 @@ assert "OMP_NUM_THREADS" not in os.environ
 print("[]", [])
 """
 
+OPENVINO = """
+import os, sys
+sys.addaudithook(watch)
+from openvocab.runtimes import openvino
+from openvocab.weights import resolve
+openvino().Core().read_model(resolve("starter-encoder") / "image.onnx")
+assert "openvino_telemetry" not in sys.modules
+print(seen, [])
+"""
+
 
 def run(program: str, tmp_path: Path, photo: Path, **environment: str) -> str:
     cores = len(os.sched_getaffinity(0))
@@ -124,3 +135,9 @@ def test_a_backend_that_is_missing_is_not_installed_even_if_the_user_imported_fi
 ):
     out = run(USER_FIRST, tmp_path, assets / "bus.jpg", YOLO_OFFLINE="true")
     assert out.endswith("[] []")
+
+
+@pytest.mark.skipif(find_spec("openvino") is None, reason="OpenVINO is not installed")
+def test_openvino_tells_nobody_what_it_reads(tmp_path, assets):
+    assert run(OPENVINO, tmp_path, assets / "bus.jpg") == "[] []"
+    assert not (tmp_path / "home").exists()

@@ -14,7 +14,7 @@ from openvocab.errors import ClassesError, ImageError
 from openvocab.protocols import Encoder, Proposer
 
 LEFT, RIGHT = (0, 0, 20, 20), (20, 0, 40, 20)
-PRESET = Preset(name="test", detector="", encoder="", templates="none")
+PRESET = Preset(name="test", detector="", encoder="", templates="none", context_scales=(1.0,))
 
 
 @pytest.fixture
@@ -48,6 +48,19 @@ def test_the_fakes_keep_the_protocols(encoder):
 def test_each_box_gets_the_class_it_shows(detector, picture):
     found = by_name(detector.detect(picture, ["blue", "red"]))
     assert found == {"red": list(LEFT), "blue": list(RIGHT)}
+
+
+def test_features_are_averaged_over_the_context_scales(picture):
+    box = np.array([[4, 4, 18, 16]], np.float32)  # grown by half it sees the blue on the right
+
+    def features(*scales: float) -> np.ndarray:
+        preset = dataclasses.replace(PRESET, context_scales=scales)
+        detector = OpenVocabDetector(FakeProposer(LEFT), ColourEncoder(), preset)
+        return detector.encode([picture, picture], [box, box[:0]])[0]
+
+    mean = features(1.0) + features(1.5)
+    np.testing.assert_allclose(features(1.0, 1.5), mean / np.linalg.norm(mean), atol=1e-6)
+    assert features(1.0) @ features(1.5).T < 0.999
 
 
 def test_nothing_is_returned_for_what_is_not_there(detector, picture):

@@ -23,26 +23,39 @@ def step(memory, found, time_s, features=CAT, image=IMAGE):
     ids = np.arange(len(found))
     rows = memory.due(image, found, ids, time_s)
     if len(rows):
-        memory.update(image, found.xyxy[rows], ids[rows], np.tile(features, (len(rows), 1)), time_s)
+        memory.update(found.xyxy[rows], ids[rows], np.tile(features, (len(rows), 1)), time_s)
     return len(rows)
 
 
 def test_a_new_track_is_looked_at_a_few_times_and_then_now_and_then():
-    memory = TrackMemory(MemorySettings(refresh_s=2, settle=3))
-    encoded = [step(memory, proposals(1), frame / 10) for frame in range(60)]
-    assert encoded[:4] == [1, 1, 1, 0]
-    assert sum(encoded[4:]) == pytest.approx(56 / 20, abs=1)
+    memory = TrackMemory(MemorySettings(refresh_s=2, settle=2))
+    encoded = [frame / 10 for frame in range(600) if step(memory, proposals(1), frame / 10)]
+    pauses = np.diff(encoded)
+    assert encoded[0] == 0 and pauses[0] < 0.6
+    assert (np.abs(pauses[1:] / [2, 4, *[8] * (len(pauses) - 3)] - 1) < 0.6).all()
+    assert encoded[-1] > 45
+
+
+def test_what_is_only_due_waits_for_company():
+    memory = TrackMemory(MemorySettings(refresh_s=2, settle=1))
+    ids = np.array([0])
+    for frame in range(21):
+        rows = memory.due(IMAGE, proposals(1), ids, frame / 10)
+        memory.update(proposals(1).xyxy[rows], ids[rows], np.tile(CAT, (len(rows), 1)), frame / 10)
+    assert list(memory.due(IMAGE, proposals(1), ids, 2.2)) == []  # due for two frames, alone
+    assert sorted(memory.due(IMAGE, proposals(2), np.array([0, 1]), 2.3)) == [0, 1]
 
 
 def test_it_is_encoded_again_when_it_has_grown_or_looks_otherwise():
     memory = TrackMemory(MemorySettings(refresh_s=100, settle=1, changed=0.18))
     assert step(memory, proposals(1), 0) == 1
     assert step(memory, proposals(1), 0.1) == 0
-    assert step(memory, proposals(1, size=32), 0.2) == 1
-    assert step(memory, proposals(1, size=32), 0.3, image=IMAGE // 2 + 60) == 0  # only the light
+    assert step(memory, proposals(1, size=36), 0.2) == 1
+    assert step(memory, proposals(1, size=20), 0.25) == 0  # smaller is no better a look
+    assert step(memory, proposals(1, size=36), 0.3, image=IMAGE // 2 + 60) == 0  # only the light
     stripes = np.zeros_like(IMAGE)
-    stripes[:, ::8] = stripes[:, 1::8] = stripes[:, 2::8] = stripes[:, 3::8] = 255
-    assert step(memory, proposals(1, size=32), 0.4, image=stripes) == 1
+    stripes[:, np.arange(400) % 16 < 8] = 255
+    assert step(memory, proposals(1, size=36), 0.4, image=stripes) == 1
 
 
 def test_a_crowd_is_encoded_within_the_budget_and_all_of_it_in_the_end():
@@ -70,7 +83,7 @@ def test_a_label_changes_only_for_a_lead_that_lasts():
     )
     said = []
     for frame, posterior in enumerate([cat, unsure, unsure, unsure, dog, cat, dog, dog, dog, dog]):
-        step(memory, proposals(1), frame / 10)
+        step(memory, proposals(1), frame / 2)
         said.append(int(memory.labels(one, posterior)[0]))
     assert said == [0, 0, 0, 0, 0, 0, 0, 0, 1, 1]
 
