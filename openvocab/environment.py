@@ -69,6 +69,8 @@ def one_thread() -> Iterator[None]:
 @cache
 def _openmp() -> Any:  # noqa: ANN401
     import torch  # noqa: F401  its OpenMP library is to be found
-    from threadpoolctl import ThreadpoolController
+
+    with environment_kept():
+        from threadpoolctl import ThreadpoolController
 
     return ThreadpoolController().select(user_api="openmp")
