@@ -1,7 +1,6 @@
 """Detections drawn on a picture with supervision's annotators, sized to the picture."""
 
 import colorsys
-import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +11,14 @@ from openvocab.protocols import Image
 
 __all__ = ["annotate"]
 
+GOLDEN = (5**0.5 - 1) / 2  # steps of it never come near where one was before
 LONGEST = 40  # characters of a label; a longer one hides the picture
 
 
 def annotate(image: ImageLike, detections: sv.Detections) -> Image:
     """A copy of the picture with masks, boxes and "name 0.87" labels.
 
-    A class keeps its colour in every picture; lines and text grow with the picture.
+    A class keeps its colour as long as it keeps its number; lines and text grow with the picture.
 
     Args:
         image: what `detect` takes: a path, bytes, PIL image or array `(H, W, 3)` uint8 BGR.
@@ -38,9 +38,9 @@ def annotate(image: ImageLike, detections: sv.Detections) -> Image:
     if not len(detections):
         return canvas
     names = _names(detections)
-    distinct = list(dict.fromkeys(names))
-    palette = sv.ColorPalette([_colour(name) for name in distinct])
-    colours = np.array([distinct.index(name) for name in names])
+    ids = np.zeros(len(names), int) if detections.class_id is None else detections.class_id
+    distinct, colours = np.unique(ids, return_inverse=True)
+    palette = sv.ColorPalette([_colour(int(number)) for number in distinct])
     height, width = canvas.shape[:2]
     thickness = max(2, round((width + height) / 2 * 0.003))  # as wide as Ultralytics draws
     if detections.mask is not None:
@@ -61,11 +61,10 @@ def annotate(image: ImageLike, detections: sv.Detections) -> Image:
     return result
 
 
-def _colour(name: str) -> sv.Color:
-    """A hue of the name's own, as bright as white text on it can stand (contrast 4.5, WCAG 2)."""
-    # Not hash(): that differs from process to process. No yellow: as dark as that, it is mud.
-    turn = hashlib.sha256(name.encode(errors="replace")).digest()[0] / 256
-    hue = (80 + 320 * turn) / 360 % 1
+def _colour(number: int) -> sv.Color:
+    """A hue of the class's own, as bright as white text on it can stand (contrast 4.5, WCAG 2)."""
+    turn = number * GOLDEN % 1
+    hue = (80 + 320 * turn) / 360 % 1  # no yellow: as dark as that, it is mud
     red, green, blue = colorsys.hsv_to_rgb(hue, 0.9, 1.0)
     luminance = 0.2126 * red**2.2 + 0.7152 * green**2.2 + 0.0722 * blue**2.2
     dim = min(1.0, (0.18 / luminance) ** (1 / 2.2))  # (1 + 0.05) / (0.18 + 0.05) = 4.57

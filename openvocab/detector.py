@@ -61,6 +61,7 @@ class OpenVocabDetector:
             threshold=preset.proposal_threshold,
             iou=preset.proposal_iou,
             max_boxes=preset.max_boxes,
+            image_size=preset.image_size,
             device=device,
             trust_pickle=preset.trust_pickle,
         )

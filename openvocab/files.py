@@ -1,5 +1,6 @@
-"""Files of the package, TOML in, files out that are whole or not at all, free names for them."""
+"""Files of the package, TOML and JSON in, files out that are whole or not at all, free names for them."""
 
+import json
 import os
 import tomllib
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from typing import Any
 
 from openvocab.errors import ConfigError, OpenVocabError
 
-__all__ = ["bundled", "numbered", "read_toml", "write"]
+__all__ = ["bundled", "numbered", "read_table", "write"]
 
 
 def bundled(folder: str) -> Path:
@@ -34,16 +35,22 @@ def numbered(path: Path) -> Iterator[Path]:
         yield path if number == 1 else path.with_stem(f"{path.stem}-{number}")
 
 
-def read_toml(path: Path) -> dict[str, Any]:
-    """The tables of a TOML file.
+def read_table(path: Path) -> dict[str, Any]:
+    """What a TOML file holds, or a `.json` one.
 
     Raises:
-        ConfigError: it cannot be read, or is not TOML.
+        ConfigError: it cannot be read, or is not what its name says.
     """
+    as_json = path.suffix.lower() == ".json"
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{path}: not a readable TOML file ({error}); mend it.") from error
+        text = path.read_text(encoding="utf-8-sig")
+        table = json.loads(text) if as_json else tomllib.loads(text)
+    except (OSError, ValueError, RecursionError) as error:
+        kind = "JSON" if as_json else "TOML"
+        raise ConfigError(f"{path}: not a readable {kind} file ({error}); mend it.") from error
+    if not isinstance(table, dict):
+        raise ConfigError(f"{path}: needs names and values at its top; mend it.")
+    return table
 
 
 def write(path: str | os.PathLike[str], payload: bytes) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from openvocab.errors import ConfigError
-from openvocab.files import bundled, read_toml
+from openvocab.files import bundled, read_table
 from openvocab.prompts import TEMPLATES
 
 __all__ = ["Preset", "available", "load"]
@@ -25,6 +25,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "logit_scale": (1e-6, 1e6),
     "background_weight": (1e-6, 1e6),
     "max_boxes": (1, 10_000),
+    "image_size": (32, 8192),
 }
 
 
@@ -53,6 +54,8 @@ class Preset:
     """`none`, `simple` or `openai`."""
     context_scales: tuple[float, ...] = (1.0, 1.5)
     """Each box is seen at these sizes, relative to it, and the features averaged."""
+    image_size: int | None = None
+    """Longer side that the detector sees, in pixels; None takes what it was made for."""
     proposal_threshold: float = 0.05
     """Boxes under this objectness are not looked at."""
     proposal_iou: float = 0.65
@@ -87,7 +90,7 @@ class Preset:
             )
         for key, (low, high) in RANGES.items():
             value = getattr(self, key)
-            if value is None and key == "logit_scale":
+            if value is None and key in {"logit_scale", "image_size"}:
                 continue
             if not isinstance(value, int | float):
                 raise ConfigError(f"{self.name}: {key} is {value!r}; give a number.")
@@ -106,7 +109,7 @@ class Preset:
         path = Path(path)
         if not path.is_file():
             raise ConfigError(f"There is no preset {path}; check the path.")
-        raw = read_toml(path)
+        raw = read_table(path)
         known = {field.name: str(field.type) for field in fields(cls)}
         for key in raw:
             if key not in known:
@@ -134,7 +137,7 @@ def _typed(path: Path, key: str, value: Any) -> Any:  # noqa: ANN401  TOML value
         expected, result = "a list", tuple(value) if fits else None
     elif key in _TEXT:
         fits, expected, result = isinstance(value, str), "a string", value
-    elif key == "max_boxes":
+    elif key in {"max_boxes", "image_size"}:
         fits = isinstance(value, int) and not isinstance(value, bool)
         expected, result = "a whole number", value
     elif key == "trust_pickle":

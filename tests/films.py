@@ -1,5 +1,6 @@
 """Small real films and a real camera server, made on the spot."""
 
+import signal
 import socket
 import subprocess
 import sys
@@ -36,6 +37,34 @@ class Camera(http.server.BaseHTTPRequestHandler):
 http.server.ThreadingHTTPServer(("127.0.0.1", port), Camera).serve_forever()
 """
 
+SYSTEM_PYTHON = "/usr/bin/python3"  # GStreamer's bindings come with the system, not from an index
+RTSP_NEEDS = """
+import gi
+gi.require_version("Gst", "1.0")
+gi.require_version("GstRtspServer", "1.0")
+from gi.repository import GLib, Gst, GstRtspServer
+Gst.init(None)
+assert Gst.ElementFactory.find("x264enc") and Gst.ElementFactory.find("rtph264pay")
+"""
+RTSP_SERVER = (
+    RTSP_NEEDS
+    + """
+import sys
+width, height = [(320, 240), (480, 360)][int(sys.argv[2]) % 2]
+server = GstRtspServer.RTSPServer(service=sys.argv[1], address="127.0.0.1")
+factory = GstRtspServer.RTSPMediaFactory()
+factory.set_launch(
+    f"( videotestsrc is-live=true pattern=ball ! video/x-raw,width={width},height={height},"
+    "framerate=25/1 ! x264enc tune=zerolatency speed-preset=ultrafast key-int-max=10 "
+    "! rtph264pay name=pay0 pt=96 config-interval=1 )"
+)
+factory.set_shared(True)
+server.get_mount_points().add_factory("/cam", factory)
+server.attach(None)
+GLib.MainLoop().run()
+"""
+)
+
 
 def pan(photo: Path, path: Path, frames: int = 30, size: tuple[int, int] = (480, 360)) -> Path:
     """A film of a window that moves over a photo."""
@@ -63,19 +92,21 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-class CameraServer:
-    """An MJPEG camera over HTTP, a process of its own that can be killed and started again."""
+class Server:
+    """A camera on the network: a process that can be killed, held and started again."""
 
-    def __init__(self, fps: float = 50) -> None:
-        self.port, self._fps, self._starts = free_port(), fps, 0
-        self.url = f"http://127.0.0.1:{self.port}/"
+    def __init__(self) -> None:
+        self.port, self._starts = free_port(), 0
         self.start()
 
+    def command(self) -> list[str]:
+        """What starts it for the `self._starts`-th time."""
+        raise NotImplementedError
+
     def start(self) -> None:
-        """Every other start has another frame size."""
-        arguments = [str(self.port), str(self._fps), str(self._starts)]
+        """Until it listens."""
+        self._process = subprocess.Popen(self.command())
         self._starts += 1
-        self._process = subprocess.Popen([sys.executable, "-c", SERVER, *arguments])
         deadline = time.monotonic() + 20
         while time.monotonic() < deadline:
             with socket.socket() as probe:
@@ -85,5 +116,51 @@ class CameraServer:
         raise AssertionError("the camera server did not start")
 
     def kill(self) -> None:
+        """At once."""
         self._process.kill()
         self._process.wait()
+
+    def hold(self) -> None:
+        """It says nothing, and keeps its connections."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """After `hold`."""
+        self._process.send_signal(signal.SIGCONT)
+
+
+class CameraServer(Server):
+    """MJPEG over HTTP; every other start has another frame size."""
+
+    def __init__(self, fps: float = 50) -> None:
+        self._fps = fps
+        super().__init__()
+        self.url = f"http://127.0.0.1:{self.port}/"
+
+    def command(self) -> list[str]:
+        return [sys.executable, "-c", SERVER, str(self.port), str(self._fps), str(self._starts)]
+
+
+class RtspServer(Server):
+    """H.264 over RTSP, by GStreamer and the system's Python; the same two sizes in turn."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.url = f"rtsp://127.0.0.1:{self.port}/cam"
+
+    def command(self) -> list[str]:
+        return [SYSTEM_PYTHON, "-c", RTSP_SERVER, str(self.port), str(self._starts)]
+
+    @staticmethod
+    def missing() -> str | None:
+        """Why it cannot run here, and the remedy."""
+        if Path(SYSTEM_PYTHON).exists():
+            found = subprocess.run(
+                [SYSTEM_PYTHON, "-c", RTSP_NEEDS], capture_output=True, check=False
+            )
+            if found.returncode == 0:
+                return None
+        return (
+            "no RTSP server; apt-get install python3-gi gir1.2-gst-rtsp-server-1.0 "
+            "gstreamer1.0-plugins-good gstreamer1.0-plugins-ugly"
+        )

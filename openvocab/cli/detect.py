@@ -15,7 +15,18 @@ from rich.table import Table
 
 from openvocab import images
 from openvocab.cli.console import complain, err, out
-from openvocab.errors import ImageError, OpenVocabError, one_line
+from openvocab.cli.options import (
+    Classes,
+    Device,
+    ImageSize,
+    Negatives,
+    PresetName,
+    Threshold,
+    has_display,
+    read_classes,
+    read_preset,
+)
+from openvocab.errors import ImageError, one_line
 from openvocab.files import numbered, write
 from openvocab.prompts import split_list
 from openvocab.protocols import Image
@@ -26,34 +37,10 @@ if TYPE_CHECKING:
     from openvocab.detector import OpenVocabDetector
     from openvocab.vocabulary import Vocabulary
 
-__all__ = [
-    "Classes",
-    "Device",
-    "Negatives",
-    "PresetName",
-    "Threshold",
-    "detect",
-    "has_display",
-    "read_classes",
-]
+__all__ = ["detect"]
 
 _Work = tuple[str, Path | None]  # an image, and where its annotated picture goes
 MANY = 20  # images; from here on a count by class is more use than a row a box
-
-
-Classes = Annotated[
-    str, typer.Option("--classes", "-c", help='"bus, person", or a .txt file with one a line.')
-]
-PresetName = Annotated[
-    str, typer.Option("--preset", "-p", help="Name of a preset, or a .toml file.")
-]
-Negatives = Annotated[str, typer.Option(help="Look-alikes that compete and are never returned.")]
-Threshold = Annotated[
-    float | None, typer.Option(help="Lowest score, 0 to 1.  [default: the preset's]")
-]
-Device = Annotated[
-    str | None, typer.Option(help="cpu, cuda:0, ...  [default: CUDA where there is one]")
-]
 
 
 def detect(  # noqa: PLR0913  a command has as many parameters as it has options
@@ -65,6 +52,7 @@ def detect(  # noqa: PLR0913  a command has as many parameters as it has options
     preset: PresetName = "starter",
     negatives: Negatives = "",
     threshold: Threshold = None,
+    imgsz: ImageSize = None,
     device: Device = None,
     save: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Save annotated pictures in this folder.")
@@ -86,7 +74,7 @@ def detect(  # noqa: PLR0913  a command has as many parameters as it has options
 
     from openvocab.detector import OpenVocabDetector
 
-    detector = OpenVocabDetector.from_preset(preset, device=device)
+    detector = OpenVocabDetector.from_preset(read_preset(preset, imgsz), device=device)
     bank = detector.vocabulary(names, split_list(negatives))
     records: list[dict[str, Any]] = []
     with suppress(KeyboardInterrupt):  # what was found so far is still reported
@@ -137,17 +125,6 @@ def _read(path: str) -> Image:
     return images.load(path)
 
 
-def read_classes(text: str) -> list[str]:
-    """Words of the option, or the lines of the file it names."""
-    if not text.endswith(".txt"):
-        return list(split_list(text))
-    try:
-        lines = Path(text).read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise OpenVocabError(f"{text} cannot be read ({error}); give a text file.") from error
-    return [line.strip() for line in lines if line.strip()]
-
-
 def _targets(paths: list[str], folder: Path | None) -> list[Path | None]:
     """Where each annotated picture goes; two of one name get a number, no source is replaced."""
     if folder is None:
@@ -182,12 +159,6 @@ def _deliver(picture: Image, found: "sv.Detections", target: Path | None, *, sho
     if show:
         cv2.imshow("openvocab: any key for the next", drawn)
         cv2.waitKey(0)
-
-
-def has_display() -> bool:
-    """Whether a window can be opened."""
-    on_linux = sys.platform.startswith("linux")
-    return not on_linux or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
 
 
 def _record(path: str, shape: tuple[int, ...], found: "sv.Detections") -> dict[str, Any]:

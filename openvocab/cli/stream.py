@@ -13,14 +13,16 @@ from rich.live import Live
 from rich.text import Text
 
 from openvocab.cli.console import complain, err
-from openvocab.cli.detect import (
+from openvocab.cli.options import (
     Classes,
     Device,
+    ImageSize,
     Negatives,
     PresetName,
     Threshold,
     has_display,
     read_classes,
+    read_preset,
 )
 from openvocab.errors import SinkError
 from openvocab.prompts import split_list
@@ -50,6 +52,7 @@ def stream(  # noqa: PLR0913  a command has as many parameters as it has options
     preset: PresetName = "starter",
     negatives: Negatives = "",
     threshold: Threshold = None,
+    imgsz: ImageSize = None,
     device: Device = None,
     save: Annotated[
         Path | None,
@@ -69,7 +72,7 @@ def stream(  # noqa: PLR0913  a command has as many parameters as it has options
         typer.Option(metavar="FILE", help="What happens, and metrics, one a line; appended."),
     ] = None,
     zones: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Polygons and lines to watch, TOML.")
+        Path | None, typer.Option(metavar="FILE", help="Polygons and lines to watch, TOML or JSON.")
     ] = None,
     rotate_mb: Annotated[
         float | None, typer.Option(help="Begin another file at this size.", min=0.001)
@@ -101,7 +104,7 @@ def stream(  # noqa: PLR0913  a command has as many parameters as it has options
         if log is not None:
             stack.callback(log.close)
         report = _reporter(log)
-        detector = OpenVocabDetector.from_preset(preset, device=device)
+        detector = OpenVocabDetector.from_preset(read_preset(preset, imgsz), device=device)
         given = Sources(sources if len(sources) > 1 else sources[0], report=report)
         stack.callback(given.close)
         takers = _tables(jsonl, csv, longest) + _films(save, given, sources, watched, longest)
@@ -189,7 +192,7 @@ def _tables(jsonl: Path | None, csv: Path | None, longest: int | None) -> list[A
     from openvocab.stream.records import CsvSink, JsonLinesSink
 
     takers: list[Any] = [] if jsonl is None else [JsonLinesSink(jsonl, longest)]
-    return takers if csv is None else [*takers, CsvSink(csv)]
+    return takers if csv is None else [*takers, CsvSink(csv, longest)]
 
 
 def _films(
@@ -202,7 +205,6 @@ def _films(
     """A film for each source: `out.mp4`, or `out.0.mp4`, `out.1.mp4`, ... of several."""
     if save is None:
         return []
-    from openvocab.stream.capture import shown_name
     from openvocab.stream.film import VideoSink
 
     if save.resolve() in {Path(source).resolve() for source in sources}:
@@ -211,10 +213,10 @@ def _films(
     if len(sources) == 1:
         return [VideoSink(save, given.fps, draw=draw, longest_bytes=longest)]
     films = {
-        shown_name(source): VideoSink(
+        name: VideoSink(
             save.with_suffix(f".{index}{save.suffix}"), given.fps, draw=draw, longest_bytes=longest
         )
-        for index, source in enumerate(sources)
+        for index, name in enumerate(given.names)
     }
     return [_BySource(films)]
 

@@ -26,6 +26,7 @@ from openvocab.runtimes import onnx_session, onnxruntime, openvino
 __all__ = ["UltralyticsProposer"]
 
 OPENVINO = "_openvino_model"
+STRIDE = 64  # the coarsest of any YOLO: Ultralytics rounds an image size up to it
 _LOADING = threading.RLock()
 """One load at a time: importing and starting Ultralytics changes the whole process for a while."""
 
@@ -51,13 +52,14 @@ class UltralyticsProposer:
     Source: Ultralytics `YOLO.predict`, every argument pinned whose default changed of late.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  keywords, each with a default
         self,
         path: str | os.PathLike[str],
         *,
         threshold: float = 0.05,
         iou: float = 0.65,
         max_boxes: int = 100,
+        image_size: int | None = None,
         device: str | None = None,
         trust_pickle: bool = False,
     ) -> None:
@@ -68,6 +70,8 @@ class UltralyticsProposer:
             threshold: lowest objectness proposed, 0 to 1.
             iou: overlap above which the weaker box goes, whatever its class.
             max_boxes: boxes an image at the most.
+            image_size: longer side that the network sees, in pixels, rounded up to its stride;
+                None takes what it was made for.
             device: a torch device; None takes CUDA where there is one.
             trust_pickle: load other formats than ONNX and OpenVINO, such as `.pt`, which is a
                 pickle: they can run any code.
@@ -90,6 +94,8 @@ class UltralyticsProposer:
             "max_det": max_boxes,
             "device": device_name(device),
         }
+        if image_size is not None:
+            self._arguments["imgsz"] = image_size
         self._names = self._load(file)
         self._words = tuple(dict.fromkeys(self._names.values()))
 
@@ -108,6 +114,12 @@ class UltralyticsProposer:
                 f"{file} cannot be loaded as a detector ({_one_line(error)}); "
                 "check the file, or pull or export it again."
             ) from error
+        made_for, wanted = max(self._model.predictor.imgsz), self._arguments.get("imgsz")
+        if wanted is not None and abs(made_for - wanted) >= STRIDE:
+            raise ModelError(
+                f"{file} was exported for {made_for} pixels, not {wanted}; leave the image size "
+                "out, or export it again."
+            )
         if self._model.task not in {"detect", "segment"}:
             raise ModelError(
                 f"{file} is a {self._model.task} model; use one for detect or segment."

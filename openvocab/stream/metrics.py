@@ -24,12 +24,14 @@ class Metrics:
         self._ends: deque[float] = deque(maxlen=WINDOW)
         self._process = psutil.Process()
 
-    def frame_done(self, captured_s: float) -> None:
-        """A frame went out that was captured then (`time.monotonic`)."""
-        now = time.monotonic()
+    def frame_done(self) -> None:
+        """A frame was processed."""
         self.frames += 1
-        self._latencies.append(now - captured_s)
-        self._ends.append(now)
+        self._ends.append(time.monotonic())
+
+    def frame_out(self, captured_s: float) -> None:
+        """The last sink has taken a frame that was captured then (`time.monotonic`)."""
+        self._latencies.append(time.monotonic() - captured_s)
 
     def snapshot(self, dropped: int = 0) -> dict[str, Any]:
         """All figures now, in plain numbers; latency in milliseconds, memory in MiB."""

@@ -128,7 +128,7 @@ class StreamProcessor:
         self._source = source
         self.metrics = Metrics()
         lanes: dict[str, _Lane] = {}
-        with Writer(self._takers) as writer:
+        with Writer(self._takers, self.metrics.frame_out) as writer:
             try:
                 for frame in self._taken(source):
                     if frame.source not in lanes:
@@ -139,7 +139,7 @@ class StreamProcessor:
                         self._report(event)
                     writer.put(frame, found)
                     self.metrics.tracks = sum(len(each.memory) for each in lanes.values())
-                    self.metrics.frame_done(frame.captured_s)
+                    self.metrics.frame_done()
                     yield frame, found
                 for lane in lanes.values():
                     for event in lane.events.end():

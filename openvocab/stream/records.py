@@ -24,9 +24,8 @@ class JsonLines:
     """Appends one JSON object a line, each at once on its way to the disk; rotates by size."""
 
     def __init__(self, path: str | Path, longest_bytes: int | None = None) -> None:
-        self._paths, self._longest = numbered(Path(path)), longest_bytes
         self._lock = threading.Lock()
-        self._file = _Text(next(self._paths))
+        self._file = _Text(Path(path), longest_bytes)
 
     def write(self, record: dict[str, Any]) -> None:
         """One line; from any thread.
@@ -36,9 +35,6 @@ class JsonLines:
         """
         line = json.dumps(record, ensure_ascii=False, allow_nan=False)
         with self._lock:
-            if self._longest is not None and self._file.size >= self._longest:
-                self._file.close()
-                self._file = _Text(next(self._paths))
             self._file.write(line + "\n")
 
     def close(self) -> None:
@@ -64,17 +60,15 @@ class JsonLinesSink:
 
 
 class CsvSink:
-    """Detections as CSV, one box a row."""
+    """Detections as CSV, one box a row; rotates by size, each file with its head."""
 
     COLUMNS = (
         "source", "frame", "time_s", "tracker_id", "class_name", "confidence",
         "x1", "y1", "x2", "y2",
     )  # fmt: skip
 
-    def __init__(self, path: str | Path) -> None:
-        self._file = _Text(Path(path))
-        if not self._file.size:
-            self._file.write(",".join(self.COLUMNS) + "\r\n")
+    def __init__(self, path: str | Path, longest_bytes: int | None = None) -> None:
+        self._file = _Text(Path(path), longest_bytes, head=",".join(self.COLUMNS) + "\r\n")
 
     def write(self, frame: Frame, detections: sv.Detections) -> None:
         """The boxes of one frame.
@@ -123,27 +117,40 @@ def _rows(detections: sv.Detections) -> Iterator[dict[str, Any]]:
 class _Text:
     """A file of UTF-8 without a buffer: what is written is the system's to keep."""
 
-    def __init__(self, path: Path) -> None:
-        self._path, self.size = path, 0
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = path.open("ab", buffering=0)  # a restart keeps what was recorded
-            self.size = self._file.seek(0, os.SEEK_END) if self._file.seekable() else 0
-        except OSError as error:
-            raise self._unwritable(error) from error
+    def __init__(self, path: Path, longest_bytes: int | None, head: str = "") -> None:
+        self._paths, self._longest, self._head = numbered(path), longest_bytes, head
+        self._open()
 
     def write(self, text: str) -> None:
+        """All of it, in a further file if this one is full."""
+        if self._longest is not None and self._size >= self._longest:
+            self._file.close()
+            self._open()
+        self._put(text)
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _open(self) -> None:
+        self._path = next(self._paths)
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self._path.open("ab", buffering=0)  # a restart keeps what was recorded
+            self._size = self._file.seek(0, os.SEEK_END) if self._file.seekable() else 0
+        except OSError as error:
+            raise self._unwritable(error) from error
+        if not self._size:
+            self._put(self._head)
+
+    def _put(self, text: str) -> None:
         rest = memoryview(text.encode(errors="backslashreplace"))
-        self.size += len(rest)
+        self._size += len(rest)
         try:
             while rest:
                 rest = rest[self._file.write(rest) or 0 :]
         except (OSError, ValueError) as error:  # ValueError: it is closed
             self._file.close()
             raise self._unwritable(error) from error
-
-    def close(self) -> None:
-        self._file.close()
 
     def _unwritable(self, error: Exception) -> SinkError:
         reason = getattr(error, "strerror", None) or error

@@ -24,8 +24,9 @@ Taker = Sink | Callable[[Frame, sv.Detections], None]
 class Writer:
     """Gives every frame to every sink, in a thread; an error of one comes back to the loop."""
 
-    def __init__(self, takers: Sequence[Taker]) -> None:
-        self._takers = takers
+    def __init__(self, takers: Sequence[Taker], frame_out: Callable[[float], None]) -> None:
+        """Start with `with`; `frame_out` is told the capture time of each frame that is written."""
+        self._takers, self._frame_out = takers, frame_out
         self._waiting: queue.Queue[tuple[Frame, sv.Detections] | None] = queue.Queue(BEHIND)
         self._error: Exception | None = None
         self._thread = threading.Thread(target=self._run, name="openvocab sinks", daemon=True)
@@ -71,6 +72,7 @@ class Writer:
             while (item := self._waiting.get()) is not None:
                 for taker in self._takers:
                     (taker.write if isinstance(taker, Sink) else taker)(*item)
+                self._frame_out(item[0].captured_s)
         except Exception as error:  # noqa: BLE001  raised again in the loop
             self._error = error
         finally:

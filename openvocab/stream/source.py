@@ -54,9 +54,12 @@ class Sources:
         self._ready = threading.Condition()
         several = len(names) > 1
         self._readers = [
-            _Reader(str(name), self._ready, report, loop=loop, patient=several and is_address(name))
-            for name in names
-        ]
+            _Reader(
+                str(name), shown, self._ready, report, loop=loop,
+                patient=several and is_address(name),
+            )
+            for name, shown in zip(names, _distinct([shown_name(str(n)) for n in names]), strict=True)
+        ]  # fmt: skip
         try:
             for reader in self._readers:
                 reader.open()
@@ -65,6 +68,11 @@ class Sources:
             raise
         for reader in self._readers:
             reader.start()
+
+    @property
+    def names(self) -> list[str]:
+        """What `Frame.source` says of each, in order, without passwords."""
+        return [reader.source for reader in self._readers]
 
     @property
     def fps(self) -> float:
@@ -110,14 +118,31 @@ class Sources:
                 reader.join(max(0.0, deadline - time.monotonic()))
 
 
+def _distinct(names: Sequence[str]) -> list[str]:
+    """Two cameras of one recorder may differ in what is not shown.
+
+    >>> _distinct(["a", "b", "a"])
+    ['a', 'b', 'a (2)']
+    """
+    earlier = [names[:place].count(name) for place, name in enumerate(names)]
+    return [f"{name} ({n + 1})" if n else name for name, n in zip(names, earlier, strict=True)]
+
+
 class _Reader(threading.Thread):
     """Reads one source into a few places for frames."""
 
     def __init__(
-        self, where: str, ready: threading.Condition, report: Report, *, loop: bool, patient: bool
+        self,
+        where: str,
+        shown: str,
+        ready: threading.Condition,
+        report: Report,
+        *,
+        loop: bool,
+        patient: bool,
     ) -> None:
-        super().__init__(name=f"openvocab source {shown_name(where)}", daemon=True)
-        self._where, self.source = where, shown_name(where)
+        super().__init__(name=f"openvocab source {shown}", daemon=True)
+        self._where, self.source = where, shown
         self._ready, self._report = ready, report
         self._loop, self._patient = loop, patient
         self._frames: deque[Frame] = deque()

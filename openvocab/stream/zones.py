@@ -10,7 +10,7 @@ import numpy as np
 import supervision as sv
 
 from openvocab.errors import ConfigError
-from openvocab.files import read_toml
+from openvocab.files import read_table
 from openvocab.protocols import Frame, Image
 from openvocab.stream.events import GONE_S, Event
 
@@ -29,6 +29,7 @@ class _State:
     inside: dict[str, dict[int, tuple[str, float]]] = field(default_factory=dict)
     """Who is in which zone: name, and when it was last seen there."""
     crossed: dict[str, Counter[str]] = field(default_factory=dict)
+    now_s: float = 0.0
 
 
 class Zones:
@@ -57,12 +58,12 @@ class Zones:
 
     @classmethod
     def from_file(cls, path: str | Path) -> "Zones":
-        """Read a TOML file: `[zones]` and `[lines]`, each with `name = [[x, y], ...]`.
+        """Read a TOML or `.json` file: `zones` and `lines`, each with `name = [[x, y], ...]`.
 
         Raises:
-            ConfigError: not TOML, no zone and no line in it, or not points.
+            ConfigError: neither TOML nor JSON, no zone and no line in it, or not points.
         """
-        raw = read_toml(Path(path))
+        raw = read_table(Path(path))
         polygons, lines = raw.pop("zones", {}), raw.pop("lines", {})
         tables = isinstance(polygons, dict) and isinstance(lines, dict)
         if raw or not tables or not (polygons or lines):
@@ -72,6 +73,7 @@ class Zones:
     def update(self, frame: Frame, detections: sv.Detections) -> Iterator[Event]:
         """Events of one frame, whose detections have `tracker_id` and `class_name`."""
         state = self._states.setdefault(frame.source, self._new_state())
+        state.now_s = frame.time_s
         if detections.tracker_id is None:
             return
         ids, names = detections.tracker_id.tolist(), list(detections.data.get("class_name", ()))
@@ -113,7 +115,8 @@ class Zones:
         for zone, points in self._polygons.items():
             corners = np.array(points, int)
             sv.draw_polygon(picture, corners, sv.Color.YELLOW, thickness=2)
-            counts = Counter(name for name, _ in list(state.inside.get(zone, {}).values()))
+            inside = list(state.inside.get(zone, {}).values())
+            counts = Counter(name for name, seen_s in inside if seen_s == state.now_s)
             _caption(picture, f"{zone}: {_told(counts)}", corners.mean(axis=0))
         for line, ((x1, y1), (x2, y2)) in self._lines.items():
             sv.draw_line(picture, sv.Point(x1, y1), sv.Point(x2, y2), sv.Color.YELLOW, thickness=2)

@@ -11,6 +11,8 @@ import av
 import pytest
 from films import CameraServer, pan
 
+from openvocab.stream import Sources
+
 COMMAND = [sys.executable, "-m", "openvocab", "stream"]
 
 
@@ -104,3 +106,39 @@ def test_what_cannot_be_done_is_one_line(film, arguments, said):
     assert len(errors) == 1, done.stderr
     assert said in errors[0]
     assert "Traceback" not in done.stderr
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of half a megabyte."""
+    place = tmp_path / "small"
+    place.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=500k", "tmpfs", str(place)],  # noqa: S607
+        capture_output=True, check=False,
+    )  # fmt: skip
+    if mounted.returncode:
+        pytest.skip("mounting a small disk takes root")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)  # noqa: S607
+
+
+def test_a_disk_that_fills_up_ends_it_and_what_was_written_opens(film, small_disk, tmp_path):
+    done = run(
+        film, film, film, film, film, film, film, film, "--classes", "person",
+        "--save", small_disk / "out.mp4", "--jsonl", tmp_path / "out.jsonl",
+    )  # fmt: skip
+    assert done.returncode == 2
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert len(errors) == 1, done.stderr
+    assert "check the disk" in errors[0]
+    films = [path for path in small_disk.glob("*.mp4") if path.stat().st_size > 20_000]
+    assert films
+    assert all(len(list(Sources(path))) > 5 for path in films)  # their last second may be cut
+    assert lines_of(tmp_path / "out.jsonl")
+
+
+def test_an_image_size_that_the_detector_was_not_made_for_is_refused(film):
+    done = run(film, "--classes", "person", "--imgsz", 640)
+    assert done.returncode == 2
+    assert "exported for 416 pixels" in done.stderr

@@ -9,7 +9,7 @@ import numpy as np
 import psutil
 import pytest
 from fakes import ColourEncoder
-from films import CameraServer, pan
+from films import CameraServer, RtspServer, pan
 
 from openvocab import OpenVocabDetector, Preset
 from openvocab.protocols import Proposals
@@ -43,12 +43,25 @@ def detector(**options):
     return OpenVocabDetector(Crowd(**options), ColourEncoder(), PRESET)
 
 
-def test_a_server_killed_twenty_times_comes_back_twenty_times(monkeypatch):
+@pytest.fixture(params=[CameraServer, RtspServer])
+def server(request):
+    if request.param is RtspServer and (why := RtspServer.missing()):
+        pytest.skip(why)
+    running = request.param()
+    yield running
+    running.kill()
+
+
+@pytest.fixture
+def quick_pauses(monkeypatch):
     monkeypatch.setattr(module, "FIRST_PAUSE_S", 0.1)
     monkeypatch.setattr(module, "LONGEST_PAUSE_S", 0.5)
-    server, events, dice = CameraServer(), [], random.Random(0)  # noqa: S311  moments, no secrets
+
+
+def test_a_server_killed_twenty_times_comes_back_twenty_times(server, quick_pauses):
+    events, dice = [], random.Random(0)  # noqa: S311  moments, no secrets
     source = Sources(server.url, report=events.append)
-    frames = iter(source)
+    frames, sizes = iter(source), set()
     next(frames)
     open_files = len(list(Path("/proc/self/fd").iterdir()))
     try:
@@ -57,14 +70,30 @@ def test_a_server_killed_twenty_times_comes_back_twenty_times(monkeypatch):
             server.kill()
             server.start()
             while sum(event.kind == "source back" for event in events) < count:
-                next(frames)
+                sizes.add(next(frames).image.shape)
         next(frames)
         assert len([each for each in threading.enumerate() if "source" in each.name]) == 1
         assert len(list(Path("/proc/self/fd").iterdir())) <= open_files + 1
     finally:
         source.close()
-        server.kill()
     assert [event.kind for event in events] == ["source lost", "source back"] * 20
+    assert sizes >= {(240, 320, 3), (360, 480, 3)}
+
+
+def test_a_server_that_hangs_is_lost_and_comes_back(server, quick_pauses):
+    events = []
+    source = Sources(server.url, report=events.append)
+    frames = iter(source)
+    next(frames)
+    server.hold()
+    threading.Timer(15, server.go_on).start()
+    try:
+        while "source back" not in [event.kind for event in events]:
+            next(frames)
+    finally:
+        source.close()
+    assert [event.kind for event in events] == ["source lost", "source back"]
+    assert 1 < events[1].data["away_s"] < 30
 
 
 def test_latency_does_not_grow_when_a_camera_is_faster_than_the_processor():

@@ -173,6 +173,17 @@ def test_lines_rotate_by_size(tmp_path):
     assert sorted(numbers) == list(range(30))
 
 
+def test_tables_rotate_by_size_and_each_has_its_head(tmp_path):
+    table = CsvSink(tmp_path / "e.csv", longest_bytes=300)
+    for number in range(30):
+        table.write(frame(number), found())
+    table.close()
+    files = sorted(tmp_path.glob("e*.csv"))
+    assert len(files) > 1
+    rows = [row for file in files for row in csv.DictReader(file.read_text("utf-8").splitlines())]
+    assert {int(row["frame"]) for row in rows} == set(range(30))
+
+
 @pytest.mark.parametrize("name", ["a.mp4", "a.jsonl", "a.csv"])
 def test_a_full_disk_is_an_error_that_names_the_file(name, tmp_path):
     path = tmp_path / name
@@ -200,10 +211,15 @@ def test_zone_files_that_cannot_be_used_are_refused(text, tmp_path):
         Zones.from_file(tmp_path / "z.toml")
 
 
-def test_a_zone_file_is_read(tmp_path):
-    (tmp_path / "z.toml").write_text(
-        "[zones]\ndoor = [[0, 0], [50, 0], [50, 40]]\n[lines]\ngate = [[0, 10], [60, 10]]\n"
-    )
-    zones = Zones.from_file(tmp_path / "z.toml")
+ZONES = {
+    "z.toml": "[zones]\ndoor = [[0, 0], [50, 0], [50, 40]]\n[lines]\ngate = [[0, 10], [60, 10]]\n",
+    "z.json": '{"zones": {"door": [[0, 0], [50, 0], [50, 40]]}, "lines": {"gate": [[0, 9], [60, 9]]}}',
+}
+
+
+@pytest.mark.parametrize("name", ZONES)
+def test_a_zone_file_is_read(name, tmp_path):
+    (tmp_path / name).write_text(ZONES[name])
+    zones = Zones.from_file(tmp_path / name)
     picture = zones.draw(frame(1, (160, 120)).image, "cam")
     assert picture.max() > 200

@@ -1,10 +1,14 @@
 """Films give every frame; cameras give the newest, and come back."""
 
+import itertools
+import shutil
 import socket
+import subprocess
 import threading
 import time
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -16,6 +20,8 @@ from openvocab.stream import capture as capture_module
 from openvocab.stream import source as module
 from openvocab.stream.capture import open_capture, shown_name
 from openvocab.stream.source import Sources
+
+FFMPEG = shutil.which("ffmpeg")
 
 
 @pytest.fixture
@@ -226,3 +232,45 @@ def test_a_capture_says_whether_it_is_live(film, camera):
         capture = open_capture(where)
         assert capture.live is live
         capture.close()
+
+
+def test_a_film_without_a_frame_rate_gives_every_frame(tmp_path):
+    """A raw H.264 stream, as cameras save it: no container, no times."""
+    path = tmp_path / "raw.h264"
+    with av.open(str(path), "w", format="h264") as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for level in range(12):
+            picture = np.full((48, 64, 3), 20 * level, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="bgr24")))
+        container.mux(stream.encode(None))
+    source = Sources(path)
+    frames = list(source)
+    assert source.fps > 0
+    assert len(frames) == 12
+    times = [frame.time_s for frame in frames]
+    assert all(later > earlier for earlier, later in itertools.pairwise(times))
+
+
+@pytest.mark.skipif(FFMPEG is None, reason="no ffmpeg; apt-get install ffmpeg")
+def test_a_film_that_was_turned_stands_upright(film, tmp_path):
+    """As phones write them: the pictures lie, and a note says so."""
+    path = tmp_path / "turned.mp4"
+    turn = ["-c", "copy", "-metadata:s:v:0", "rotate=90"]
+    quiet = [FFMPEG, "-loglevel", "error", "-i"]
+    subprocess.run([*quiet, str(film), *turn, str(path)], check=True)
+    subprocess.run([*quiet, str(path), "-frames:v", "1", str(tmp_path / "up.png")], check=True)
+    upright = next(iter(Sources(path))).image
+    assert upright.shape == (480, 360, 3)
+    assert np.abs(upright.astype(int) - cv2.imread(str(tmp_path / "up.png"))).mean() < 2
+
+
+def test_two_cameras_that_differ_in_what_is_hidden_are_told_apart(camera):
+    source = Sources([f"{camera.url}?channel=1", f"{camera.url}?channel=2"])
+    assert len(set(source.names)) == 2
+    frames = iter(source)
+    seen = set()
+    while len(seen) < 2:
+        seen.add(next(frames).source)
+    source.close()
+    assert seen == set(source.names)
