@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 PHOTO ?= $(shell $(BIN)/python -c "import importlib.util as u; print(u.find_spec('ultralytics').submodule_search_locations[0])")/assets/bus.jpg
 
-.PHONY: detect test test-slow lint types contracts format wheel starter clean help
+.PHONY: detect demo screenshots chromium test test-slow lint types contracts format wheel starter clean help
 
 help: ## List the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -12,8 +12,20 @@ help: ## List the targets.
 detect: $(STAMP) ## Find things in a real photo and save the labelled picture in out/.
 	$(BIN)/openvocab detect "$(PHOTO)" --classes "bus, pedestrian, traffic light, dog" --save out
 
-test: lint types contracts $(STAMP) ## All checks that CI runs.
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+demo: $(STAMP) ## Open the demo page.
+	$(BIN)/openvocab demo
+
+screenshots: $(STAMP) chromium ## Pictures of the demo's tabs, in docs/images/.
+	PYTHONPATH=tests $(BIN)/python tests/browser/screenshots.py docs/images
+
+# The browser tests skip, with their reason, where there is no Chromium.
+chromium:
+	@command -v chromium > /dev/null || { test "$$(id -u)" = 0 && command -v apt-get > /dev/null && \
+		apt-get update -qq && apt-get install -qq -y chromium > /dev/null; } || \
+		echo "No Chromium: the demo's tests will be skipped; apt-get install chromium brings it."
+
+test: lint types contracts $(STAMP) chromium ## All checks that CI runs.
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow"
 
 test-slow: $(STAMP) ## The checks that take minutes.
 	$(BIN)/python -m pytest -m slow

@@ -15,7 +15,7 @@ GOLDEN = (5**0.5 - 1) / 2  # steps of it never come near where one was before
 LONGEST = 40  # characters of a label; a longer one hides the picture
 
 
-def annotate(image: ImageLike, detections: sv.Detections) -> Image:
+def annotate(image: ImageLike, detections: sv.Detections, *, scale: float = 1.0) -> Image:
     """A copy of the picture with masks, boxes and "name 0.87" labels.
 
     A class keeps its colour as long as it keeps its number; lines and text grow with the picture.
@@ -23,6 +23,7 @@ def annotate(image: ImageLike, detections: sv.Detections) -> Image:
     Args:
         image: what `detect` takes: a path, bytes, PIL image or array `(H, W, 3)` uint8 BGR.
         detections: as `detect` returns them; without `class_name` the number of the class is drawn.
+        scale: of lines and text; 1.0 is made for a desk, more for a phone.
 
     Returns:
         `(H, W, 3)` uint8 BGR; the input is left as it was.
@@ -42,11 +43,11 @@ def annotate(image: ImageLike, detections: sv.Detections) -> Image:
     distinct, colours = np.unique(ids, return_inverse=True)
     palette = sv.ColorPalette([_colour(int(number)) for number in distinct])
     height, width = canvas.shape[:2]
-    thickness = max(2, round((width + height) / 2 * 0.003))  # as wide as Ultralytics draws
+    thickness = max(2, round(scale * (width + height) / 2 * 0.003))  # as wide as Ultralytics draws
     if detections.mask is not None:
         canvas = sv.MaskAnnotator(palette, opacity=0.35).annotate(canvas, detections, colours)
     canvas = sv.BoxAnnotator(palette, thickness).annotate(canvas, detections, colours)
-    text_px = max(10, round(min(width, height) / 45))
+    text_px = max(10, round(scale * min(width, height) / 45))
     labels = sv.RichLabelAnnotator(
         color=palette,
         font_path=_font(),

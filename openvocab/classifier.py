@@ -1,5 +1,6 @@
 """Names boxes from their features, in one vocabulary of one detector: posterior, fusion, choice."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,9 +12,27 @@ from openvocab.presets import Preset
 from openvocab.protocols import Encoder, Features, Proposals
 from openvocab.vocabulary import Vocabulary
 
-__all__ = ["RegionClassifier", "Scores"]
+__all__ = ["RegionClassifier", "Regions", "Scores", "Share"]
 
 SAME = 0.999  # cosine over which two prompts are the same word
+
+
+class Regions(NamedTuple):
+    """What a detector saw in one image, before anything is given a name."""
+
+    proposals: Proposals
+    features: Features
+    """`(N, D)` of the proposals."""
+
+
+class Share(NamedTuple):
+    """What speaks for one class of a box, or against it."""
+
+    kind: str
+    """`class`, `negative`, `background` or `detector` (a name of its own)."""
+    name: str
+    share: float
+    """Of a class its posterior; of what competes its part of the best class's softmax."""
 
 
 class Scores(NamedTuple):
@@ -57,6 +76,7 @@ class RegionClassifier:
         self._preset = preset
         self._scale = encoder.logit_scale if preset.logit_scale is None else preset.logit_scale
         self._bias = encoder.logit_bias
+        self._backgrounds = len(background)
         words = np.concatenate([vocabulary.features, vocabulary.negatives])  # (K + J, D)
         scale, floor = preset.prior_scale, preset.prior_floor
         self._affinity = matching.label_affinity(words, name_features, scale, floor)
@@ -81,7 +101,40 @@ class RegionClassifier:
 
     def scores(self, found: Proposals, features: Features) -> Scores:
         """Cosine and posterior of N boxes with features `(N, D)`."""
-        preset, count, worded = self._preset, len(self.names), len(self._affinity)
+        similarity, logits = self._logits(found, features)
+        count = len(self.names)
+        posterior = matching.posterior(logits[:, :count], logits[:, count:], self._competes)
+        return Scores(similarity[:, :count], posterior)
+
+    def explain(
+        self, found: Proposals, features: Features, negatives: Sequence[str]
+    ) -> list[Share]:
+        """Why one box got its class: every posterior, then what competes with the best class.
+
+        Args:
+            found: one box.
+            features: `(1, D)`.
+            negatives: what the vocabulary's negatives are called.
+        """
+        _, (logits,) = self._logits(found, features)
+        (posterior,) = self.scores(found, features).posterior
+        count, best = len(self.names), int(posterior.argmax())
+        kinds = ["negative"] * len(negatives) + ["background"] * self._backgrounds
+        kinds += ["detector"] * len(self._labels) + ["background"]
+        called = [*negatives, *["background"] * self._backgrounds, *self._labels, "background"]
+        others = np.where(self._competes[best], logits[count:], -np.inf)
+        shares = matching.softmax(np.append(logits[best], others))[1:].tolist()
+        summed: dict[tuple[str, str], float] = {}
+        for kind, name, share in zip(kinds, called, shares, strict=True):
+            summed[kind, name] = summed.get((kind, name), 0.0) + share
+        return [
+            *(Share("class", *each) for each in zip(self.names, posterior.tolist(), strict=True)),
+            *(Share(*key, share) for key, share in summed.items()),
+        ]
+
+    def _logits(self, found: Proposals, features: Features) -> tuple[Features, Features]:
+        """Cosines `(N, R)` with all rows, and logits `(N, R + 1)`: the last is of nothing at all."""
+        preset, worded = self._preset, len(self._affinity)
         labels = np.array([self._labels[label] for label in found.labels], np.intp)
         evidence = matching.label_evidence(self._affinity, self._covered, labels)
         similarity = features @ self._rows.T
@@ -92,9 +145,7 @@ class RegionClassifier:
         logits[:, worded:] += np.log(preset.background_weight)
         # A sigmoid model's bias is one more competitor: of a constant logit, whatever is shown.
         nothing = -np.inf if self._bias is None else -self._bias
-        others = np.hstack([logits[:, count:], np.full((len(found), 1), nothing, np.float32)])
-        posterior = matching.posterior(logits[:, :count], others, self._competes)
-        return Scores(similarity[:, :count], posterior)
+        return similarity, np.hstack([logits, np.full((len(found), 1), nothing, np.float32)])
 
     def detections(
         self,

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from openvocab import images as doors
 from openvocab import weights
-from openvocab.classifier import RegionClassifier
+from openvocab.classifier import RegionClassifier, Regions, Share
 from openvocab.encoders.caching import WordFeatures
 from openvocab.errors import ClassesError, WeightsNotFoundError
 from openvocab.presets import Preset, available, load
@@ -197,6 +197,62 @@ class OpenVocabDetector:
             classifier.detections(found, classifier.scores(found, rows), cut)
             for found, rows in zip(proposals, features, strict=True)
         ]
+
+    def regions(self, image: doors.ImageLike) -> Regions:
+        """See an image once, to `name` what is there many times at the cost of words alone.
+
+        Raises:
+            ImageError: the image cannot be read.
+        """
+        picture = doors.load(image)
+        (found,) = self.proposer.propose([picture])
+        (features,) = self.encode([picture], [found.xyxy])
+        return Regions(found, features)
+
+    def name(
+        self,
+        regions: Regions,
+        classes: Classes | Vocabulary,
+        *,
+        negatives: Sequence[str] = (),
+        score_threshold: float | None = None,
+        thresholds: Mapping[str, float] | None = None,
+    ) -> sv.Detections:
+        """What `detect` returns for the image of these regions; no image forward.
+
+        Raises:
+            ClassesError: classes, negatives or thresholds cannot be used.
+        """
+        bank = self.vocabulary(classes, negatives)
+        cut = self.thresholds(bank.names, score_threshold, thresholds)
+        classifier = self.classifier(bank)
+        return classifier.detections(regions.proposals, classifier.scores(*regions), cut)
+
+    def explain(
+        self,
+        regions: Regions,
+        box: NDArray[np.float32],
+        classes: Classes,
+        *,
+        negatives: Sequence[str] = (),
+    ) -> list[Share]:
+        """Why a box of a result has its class, each class and each competitor with its share.
+
+        Args:
+            regions: as `name` took them.
+            box: `(4,)` a row of the result's `xyxy`.
+            classes: as `name` took them.
+            negatives: as `name` took them.
+
+        Raises:
+            ClassesError: classes or negatives cannot be used; or no region has such a box.
+        """
+        (rows,) = np.nonzero((regions.proposals.xyxy == box).all(axis=1))
+        if not len(rows):
+            raise ClassesError("No region has this box; give a row of the result's xyxy.")
+        classifier = self.classifier(self.vocabulary(classes, negatives))
+        first = rows[:1]
+        return classifier.explain(regions.proposals[first], regions.features[first], negatives)
 
     def _encode_examples(self, examples: Sequence[Example]) -> Features:
         pictures = [doors.load(example) for example in examples]

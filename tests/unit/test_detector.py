@@ -282,3 +282,27 @@ def test_unusable_classes_are_one_line_errors(detector, picture, classes, more, 
     with pytest.raises(ClassesError, match=message) as caught:
         detector.detect(picture, classes, **more)
     assert "\n" not in str(caught.value)
+
+
+def test_regions_are_named_again_without_a_look(detector, encoder, picture):
+    seen = detector.regions(picture)
+    looks = encoder.image_forwards
+    for classes in (["red", "blue"], ["crimson", "zebra"]):
+        again, whole = detector.name(seen, classes), detector.detect(picture, classes)
+        np.testing.assert_allclose(again.xyxy, whole.xyxy)
+        np.testing.assert_allclose(again.confidence, whole.confidence, atol=1e-6)
+        assert again.data["class_name"].tolist() == whole.data["class_name"].tolist()
+    assert encoder.image_forwards == looks + 2  # those of detect
+
+
+def test_an_explanation_sums_up_to_what_the_class_lacks(detector, picture):
+    seen, asked = detector.regions(picture), {"classes": ["red", "blue"], "negatives": ["crimson"]}
+    found = detector.name(seen, **asked)
+    shares = detector.explain(seen, found.xyxy[0], **asked)
+    best = max(share.share for share in shares if share.kind == "class")
+    assert best == pytest.approx(float(found.data["posterior"][0]), abs=1e-5)
+    others = {share.name: share.share for share in shares if share.kind != "class"}
+    assert sum(others.values()) == pytest.approx(1 - best, abs=1e-5)
+    assert {"crimson", "background", "thing"} <= others.keys()
+    with pytest.raises(ClassesError, match="No region"):
+        detector.explain(seen, np.zeros(4, np.float32), ["red"])

@@ -1,0 +1,200 @@
+"""What a visitor of the demo does and sees, in a real browser, with the real starter weights."""
+
+import itertools
+import urllib.error
+import urllib.request
+from urllib.parse import urlsplit
+
+import cv2
+import pytest
+from films import pan
+
+from openvocab.stream import Sources
+
+pytest.importorskip("playwright", reason="the browser tests need playwright")
+pytest.importorskip("gradio", reason="the demo needs gradio")
+
+from browsers import CHROMIUM, chromium, demo, open_tab, start_camera, upload, wait_for_text
+
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium; apt-get install chromium"),
+    pytest.mark.xdist_group("browser"),
+]
+CELL = '#table [data-testid="cell-{}-{}"]'
+
+
+@pytest.fixture(scope="module")
+def clip(assets, tmp_path_factory):
+    return pan(assets / "bus.jpg", tmp_path_factory.mktemp("film") / "clip.mp4", 30, (480, 480))
+
+
+@pytest.fixture(scope="module")
+def camera(clip):
+    """The clip as Chromium's fake camera takes it."""
+    path = clip.with_suffix(".mjpeg")
+    pictures = (frame.image for frame in Sources(clip))
+    path.write_bytes(b"".join(cv2.imencode(".jpg", each)[1].tobytes() for each in pictures))
+    return path
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory):
+    with demo(tmp_path_factory.mktemp("demo")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def browser(camera):
+    with chromium(camera) as running:
+        yield running
+
+
+@pytest.fixture
+def page(browser, address):
+    """A visitor; whatever else is asked for than this server fails the test."""
+    context = browser.new_context(viewport={"width": 1280, "height": 1000})
+    opened = context.new_page()
+    hosts, errors = set(), []
+    opened.on("request", lambda request: hosts.add(urlsplit(request.url).netloc))
+    opened.on("console", lambda said: errors.append(said.text) if said.type == "error" else None)
+    opened.goto(address)
+    opened.wait_for_selector("#photo")
+    yield opened
+    context.close()
+    assert hosts <= {urlsplit(address).netloc, ""}, hosts
+    assert not errors, errors
+
+
+def ask(page, words):
+    page.fill("#classes textarea, #classes input", words)
+
+
+def test_a_photo_is_named_in_the_words_that_are_typed(page, assets):
+    upload(page, "#photo", assets / "bus.jpg")
+    wait_for_text(page, "#answer", "3 person, 1 bus")
+    ask(page, "pedestrian, dog")
+    wait_for_text(page, "#answer", "3 pedestrian")
+    assert page.inner_text(CELL.format(0, 1)).strip() == "pedestrian"
+    assert "YOLO" not in page.inner_text("#reason")
+    page.locator(CELL.format(1, 1)).last.click()
+    wait_for_text(page, "#reason", "Row 2, pedestrian")
+    wait_for_text(page, "#why", "pedestrian")
+    assert "dog" in page.inner_text("#why")
+
+
+def test_an_example_a_threshold_and_yolo_alone(page):
+    page.get_by_text("man, necktie, microphone").click()
+    wait_for_text(page, "#answer", "man")
+    page.get_by_text("Advanced").click()
+    score = page.get_by_label("number input for Lowest score").first
+    score.fill("0.9")
+    score.press("Enter")
+    wait_for_text(page, "#answer", "Nothing of this is in the picture")
+    score.fill("0.3")
+    score.press("Enter")
+    page.locator("#compare input").check()
+    page.wait_for_selector("#closed-set img")
+    wait_for_text(page, "#answer", "man")
+
+
+def test_what_is_not_there_and_no_word_have_an_answer(page, assets):
+    wait_for_text(page, "#answer", "")
+    upload(page, "#photo", assets / "bus.jpg")
+    wait_for_text(page, "#answer", "Found")
+    ask(page, "giraffe")
+    wait_for_text(page, "#answer", "Nothing of this")
+    ask(page, " , ,")
+    wait_for_text(page, "#answer", "Type what to look for")
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["🚌 bus, person", "أتوبيس, person", "公共汽车, person", "person, " + "long " * 60,
+     ", ".join(["person", *(f"thing {n}" for n in range(199))]), "person, <img src=x onerror=alert(1)>"],
+    ids=["emoji", "arabic", "chinese", "long", "two hundred", "markup"],
+)  # fmt: skip
+def test_any_name_can_be_asked_for(page, assets, words):
+    upload(page, "#photo", assets / "bus.jpg")
+    wait_for_text(page, "#answer", "Found")
+    ask(page, words)
+    wait_for_text(page, "#table", "person")
+    assert page.locator("#answer img, #table img").count() == 0
+
+
+def test_a_file_that_is_no_picture_is_said_to_be(page, tmp_path, assets):
+    (tmp_path / "broken.jpg").write_bytes(b"I am no picture")
+    upload(page, "#photo", tmp_path / "broken.jpg")
+    page.wait_for_selector('[data-testid="toast-body"]', timeout=15_000)
+    said = page.inner_text('[data-testid="toast-body"]')
+    assert "Traceback" not in said
+    assert "image" in said.lower()
+    upload(page, "#photo", assets / "bus.jpg")
+    wait_for_text(page, "#answer", "Found")
+
+
+def test_a_film_comes_back_annotated_and_plays(page, clip):
+    open_tab(page, "Film")
+    upload(page, "#film", clip)
+    wait_for_text(page, "#film", "clip")
+    page.click("#look")
+    wait_for_text(page, "#film-answer", "30 frames", 60)
+    page.wait_for_function(
+        "(v => v && v.readyState >= 3 && v.videoWidth == 480 && !v.error)"
+        "(document.querySelector('#film-result video'))"
+    )
+    page.wait_for_selector("#timeline canvas, #timeline svg")
+    wait_for_text(page, "#lines", "found")
+
+
+def test_a_camera_is_named_live_and_in_other_words_on_the_run(page):
+    open_tab(page, "Camera")
+    start_camera(page)
+    wait_for_text(page, "#live", "person", 30)
+    page.fill("#live-classes textarea, #live-classes input", "pedestrian")
+    wait_for_text(page, "#live", "pedestrian", 30)
+    wait_for_text(page, "#live", "fps")
+
+
+def test_two_visitors_do_not_see_each_others_pictures(browser, address, assets):
+    pages = []
+    for photo, words in (("bus.jpg", "bus, person"), ("zidane.jpg", "man, necktie")):
+        opened = browser.new_context().new_page()
+        opened.goto(address)
+        upload(opened, "#photo", assets / photo)
+        opened.fill("#classes textarea, #classes input", words)
+        pages.append(opened)
+    wait_for_text(pages[0], "#answer", "1 bus")
+    wait_for_text(pages[1], "#answer", "man")
+    sources = [each.get_attribute("#result img", "src") for each in pages]
+    assert len(set(sources)) == 2
+    for one, other in itertools.permutations(pages):
+        assert one.inner_text("#answer") != other.inner_text("#answer")
+    for each in pages:
+        each.context.close()
+
+
+def test_files_of_the_server_are_out_of_reach(address):
+    for path in ("/etc/passwd", "../../../../etc/passwd", __file__):
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            urllib.request.urlopen(f"{address}gradio_api/file={path}")
+        assert caught.value.code in {403, 404}
+        caught.value.close()
+
+
+def test_a_password_is_asked_for_and_opens(browser, tmp_path):
+    with demo(tmp_path, OPENVOCAB_DEMO_AUTH="anna:geheim") as guarded:
+        context = browser.new_context()
+        opened = context.new_page()
+        opened.goto(guarded)
+        opened.wait_for_selector("input[type=password]")
+        assert opened.locator("#photo").count() == 0
+        for password, admitted in (("wrong", False), ("geheim", True)):
+            opened.get_by_label("username").fill("anna")
+            opened.get_by_label("password").fill(password)
+            opened.get_by_role("button", name="Login").click()
+            if admitted:
+                opened.wait_for_selector("#photo")
+            else:
+                opened.wait_for_timeout(1000)
+                assert opened.locator("#photo").count() == 0
+        context.close()

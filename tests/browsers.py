@@ -1,0 +1,91 @@
+"""The demo as its visitors meet it: a server process of its own, and Debian's Chromium."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from films import free_port
+from playwright.sync_api import Browser, Page, sync_playwright
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+FLAGS = [
+    "--no-sandbox",  # as root, in a container
+    "--disable-gpu",
+    "--disable-background-networking",  # its own calls home are not the page's
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+    "--use-fake-device-for-media-stream",
+    "--use-fake-ui-for-media-stream",
+]
+
+
+@contextmanager
+def demo(folder: Path, **environment: str) -> Iterator[str]:
+    """Address of `openvocab demo`, running until the block ends."""
+    port = free_port()
+    log = folder / f"demo-{port}.log"
+    with log.open("wb") as said:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "openvocab", "demo", "--port", str(port)],
+            env=os.environ | environment, stdout=said, stderr=said,
+        )  # fmt: skip
+    address = f"http://127.0.0.1:{port}/"
+    try:
+        deadline = time.monotonic() + 90
+        while time.monotonic() < deadline and process.poll() is None:
+            try:
+                urllib.request.urlopen(address, timeout=5).close()
+                break
+            except urllib.error.HTTPError:
+                break  # it answers
+            except OSError:
+                time.sleep(0.2)
+        else:
+            raise AssertionError(log.read_text())
+        yield address
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+@contextmanager
+def chromium(camera: Path | None = None) -> Iterator[Browser]:
+    """A browser whose camera shows an MJPEG film."""
+    flags = [*FLAGS, *([f"--use-file-for-fake-video-capture={camera}"] if camera else [])]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
+        yield browser
+        browser.close()
+
+
+def upload(page: Page, place: str, path: Path) -> None:
+    """Into a component that takes files."""
+    page.set_input_files(f"{place} input[type=file]", str(path))
+
+
+def wait_for_text(page: Page, place: str, text: str, seconds: float = 20) -> None:
+    """Until it stands there."""
+    page.wait_for_function(
+        "([place, text]) => document.querySelector(place)?.innerText.includes(text)",
+        arg=[place, text],
+        timeout=1000 * seconds,
+    )
+
+
+def open_tab(page: Page, name: str) -> None:
+    """One of the three."""
+    page.get_by_role("tab", name=name).click()
+
+
+def start_camera(page: Page) -> None:
+    """As a visitor does: allow it, then record."""
+    page.get_by_text("Click to Access Webcam").click()
+    page.locator("#camera button", has_text="Record").click(timeout=15_000)
