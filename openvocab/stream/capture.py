@@ -24,6 +24,8 @@ FASTEST = 240.0  # frames a second; a film that claims more has no frame rate, b
 # A film may be a playlist that names other files and addresses: it may only lead to its like.
 FILE_ONLY = {"protocol_whitelist": "file,crypto,data"}
 NETWORK_ONLY = {"protocol_whitelist": "rtsp,rtsps,rtp,srtp,udp,tcp,tls,http,https,httpproxy,crypto"}
+# What somebody uploads may not name other files of this machine.
+PLAYLISTS = {"hls", "concat", "dash", "imf"}
 SCHEMES = ("rtsp://", "rtsps://", "http://", "https://")
 
 
@@ -105,6 +107,9 @@ class _Film:
         if not self._container.streams.video:
             self._container.close()
             raise SourceError(f"{self._name} holds no pictures; give a film.")
+        if local and self._container.format.name in PLAYLISTS:
+            self._container.close()
+            raise SourceError(f"{self._name} is a list of other files; name those.")
         self._stream = self._container.streams.video[0]
         self.live = not local and not self._container.duration
         # Threads by frame hold frames back, which a live source may not.

@@ -6,20 +6,23 @@ import urllib.request
 from urllib.parse import urlsplit
 
 import cv2
+import httpx
 import pytest
 from films import pan
 
 from openvocab.stream import Sources
 
 pytest.importorskip("playwright", reason="the browser tests need playwright")
-pytest.importorskip("gradio", reason="the demo needs gradio")
+pytest.importorskip("gradio_client", reason="the demo needs gradio")
 
+import gradio_client
 from browsers import CHROMIUM, chromium, demo, open_tab, start_camera, upload, wait_for_text
 
 pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium; apt-get install chromium"),
     pytest.mark.xdist_group("browser"),
 ]
+FILE = {"_type": "gradio.FileData"}
 CELL = '#table [data-testid="cell-{}-{}"]'
 
 
@@ -179,6 +182,20 @@ def test_files_of_the_server_are_out_of_reach(address):
             urllib.request.urlopen(f"{address}gradio_api/file={path}")
         assert caught.value.code in {403, 404}
         caught.value.close()
+
+
+def test_the_api_takes_pictures_that_are_sent_and_no_paths(address, assets):
+    client = gradio_client.Client(address, verbose=False)
+    asked = {"classes": "bus, giraffe", "negatives": "", "threshold": 0.3, "api_name": "/detect"}
+    (found,) = client.predict(photo=gradio_client.handle_file(str(assets / "bus.jpg")), **asked)
+    assert found["class_name"] == "bus"
+    # Not through the client, which would send the file itself.
+    body = {"data": [{"path": str(assets / "bus.jpg"), "meta": FILE}, "bus", "", 0.3]}
+    called = httpx.post(f"{address}gradio_api/call/detect", json=body).json()
+    answered = httpx.get(f"{address}gradio_api/call/detect/{called['event_id']}", timeout=20).text
+    assert answered.startswith("event: error")
+    assert "bus" not in answered
+    client.close()
 
 
 def test_a_password_is_asked_for_and_opens(browser, tmp_path):

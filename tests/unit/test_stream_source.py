@@ -113,6 +113,21 @@ def test_a_playlist_may_not_lead_out_of_the_files(tmp_path, camera):
         list(Sources(tmp_path / "x.m3u8"))
 
 
+def test_a_playlist_may_not_name_other_films_of_this_machine(film, tmp_path):
+    """Named as a film and uploaded: what it names would come back annotated."""
+    with av.open(str(film)) as given, av.open(str(tmp_path / "a.ts"), "w") as out:
+        stream = out.add_stream_from_template(given.streams.video[0])
+        for packet in given.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                out.mux(packet)
+    lines = f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:2.5,\n{tmp_path / 'a.ts'}\n#EXT-X-ENDLIST\n"
+    for name in ("x.m3u8", "x.mp4"):
+        (tmp_path / name).write_text(lines)
+        with pytest.raises(SourceError):
+            Sources(tmp_path / name)
+
+
 def test_a_truncated_film_gives_what_can_be_read(film, assets, tmp_path):
     data = film.read_bytes()
     half = tmp_path / "half.mp4"
