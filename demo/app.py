@@ -2,11 +2,11 @@
 
 import html
 import itertools
-import os
 import tempfile
 import time
 from collections import Counter, deque
 from collections.abc import Iterator
+from contextlib import closing
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -33,7 +33,7 @@ COLUMNS = ["#", "class", "score", "a thing?", "similar", "YOLO says"]
 CSS = """
 .gradio-container {max-width: 1280px !important; margin: auto;}
 #answer {min-height: 1.7em;} #answer p, #live p {font-size: 1.1em; margin: .2em 0;}
-.quiet {color: var(--body-text-color-subdued);}
+.dark {--color-accent: #34d399 !important;}
 """
 PHOTOS = Path(find_spec("ultralytics").submodule_search_locations[0]) / "assets"  # type: ignore[union-attr,index]
 EXAMPLES = [
@@ -189,44 +189,64 @@ def film(
     path: str | None,
     classes: str,
     threshold: float,
-    progress: gr.Progress = gr.Progress(),  # noqa: B008
+    progress: gr.Progress = gr.Progress(),  # noqa: B008  Gradio's way
 ) -> Iterator[tuple[Any, ...]]:
     """An annotated film, counts of each class over time, and the detections as JSON Lines."""
-    if path is None or not split_list(classes):
+    words = wanted(classes)
+    if path is None or not words:
         raise gr.Error("Choose a film and type what to look for.", print_exception=False)
-    folder = Path(tempfile.mkdtemp(dir=os.environ["GRADIO_TEMP_DIR"]))
     counts: list[tuple[float, str, int]] = []
-    try:
-        total = min(sv.VideoInfo.from_video_path(path).total_frames or 0, LONGEST_FRAMES)
-        source = Sources(path)
-        sinks = [VideoSink(folder / "found.mp4", source.fps), JsonLinesSink(folder / "found.jsonl")]
-        processor = StreamProcessor(
-            detector("starter"), wanted(classes), score_threshold=threshold, sinks=sinks
+    with tempfile.TemporaryDirectory(prefix="openvocab-film-") as place:
+        folder = Path(place)
+        try:
+            source = Sources(path)
+            total = min(sv.VideoInfo.from_video_path(path).total_frames or 0, LONGEST_FRAMES)
+            sinks = [
+                VideoSink(folder / "found.mp4", source.fps, draw=drawn),
+                JsonLinesSink(folder / "found.jsonl"),
+            ]
+            processor = StreamProcessor(
+                detector("starter"), words, score_threshold=threshold, sinks=sinks
+            )
+            with closing(processor.run(source)) as run:  # a visitor who cancels ends it here
+                for frame, found in run:
+                    here = Counter(found.data.get("class_name", ()))
+                    counts += [(frame.time_s, word, here[word]) for word in words]
+                    progress((frame.index, total or None), desc="looking", unit="frames")
+                    if frame.time_s >= LONGEST_S or frame.index >= LONGEST_FRAMES:
+                        break
+                    if frame.index % 20 == 0:
+                        yield gr.skip(), note(f"{frame.index} frames"), gr.skip(), gr.skip()
+        except OpenVocabError as error:
+            raise gr.Error(str(error), print_exception=False) from error
+        hues = dict(zip(words, itertools.cycle(HUES), strict=False))
+        # Gradio keeps copies; the folder goes when the visitor has them.
+        yield (
+            str(folder / "found.mp4"),
+            note(f"{frame.index + 1} frames, {frame.time_s:.0f} seconds.") + legend(hues),
+            gr.LinePlot(timeline(counts), color_map=hues),
+            str(folder / "found.jsonl"),
         )
-        whole = True
-        for frame, found in processor.run(source):
-            here = Counter(found.data.get("class_name", ()))
-            counts += [(frame.time_s, word, here[word]) for word in wanted(classes)]
-            progress((frame.index, total or None), desc="looking", unit="frames")
-            if frame.time_s >= LONGEST_S or frame.index >= LONGEST_FRAMES:
-                whole = False
-                break
-            if frame.index % 20 == 0:  # here a visitor who cancels gets through
-                yield gr.skip(), note(f"{frame.index} frames"), gr.skip(), gr.skip()
-    except OpenVocabError as error:
-        raise gr.Error(str(error), print_exception=False) from error
-    said = f"{frame.index + 1} frames." if whole else f"Only the first {frame.time_s:.0f} seconds."
+
+
+def drawn(frame: Frame, found: sv.Detections) -> np.ndarray:
+    """A frame as it is shown."""
+    return annotate(frame.image, found, scale=TEXT)
+
+
+def timeline(counts: list[tuple[float, str, int]]) -> pd.DataFrame:
+    """The most of each class at once, second by second."""
     table = pd.DataFrame(counts, columns=["seconds", "class", "count"])
     table["seconds"] = table["seconds"].round()
-    table = table.groupby(["seconds", "class"], as_index=False)["count"].max()
-    hues = dict(zip(wanted(classes), itertools.cycle(HUES), strict=False))
-    chart = gr.LinePlot(table, color_map=hues)
-    # The chart's own legend stays empty in Gradio 6.31.
-    keys = " ".join(
+    return table.groupby(["seconds", "class"], as_index=False)["count"].max()
+
+
+def legend(hues: dict[str, str]) -> str:
+    """Of the timeline: the chart's own stays empty in Gradio 6.31."""
+    return " ".join(
         f'<span style="color: {hue}">■</span> {html.escape(cut(word))}'
         for word, hue in hues.items()
     )
-    yield str(folder / "found.mp4"), note(said) + keys, chart, str(folder / "found.jsonl")
 
 
 class Live:
@@ -254,7 +274,11 @@ class Live:
         return next(self._run)
 
     def close(self) -> None:
-        """Nothing is open but the run."""
+        """The run closes its source; there is nothing to close here."""
+
+    def end(self) -> None:
+        """The visitor has gone."""
+        self._run.close()
 
 
 def live(
@@ -265,6 +289,8 @@ def live(
         return gr.skip(), note("Start the camera and type what to look for."), stream
     try:
         if stream is None or stream.asked[1] != threshold:
+            if stream is not None:
+                stream.end()
             stream = Live(classes, threshold)
         elif stream.asked[0] != classes:
             stream.processor.set_classes(wanted(classes))
@@ -432,7 +458,7 @@ def film_tab() -> None:
 
 def camera_tab() -> None:
     """The visitor's camera, live."""
-    stream = gr.State(None, time_to_live=600)
+    stream = gr.State(None, time_to_live=600, delete_callback=lambda it: it and it.end())
     with gr.Row():
         with gr.Column():
             camera = gr.Image(
@@ -480,6 +506,7 @@ def theme() -> gr.Theme:
         },
         button_primary_background_fill="#047857", button_primary_background_fill_dark="#047857",
         button_primary_text_color="white", button_primary_text_color_dark="white",
+        color_accent="#047857",
         link_text_color="#047857", link_text_color_dark="#34d399",
     )  # fmt: skip
 

@@ -1,6 +1,7 @@
 """`openvocab demo`: the page for a browser, on this machine alone unless told otherwise."""
 
 import os
+import signal
 import sys
 import tempfile
 from contextlib import suppress
@@ -45,6 +46,7 @@ def demo(
             "GRADIO_ANALYTICS_ENABLED": "False",
             "HF_HUB_OFFLINE": "1",
         }
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # the folder goes then, too
         options: dict[str, Any] = {"auth": (user, password)} if colon else {}
         with suppress(KeyboardInterrupt):
             _serve(host, port, share=share, **options)

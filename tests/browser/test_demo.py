@@ -158,6 +158,73 @@ def test_a_camera_is_named_live_and_in_other_words_on_the_run(page):
     wait_for_text(page, "#live", "fps")
 
 
+FAINT = """
+() => {
+  const parts = text => (text.match(/[\\d.]+/g) || []).map(Number);
+  const light = ([r, g, b]) => [r, g, b].map(v => v / 255)
+    .map(v => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4)
+    .reduce((sum, v, i) => sum + v * [.2126, .7152, .0722][i], 0);
+  const behind = node => {
+    for (; node; node = node.parentElement) {
+      const colour = parts(getComputedStyle(node).backgroundColor);
+      if (colour.length === 3 || colour[3] > .9) return colour;
+    }
+    return [255, 255, 255];
+  };
+  const faint = [];
+  for (const node of document.querySelectorAll("p, span, label, button, h1, th, td, a, li, input")) {
+    const own = [...node.childNodes].some(n => n.nodeType === 3 && n.textContent.trim());
+    if (!own || !node.checkVisibility({opacityProperty: true, visibilityProperty: true})) continue;
+    const [over, under] = [light(parts(getComputedStyle(node).color)), light(behind(node))];
+    const ratio = (Math.max(over, under) + .05) / (Math.min(over, under) + .05);
+    if (ratio < 4.5) faint.push([node.textContent.trim().slice(0, 40), ratio.toFixed(2)]);
+  }
+  return faint;
+}
+"""
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_every_text_can_be_read(browser, address, assets, theme):
+    """WCAG 2, level AA: a contrast of 4.5."""
+    opened = browser.new_context(color_scheme=theme).new_page()
+    opened.goto(f"{address}?__theme={theme}")
+    upload(opened, "#photo", assets / "bus.jpg")
+    wait_for_text(opened, "#answer", "Found")
+    opened.locator(CELL.format(0, 1)).last.click()
+    wait_for_text(opened, "#reason", "Row 1")
+    opened.get_by_text("Advanced").click()
+    faint = opened.evaluate(FAINT)
+    for tab in ("Film", "Camera"):
+        open_tab(opened, tab)
+        opened.wait_for_timeout(500)
+        faint += opened.evaluate(FAINT)
+    opened.context.close()
+    assert not faint
+
+
+def test_the_keyboard_is_enough(page, assets):
+    """From the top of the page to other words and a lower threshold without a mouse."""
+    upload(page, "#photo", assets / "bus.jpg")
+    wait_for_text(page, "#answer", "Found")
+
+    def tab_to(place: str) -> None:
+        for _ in range(40):
+            page.keyboard.press("Tab")
+            if page.evaluate("place => document.activeElement.closest(place) !== null", place):
+                return
+        raise AssertionError(f"no way to {place}")
+
+    tab_to("#classes")
+    page.keyboard.press("Control+A")
+    page.keyboard.type("pedestrian")
+    wait_for_text(page, "#answer", "3 pedestrian")
+    tab_to("#compare")
+    page.keyboard.press("Space")
+    page.wait_for_selector("#closed-set img")
+    tab_to("#table")
+
+
 def test_two_visitors_do_not_see_each_others_pictures(browser, address, assets):
     pages = []
     for photo, words in (("bus.jpg", "bus, person"), ("zidane.jpg", "man, necktie")):
