@@ -232,7 +232,7 @@ class OpenVocabDetector:
         self,
         regions: Regions,
         box: NDArray[np.float32],
-        classes: Classes,
+        classes: Classes | Vocabulary,
         *,
         negatives: Sequence[str] = (),
     ) -> list[Share]:
@@ -241,7 +241,7 @@ class OpenVocabDetector:
         Args:
             regions: as `name` took them.
             box: `(4,)` a row of the result's `xyxy`.
-            classes: as `name` took them.
+            classes: as `name` took them; the negatives of a `Vocabulary` are called by number.
             negatives: as `name` took them.
 
         Raises:
@@ -250,9 +250,11 @@ class OpenVocabDetector:
         (rows,) = np.nonzero((regions.proposals.xyxy == box).all(axis=1))
         if not len(rows):
             raise ClassesError("No region has this box; give a row of the result's xyxy.")
-        classifier = self.classifier(self.vocabulary(classes, negatives))
-        first = rows[:1]
-        return classifier.explain(regions.proposals[first], regions.features[first], negatives)
+        bank, first = self.vocabulary(classes, negatives), rows[:1]
+        called = negatives or [f"negative {number + 1}" for number in range(len(bank.negatives))]
+        return self.classifier(bank).explain(
+            regions.proposals[first], regions.features[first], called
+        )
 
     def _encode_examples(self, examples: Sequence[Example]) -> Features:
         pictures = [doors.load(example) for example in examples]

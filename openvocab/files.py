@@ -41,6 +41,8 @@ def read_table(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: it cannot be read, or is not what its name says.
     """
+    if not path.is_file():
+        raise ConfigError(f"There is no file {path}; check the path.")
     as_json = path.suffix.lower() == ".json"
     try:
         text = path.read_text(encoding="utf-8-sig")

@@ -12,7 +12,7 @@ import typer
 from rich.live import Live
 from rich.text import Text
 
-from openvocab.cli.console import complain, err
+from openvocab.cli.console import err
 from openvocab.cli.options import (
     Classes,
     Device,
@@ -77,9 +77,14 @@ def stream(  # noqa: PLR0913  a command has as many parameters as it has options
     rotate_mb: Annotated[
         float | None, typer.Option(help="Begin another file at this size.", min=0.001)
     ] = None,
-    max_seconds: Annotated[float | None, typer.Option(help="Stop after so long.", min=0)] = None,
+    max_seconds: Annotated[
+        float | None, typer.Option(help="Stop after so long by the clock.", min=0)
+    ] = None,
     every: Annotated[int, typer.Option(help="Detect in every so many frames.", min=1)] = 1,
-    tracker: Annotated[str, typer.Option(help="bytetrack, ocsort or sort.")] = "bytetrack",
+    tracker: Annotated[
+        str | None,
+        typer.Option(help="bytetrack, ocsort or sort.  [default: bytetrack; pictures: none]"),
+    ] = None,
     no_track: Annotated[bool, typer.Option("--no-track", help="Each frame on its own.")] = False,
     show: Annotated[bool, typer.Option("--show", help="Show it in a window.")] = False,
 ) -> None:
@@ -112,12 +117,21 @@ def stream(  # noqa: PLR0913  a command has as many parameters as it has options
             takers.append(_window(lambda: _stop(processor), watched))
         processor = StreamProcessor(
             detector, names, negatives=split_list(negatives), score_threshold=threshold,
-            tracker=None if no_track else tracker, every=every, zones=watched, report=report,
+            tracker=_tracker(tracker, sources, no_track=no_track), every=every, zones=watched, report=report,
             sinks=takers,
         )  # fmt: skip
         _catch_signals(stack, processor)
         figures = _run(processor, given, max_seconds, log)
     err.print(Text(_line(figures)))
+
+
+def _tracker(name: str | None, sources: list[str], *, no_track: bool) -> str | None:
+    """None for pictures, each of something else, unless the user knows them to be a time lapse."""
+    from openvocab.stream.capture import is_still
+
+    if no_track or (name is None and all(map(is_still, sources))):
+        return None
+    return name or "bytetrack"
 
 
 def _reporter(log: "JsonLines | None") -> "Report":
@@ -260,7 +274,7 @@ def _catch_signals(stack: ExitStack, processor: "StreamProcessor") -> None:
 
     def end(number: int, _frame: object) -> None:
         signal.signal(number, signal.SIG_DFL)
-        complain("stopping; once more to give up what is not written yet.")
+        err.print("stopping; once more to give up what is not written yet.")
         _stop(processor)
 
     for number in (signal.SIGINT, signal.SIGTERM):

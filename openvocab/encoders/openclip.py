@@ -22,6 +22,7 @@ from openvocab.regions import regions
 
 __all__ = ["OpenClipEncoder"]
 
+PROMPTS = 512  # a forward: a long list must not take all memory
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
 
 
@@ -90,11 +91,14 @@ class OpenClipEncoder:
 
     @torch.inference_mode()
     def encode_text(self, prompts: Sequence[str]) -> Features:
-        """Features `(K, D)` in one forward; prompts past the context length lose their end."""
+        """Features `(K, D)`; prompts past the context length lose their end."""
         if not prompts:
             return np.empty((0, self._width), np.float32)
-        tokens = self._tokenize(list(prompts)).to(self._device)
-        return _finite(self._model.encode_text(tokens, normalize=True).float().cpu().numpy())
+        parts = [
+            self._model.encode_text(self._tokenize(few).to(self._device), normalize=True)
+            for few in (list(prompts[at : at + PROMPTS]) for at in range(0, len(prompts), PROMPTS))
+        ]
+        return _finite(torch.cat(parts).float().cpu().numpy())
 
     @torch.inference_mode()
     def encode_regions(self, images: Sequence[Image], boxes: Sequence[Boxes]) -> list[Features]:

@@ -1,6 +1,5 @@
 """One opened film, camera or folder of pictures: reads frames, or says why not."""
 
-import contextlib
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from openvocab import images
 from openvocab.errors import ImageError, SourceError
 from openvocab.protocols import Image
 
-__all__ = ["FPS", "Capture", "is_address", "open_capture", "shown_name"]
+__all__ = ["FPS", "Capture", "is_address", "is_still", "open_capture", "shown_name"]
 
 OPEN_S, READ_S = 10.0, 5.0  # time-outs; OpenCV's own is 30 s of standstill
 DAMAGED = 50  # places in a row that cannot be read, after which a film has ended
@@ -25,7 +24,7 @@ FASTEST = 240.0  # frames a second; a film that claims more has no frame rate, b
 FILE_ONLY = {"protocol_whitelist": "file,crypto,data"}
 NETWORK_ONLY = {"protocol_whitelist": "rtsp,rtsps,rtp,srtp,udp,tcp,tls,http,https,httpproxy,crypto"}
 # What somebody uploads may not name other files of this machine.
-PLAYLISTS = {"hls", "concat", "dash", "imf"}
+PLAYLISTS = (b"#EXTM3U", b"ffconcat", b"<MPD", b"<CompositionPlaylist", b"<AssetMap")
 SCHEMES = ("rtsp://", "rtsps://", "http://", "https://")
 
 
@@ -69,6 +68,12 @@ def open_capture(where: str) -> Capture:
         raise SourceError(f"{where} is no film, picture, folder or glob; check it.") from error
 
 
+def is_still(where: str | int | Path) -> bool:
+    """Whether it is pictures of their own, not of one scene as it changes."""
+    path = Path(str(where))
+    return not is_address(where) and (not path.is_file() or path.suffix.lower() in images.SUFFIXES)
+
+
 def is_address(where: str | int | Path) -> bool:
     """Whether it is a camera or a stream, which may be away for a while."""
     return str(where).isdecimal() or str(where).lower().startswith(SCHEMES)
@@ -98,6 +103,8 @@ class _Film:
             options = options | {"rtsp_transport": "tcp", "allowed_media_types": "video"}
         # An absolute path: FFmpeg takes what stands before a colon for a protocol.
         url = str(Path(where).absolute()) if local else where
+        if local and _is_playlist(Path(where)):
+            raise SourceError(f"{self._name} is a list of other files; name those.")
         try:
             self._container = av.open(url, options=options, timeout=(OPEN_S, READ_S))
         except (av.error.FFmpegError, OSError, ValueError) as error:
@@ -107,10 +114,11 @@ class _Film:
         if not self._container.streams.video:
             self._container.close()
             raise SourceError(f"{self._name} holds no pictures; give a film.")
-        if local and self._container.format.name in PLAYLISTS:
-            self._container.close()
-            raise SourceError(f"{self._name} is a list of other files; name those.")
         self._stream = self._container.streams.video[0]
+        width, height = self._stream.width or 0, self._stream.height or 0
+        if width * height > images.MAX_PIXELS:
+            self._container.close()
+            raise SourceError(f"{self._name} is {width} x {height}; scale it down first.")
         self.live = not local and not self._container.duration
         # Threads by frame hold frames back, which a live source may not.
         self._stream.thread_type = "SLICE" if self.live else "AUTO"
@@ -188,7 +196,7 @@ class _Camera:
 
 
 class _Pictures:
-    """Image files, one a second; those that cannot be read are left out."""
+    """Image files, one a second; those that cannot be read are named at the end."""
 
     live, fps = False, 1.0
 
@@ -196,12 +204,28 @@ class _Pictures:
         self._paths = paths
 
     def frames(self) -> Iterator[tuple[float | None, Image]]:
+        errors = []
         for index, path in enumerate(self._paths):
-            with contextlib.suppress(ImageError):
+            try:
                 yield float(index), images.load(path)
+            except ImageError as error:
+                errors.append(error)
+        if errors:
+            raise SourceError(
+                f"{len(errors)} of {len(self._paths)} pictures could not be read: {errors[0]}"
+            )
 
     def close(self) -> None:
         """Nothing stays open."""
+
+
+def _is_playlist(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            head = file.read(4096)
+    except OSError:
+        return False  # FFmpeg says what is wrong with it
+    return any(mark in head for mark in PLAYLISTS)
 
 
 def _reason(error: Any) -> str:  # noqa: ANN401  FFmpeg's errors carry strerror, others do not

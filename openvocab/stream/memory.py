@@ -25,12 +25,13 @@ class MemorySettings:
     """
 
     refresh_s: float = 5.0
-    """Seconds after which a settled track is encoded again; then twice as long, up to four times."""
+    """Seconds after which a settled track is encoded again, half as many more if it is alone; then
+    twice as long, up to four times."""
     settle: int = 2
     """Encodings that come soon after each other: a label needs more than one look."""
-    grown: float = 2.0
+    grown: float = 3.0
     """Ratio of its area to the largest it was encoded at, at which it is."""
-    changed: float = 0.3
+    changed: float = 0.45
     """Mean difference of its small grey picture, 0 to 1, at which it is."""
     budget: int = 16
     """Regions encoded a frame at the most; the most overdue go first."""
@@ -178,7 +179,7 @@ class TrackMemory:
         wait_s = SETTLE_S if unsure else settings.refresh_s * 2 ** min(doublings, 2)
         age = (time_s - track.encoded_s) / max(wait_s, 1e-9)
         look = float(np.abs(track.look - track.encoded_look).mean()) / max(settings.changed, 1e-9)
-        return max(ratio / settings.grown, age, look)
+        return max(URGENT * ratio / settings.grown, age, URGENT * look)
 
     def _forget(self, time_s: float) -> None:
         dead = [

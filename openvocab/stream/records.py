@@ -123,7 +123,7 @@ class _Text:
 
     def write(self, text: str) -> None:
         """All of it, in a further file if this one is full."""
-        if self._longest is not None and self._size >= self._longest:
+        while self._longest is not None and self._size >= self._longest:
             self._file.close()
             self._open()
         self._put(text)

@@ -29,7 +29,8 @@ class _State:
     inside: dict[str, dict[int, tuple[str, float]]] = field(default_factory=dict)
     """Who is in which zone: name, and when it was last seen there."""
     crossed: dict[str, Counter[str]] = field(default_factory=dict)
-    now_s: float = 0.0
+    counts: dict[str, Counter[str]] = field(default_factory=dict)
+    """Who was seen in which zone in the last frame; replaced as a whole, drawn by another thread."""
 
 
 class Zones:
@@ -73,13 +74,17 @@ class Zones:
     def update(self, frame: Frame, detections: sv.Detections) -> Iterator[Event]:
         """Events of one frame, whose detections have `tracker_id` and `class_name`."""
         state = self._states.setdefault(frame.source, self._new_state())
-        state.now_s = frame.time_s
         if detections.tracker_id is None:
+            state.counts = {}
             return
         ids, names = detections.tracker_id.tolist(), list(detections.data.get("class_name", ()))
         for zone, polygon in state.polygons.items():
             within = dict(zip(ids, polygon.trigger(detections).tolist(), strict=True))
             yield from self._polygon(state, zone, frame, within, dict(zip(ids, names, strict=True)))
+        state.counts = {
+            zone: Counter(name for name, seen_s in inside.values() if seen_s == frame.time_s)
+            for zone, inside in state.inside.items()
+        }
         for line, trigger in state.lines.items():
             for direction, mask in zip(("in", "out"), trigger.trigger(detections), strict=True):
                 for row in np.flatnonzero(mask):
@@ -115,8 +120,7 @@ class Zones:
         for zone, points in self._polygons.items():
             corners = np.array(points, int)
             sv.draw_polygon(picture, corners, sv.Color.YELLOW, thickness=2)
-            inside = list(state.inside.get(zone, {}).values())
-            counts = Counter(name for name, seen_s in inside if seen_s == state.now_s)
+            counts = state.counts.get(zone, Counter())
             _caption(picture, f"{zone}: {_told(counts)}", corners.mean(axis=0))
         for line, ((x1, y1), (x2, y2)) in self._lines.items():
             sv.draw_line(picture, sv.Point(x1, y1), sv.Point(x2, y2), sv.Color.YELLOW, thickness=2)
@@ -148,7 +152,9 @@ def _check(name: str, points: Any, *, least: int) -> None:  # noqa: ANN401  from
     except (TypeError, ValueError):
         array = np.empty(0)
     if array.ndim != 2 or array.shape[1] != 2 or len(array) < least or not np.isfinite(array).all():
-        raise ConfigError(f"Zone {name!r} is {points!r}; give {least} points [x, y] or more.")
+        raise ConfigError(
+            f"Zone {name!r} is {points!r}; give {least} or more points [x, y] of numbers."
+        )
     if least == 2 and len(array) != 2:
         raise ConfigError(f"Line {name!r} has {len(array)} points; give two.")
 

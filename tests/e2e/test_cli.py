@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -282,3 +283,19 @@ def test_pulling_a_preset_offline_is_one_line_and_leaves_nothing(run, tmp_path, 
     assert "AGPL-3.0" in text  # the licence is said before anything is fetched
     assert "check the network" in error.splitlines()[-1]
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+@pytest.mark.skipif(find_spec("gradio") is None, reason="the demo needs gradio")
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [(["--auth", "anna"], "user:password"), (["--port", "PORT"], "is in use")],
+)
+def test_a_demo_that_cannot_start_says_why(arguments, said):
+    command = [sys.executable, "-m", "openvocab", "demo"]
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        command += [port if each == "PORT" else each for each in arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr

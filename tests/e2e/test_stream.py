@@ -142,3 +142,14 @@ def test_an_image_size_that_the_detector_was_not_made_for_is_refused(film):
     done = run(film, "--classes", "person", "--imgsz", 640)
     assert done.returncode == 2
     assert "exported for 416 pixels" in done.stderr
+
+
+def test_pictures_are_looked_at_each_on_its_own(assets, tmp_path):
+    done = run(assets, "--classes", "bus", "--jsonl", tmp_path / "out.jsonl")
+    assert done.returncode == 0, done.stderr
+    names = [
+        row["class_name"]
+        for record in lines_of(tmp_path / "out.jsonl")
+        for row in record["detections"]
+    ]
+    assert names == ["bus"]

@@ -306,3 +306,11 @@ def test_an_explanation_sums_up_to_what_the_class_lacks(detector, picture):
     assert {"crimson", "background", "thing"} <= others.keys()
     with pytest.raises(ClassesError, match="No region"):
         detector.explain(seen, np.zeros(4, np.float32), ["red"])
+
+
+def test_a_vocabulary_is_explained_with_its_negatives_by_number(detector, picture):
+    seen = detector.regions(picture)
+    bank = detector.vocabulary(["red"], ["crimson", "gold"])
+    box = detector.name(seen, bank).xyxy[0]
+    named = {share.name for share in detector.explain(seen, box, bank)}
+    assert {"negative 1", "negative 2"} <= named

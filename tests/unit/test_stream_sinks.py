@@ -173,6 +173,18 @@ def test_lines_rotate_by_size(tmp_path):
     assert sorted(numbers) == list(range(30))
 
 
+def test_after_a_restart_the_files_that_are_full_stay_as_they_are(tmp_path):
+    sizes = []
+    for _ in range(2):
+        lines = JsonLines(tmp_path / "e.jsonl", longest_bytes=200)
+        for number in range(40):
+            lines.write({"number": number})
+        lines.close()
+        sizes.append([path.stat().st_size for path in sorted(tmp_path.glob("e*.jsonl"))])
+    assert max(sizes[1]) < 200 + 20
+    assert len(sizes[1]) > len(sizes[0])
+
+
 def test_tables_rotate_by_size_and_each_has_its_head(tmp_path):
     table = CsvSink(tmp_path / "e.csv", longest_bytes=300)
     for number in range(30):

@@ -72,10 +72,13 @@ def test_pictures_of_a_folder_are_a_source(assets):
     assert len(frames) == 2
 
 
-def test_a_picture_that_cannot_be_read_is_left_out(assets, tmp_path):
-    (tmp_path / "a.jpg").write_bytes((assets / "bus.jpg").read_bytes())
-    (tmp_path / "b.jpg").write_bytes(b"no picture")
-    assert len(list(Sources(tmp_path))) == 1
+def test_a_picture_that_cannot_be_read_is_named_after_the_others(assets, tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"no picture")
+    (tmp_path / "b.jpg").write_bytes((assets / "bus.jpg").read_bytes())
+    frames = iter(Sources(tmp_path))
+    assert next(frames).image.shape == (1080, 810, 3)
+    with pytest.raises(SourceError, match=r"1 of 2 pictures could not be read: .*a\.jpg"):
+        next(frames)
 
 
 def test_several_films_are_told_apart(film, assets, tmp_path):

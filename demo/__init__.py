@@ -1,0 +1,1 @@
+"""The demo page, over the public names of openvocab; started by `openvocab demo`."""

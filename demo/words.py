@@ -1,0 +1,88 @@
+"""What visitors type and read: not more than anybody needs, and text as text."""
+
+import html
+import os
+from collections import Counter
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import supervision as sv
+
+from openvocab import OpenVocabDetector, OpenVocabError, presets, weights
+from openvocab.prompts import split_list
+
+MANY, LONGEST_WORD = 200, 320  # classes, and letters of one
+EXAMPLE_PICTURES = 10
+TEXT = 1.4  # labels are read on phones, too
+
+
+@cache
+def detector(preset: str) -> OpenVocabDetector:
+    """Loaded once and shared: it keeps no state of a call."""
+    return OpenVocabDetector.from_preset(preset)
+
+
+def typed(text: str) -> list[str]:
+    """The words of a box, not more and not longer than anybody needs: a browser is not believed."""
+    return [word[:LONGEST_WORD] for word in split_list(text[: MANY * LONGEST_WORD])[:MANY]]
+
+
+def wanted(classes: str, examples: list[str] | None = None) -> dict[str, list[Any]]:
+    """What was typed, and what a picture called `logo.png` shows: an example of `logo`."""
+    words: dict[str, list[Any]] = {word: [word] for word in typed(classes)}
+    for path in (examples or [])[:EXAMPLE_PICTURES]:
+        words.setdefault(Path(path).stem, []).append(Path(path))
+    return words
+
+
+def said_by(error: Exception) -> str:
+    """Without the places of this server."""
+    return (
+        str(error).replace(str(Path(os.environ["GRADIO_TEMP_DIR"])), "").replace("/", " ").strip()
+    )
+
+
+def here() -> list[str]:
+    """Presets whose weights are on this machine."""
+    found = []
+    for each in presets.available():
+        preset = presets.load(each)
+        with suppress(OpenVocabError):
+            weights.resolve(preset.detector)
+            weights.resolve(preset.encoder)
+            found.append(each)
+    return found
+
+
+def rgb(picture: np.ndarray) -> np.ndarray:
+    """As Gradio shows it."""
+    return np.ascontiguousarray(picture[:, :, ::-1])
+
+
+def cut(text: str, longest: int = 40) -> str:
+    """Short enough for a line."""
+    flat = " ".join(text.split())
+    return flat if len(flat) <= longest else flat[: longest - 1] + "…"
+
+
+def summary(found: sv.Detections) -> str:
+    """`2 person, 1 bus`, most first."""
+    counts = Counter(map(str, found.data.get("class_name", ())))
+    return ", ".join(f"{number} {cut(word)}" for word, number in counts.most_common()) or "nothing"
+
+
+def answer(found: sv.Detections) -> str:
+    """What was found, in a sentence."""
+    if len(found):
+        return note(f"Found: {summary(found)}.")
+    return note(
+        "Nothing of this is in the picture. A broader word or a lower threshold finds more."
+    )
+
+
+def note(text: str) -> str:
+    """Text of a visitor or of a file, as text and nothing else; read out when it changes."""
+    return f'<p role="status" aria-live="polite" dir="auto">{html.escape(text)}</p>'
