@@ -1,8 +1,11 @@
 """What a visitor of the demo does and sees, in a real browser, with the real starter weights."""
 
 import itertools
+import tempfile
+import time
 import urllib.error
 import urllib.request
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import cv2
@@ -148,6 +151,24 @@ def test_a_film_comes_back_annotated_and_plays(page, clip):
     )
     page.wait_for_selector("#timeline canvas, #timeline svg")
     wait_for_text(page, "#lines", "found")
+
+
+def test_a_film_can_be_cancelled_and_leaves_nothing(page, assets, tmp_path):
+    long = pan(assets / "bus.jpg", tmp_path / "long.mp4", 550, (640, 480))
+    open_tab(page, "Film")
+    upload(page, "#film", long)
+    wait_for_text(page, "#film", "long")
+    page.click("#look")
+    wait_for_text(page, "#film-answer", "so far", 30)
+    assert page.locator("#film-answer progress").count() == 1
+    page.get_by_role("button", name="Cancel").click()
+    wait_for_text(page, "#film-answer", "Cancelled")
+    deadline = time.monotonic() + 20
+    folders = Path(tempfile.gettempdir())
+    while time.monotonic() < deadline and list(folders.glob("openvocab-film-*")):
+        time.sleep(0.2)
+    assert not list(folders.glob("openvocab-film-*"))
+    assert page.locator("#film-result video").count() == 0
 
 
 def test_a_camera_is_named_live_and_in_other_words_on_the_run(page):
