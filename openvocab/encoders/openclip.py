@@ -70,6 +70,7 @@ class OpenClipEncoder:
         shape = (1, 3, 1, 1)
         self._mean = torch.tensor(process["mean"], device=self._device).view(shape)
         self._std = torch.tensor(process["std"], device=self._device).view(shape)
+        self._factor, self._offset = 1 / (255 * self._std), -self._mean / self._std
         self._fingerprint = f"{digest}/{json.dumps(process, sort_keys=True)}"
         self._width = int(self.encode_text(["a"]).shape[1])
 
@@ -143,7 +144,7 @@ class OpenClipEncoder:
         return resized.round().clamp(0, 255)  # CUDA has no uint8 resize
 
     def _forward(self, crops: torch.Tensor) -> torch.Tensor:
-        scaled = (crops.float() / 255 - self._mean) / self._std
+        scaled = crops.float().mul_(self._factor).add_(self._offset)  # (x / 255 - mean) / std
         if self._onnx is not None:
             return torch.from_numpy(self._onnx(scaled.numpy()))
         scaled = scaled.contiguous(memory_format=torch.channels_last)
