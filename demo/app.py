@@ -4,7 +4,10 @@ import gradio as gr
 import numpy as np
 
 from . import camera, film, photo
+from .film import UPLOAD_MB
 from .words import detector
+
+__all__ = ["CSS", "UPLOAD_MB", "build", "theme"]
 
 CSS = """
 .gradio-container {max-width: 1280px !important; margin: auto;}

@@ -9,11 +9,11 @@ import gradio as gr
 import numpy as np
 import supervision as sv
 
-from openvocab import OpenVocabError, annotate
+from openvocab import OpenVocabError
 from openvocab.protocols import Frame
 from openvocab.stream import StreamProcessor
 
-from .words import TEXT, detector, note, rgb, said_by, summary, typed, wanted
+from .words import detector, drawn, note, rgb, said_by, summary, typed, wanted
 
 
 class Live:
@@ -74,7 +74,7 @@ def live(
     said = (
         f"{summary(found)} · {figures['fps']:.1f} fps, {figures['latency_ms_p50']:.0f} ms a frame"
     )
-    return rgb(annotate(frame.image, found, scale=TEXT)), note(said), stream
+    return rgb(drawn(frame.image, found)), note(said), stream
 
 
 def tab() -> None:

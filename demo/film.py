@@ -12,18 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-import numpy as np
 import pandas as pd
-import supervision as sv
 
-from openvocab import OpenVocabError, annotate
+from openvocab import OpenVocabError
+from openvocab.annotation import cut
 from openvocab.protocols import Frame
 from openvocab.stream import JsonLinesSink, Sources, StreamProcessor, VideoSink
 
-from .words import TEXT, cut, detector, note, said_by, wanted
+from .words import detector, drawn, note, said_by, wanted
 
 LONGEST_S, LONGEST_FRAMES, LONGEST_WORK_S = 60.0, 1800, 300.0
 LARGEST_FRAME = 4096 * 2304  # pixels
+UPLOAD_MB = 64
 HUES = ["#2563eb", "#d97706", "#059669", "#dc2626", "#7c3aed", "#0891b2", "#be185d", "#65a30d"]
 
 
@@ -63,7 +63,12 @@ def look(path: str | None, classes: str, threshold: float) -> Iterator[tuple[Any
         try:
             # Whatever ends this, a visitor who cancels too, closes the film and the run.
             with closing(Upload(path)) as source:
-                sinks = [VideoSink(film, source.fps, draw=drawn), JsonLinesSink(lines)]
+                sinks = [
+                    VideoSink(
+                        film, source.fps, draw=lambda frame, found: drawn(frame.image, found)
+                    ),
+                    JsonLinesSink(lines),
+                ]
                 processor = StreamProcessor(
                     detector("starter"), words, score_threshold=threshold, sinks=sinks
                 )
@@ -94,11 +99,6 @@ def progress(frame: Frame) -> str:
     )
 
 
-def drawn(frame: Frame, found: sv.Detections) -> np.ndarray:
-    """A frame as it is shown."""
-    return annotate(frame.image, found, scale=TEXT)
-
-
 def timeline(counts: list[tuple[float, str, int]]) -> pd.DataFrame:
     """The most of each class at once, second by second."""
     table = pd.DataFrame(counts, columns=["seconds", "class", "count"])
@@ -125,15 +125,15 @@ def tab() -> None:
             with gr.Row():
                 start = gr.Button("Look", variant="primary", elem_id="look")
                 stop = gr.Button("Cancel")
-            gr.Markdown(f"The first {LONGEST_S:.0f} seconds, 4K and 64 MB at most.")
+            gr.Markdown(f"The first {LONGEST_S:.0f} seconds, 4K and {UPLOAD_MB} MB at most.")
         with gr.Column():
             result = gr.Video(
                 label="Found", interactive=False, elem_id="film-result", autoplay=True
             )
             said = gr.HTML(elem_id="film-answer")
             counts = gr.LinePlot(
-                x="seconds", y="count", color="class", color_title=" ", label="How many, over time", height=300,
-                buttons=[], elem_id="timeline",
+                x="seconds", y="count", color="class", color_title=" ",
+                label="How many, over time", height=300, buttons=[], elem_id="timeline",
             )  # fmt: skip
             lines = gr.File(label="Detections, JSON Lines", elem_id="lines")
     run = start.click(

@@ -8,10 +8,11 @@ import gradio as gr
 import numpy as np
 import supervision as sv
 
-from openvocab import OpenVocabError, annotate
+from openvocab import OpenVocabError
+from openvocab.annotation import cut
 from openvocab.images import load
 
-from .words import TEXT, answer, cut, detector, here, note, rgb, said_by, typed, wanted
+from .words import answer, detector, drawn, here, note, rgb, said_by, typed, wanted
 
 LARGEST = 1920  # pixels; a picture that is shown larger costs only time
 COLUMNS = ["#", "class", "score", "a thing?", "similar", "YOLO says"]
@@ -71,7 +72,7 @@ def name(
         )
     except OpenVocabError as error:
         return rgb(seen.picture), note(said_by(error)), [], None
-    shown = annotate(seen.picture, found, scale=TEXT)
+    shown = drawn(seen.picture, found)
     return rgb(shown), answer(found), rows(found), Named(found, words, rejected)
 
 
@@ -136,7 +137,7 @@ def compare(seen: Seen | str | None, threshold: float, shown: bool) -> Any:
         class_id=np.array([known.index(label) for label in found.labels], int),
         data={"class_name": np.array(found.labels, dtype=object)},
     )
-    return gr.update(visible=True, value=rgb(annotate(seen.picture, own, scale=TEXT)))
+    return gr.update(visible=True, value=rgb(drawn(seen.picture, own)))
 
 
 def unopened(photo: gr.Image) -> gr.Image:
@@ -185,7 +186,7 @@ def tab() -> None:  # noqa: PLR0915  as many statements as the page has parts
                 negatives = gr.Textbox(
                     "", label="What it is not", info="Look-alikes that compete and are never shown."
                 )
-                preset = gr.Dropdown(list(here()), value="starter", label="Preset")
+                preset = gr.Dropdown(here(), value="starter", label="Preset")
                 examples = gr.File(
                     label="Example pictures: logo.png shows the class logo",
                     file_count="multiple", file_types=["image"], height=160,
@@ -213,7 +214,7 @@ def tab() -> None:  # noqa: PLR0915  as many statements as the page has parts
             look, [photo, preset], seen, show_progress_on=result, api_visibility="private"
         ),
         preset.change(
-            lambda seen, preset: look(None if seen is None else seen.picture, preset),
+            lambda seen, preset: look(seen.picture, preset) if isinstance(seen, Seen) else seen,
             [seen, preset], seen, show_progress_on=result, api_visibility="private",
         ),
     ]  # fmt: skip

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import supervision as sv
 
-from openvocab import OpenVocabDetector, OpenVocabError, presets, weights
+from openvocab import OpenVocabDetector, OpenVocabError, annotate, presets, weights
+from openvocab.annotation import cut
 from openvocab.prompts import split_list
 
 MANY, LONGEST_WORD = 200, 320  # classes, and letters of one
@@ -62,10 +63,9 @@ def rgb(picture: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(picture[:, :, ::-1])
 
 
-def cut(text: str, longest: int = 40) -> str:
-    """Short enough for a line."""
-    flat = " ".join(text.split())
-    return flat if len(flat) <= longest else flat[: longest - 1] + "…"
+def drawn(picture: np.ndarray, found: sv.Detections) -> np.ndarray:
+    """A picture as it is shown, BGR."""
+    return annotate(picture, found, scale=TEXT)
 
 
 def summary(found: sv.Detections) -> str:

@@ -9,7 +9,7 @@ import supervision as sv
 from openvocab.images import ImageLike, load
 from openvocab.protocols import Image
 
-__all__ = ["annotate"]
+__all__ = ["annotate", "cut"]
 
 GOLDEN = (5**0.5 - 1) / 2  # steps of it never come near where one was before
 LONGEST = 40  # characters of a label; a longer one hides the picture
@@ -56,7 +56,7 @@ def annotate(image: ImageLike, detections: sv.Detections, *, scale: float = 1.0)
         smart_position=True,
     )
     texts = [
-        f"{_cut(name)} {score:.2f}" for name, score in zip(names, _scores(detections), strict=True)
+        f"{cut(name)} {score:.2f}" for name, score in zip(names, _scores(detections), strict=True)
     ]
     result: Image = labels.annotate(canvas, detections, texts, colours)
     return result
@@ -82,7 +82,8 @@ def _scores(detections: sv.Detections) -> np.ndarray:
     return np.ones(len(detections)) if detections.confidence is None else detections.confidence
 
 
-def _cut(name: str) -> str:
+def cut(name: str) -> str:
+    """In one line, and no longer than fits one."""
     flat = " ".join(name.split())
     return flat if len(flat) <= LONGEST else flat[: LONGEST - 1] + "…"
 

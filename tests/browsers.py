@@ -71,6 +71,11 @@ def upload(page: Page, place: str, path: Path) -> None:
     page.set_input_files(f"{place} input[type=file]", str(path))
 
 
+def ask(page: Page, words: str, place: str = "#classes") -> None:
+    """Type what to look for."""
+    page.fill(f"{place} textarea, {place} input", words)
+
+
 def wait_for_text(page: Page, place: str, text: str, seconds: float = 20) -> None:
     """Until it stands there."""
     page.wait_for_function(

@@ -11,6 +11,8 @@ import av
 import cv2
 import numpy as np
 
+from openvocab.stream import Sources
+
 SERVER = """
 import sys, time, http.server
 import numpy as np, cv2
@@ -82,6 +84,13 @@ def pan(photo: Path, path: Path, frames: int = 30, size: tuple[int, int] = (480,
             part = np.ascontiguousarray(picture[top : top + size[1], left : left + size[0]])
             container.mux(stream.encode(av.VideoFrame.from_ndarray(part, format="bgr24")))
         container.mux(stream.encode(None))
+    return path
+
+
+def mjpeg(film: Path, path: Path) -> Path:
+    """The pictures of a film as Chromium's fake camera takes them."""
+    pictures = (frame.image for frame in Sources(film))
+    path.write_bytes(b"".join(cv2.imencode(".jpg", each)[1].tobytes() for each in pictures))
     return path
 
 

@@ -19,7 +19,7 @@ from onnxscript import ir, optimizer
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from openvocab.encoders.onnx import GRAPH, LAYOUT
+from openvocab.encoders.onnx import GRAPH, LAYOUT, header
 
 logger = logging.getLogger("export")
 
@@ -56,9 +56,9 @@ def export(bundle: Path) -> None:
     _without_values(program.model)
     optimizer.optimize(program.model)
     proto = ir.to_proto(program.model)
-    header, entries = _header(bundle / WEIGHTS)
-    _refer(proto.graph, len(header), entries)
-    helper.set_model_props(proto, {LAYOUT: hashlib.sha256(header).hexdigest()})
+    places = header(bundle / WEIGHTS)
+    _refer(proto.graph, len(places), json.loads(places))
+    helper.set_model_props(proto, {LAYOUT: hashlib.sha256(places).hexdigest()})
     del proto.graph.value_info[:]
     proto.doc_string = ""
     for node in proto.graph.node:
@@ -99,13 +99,6 @@ def _refer(graph: onnx.GraphProto, header_bytes: int, entries: dict[str, Any]) -
     nodes = [*widened, *graph.node]
     del graph.node[:]
     graph.node.extend(nodes)
-
-
-def _header(path: Path) -> tuple[bytes, dict[str, Any]]:
-    """The header of a safetensors file: type, shape and place of each tensor."""
-    with path.open("rb") as file:
-        header = file.read(int.from_bytes(file.read(8), "little"))
-    return header, json.loads(header)
 
 
 def main() -> None:

@@ -18,7 +18,6 @@ from openvocab.files import bundled
 
 __all__ = ["demo"]
 
-UPLOAD = "64mb"
 HERE = {"127.0.0.1", "localhost", "::1"}
 ENDS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
 VISITORS = 64  # whose photos are kept in memory
@@ -85,7 +84,7 @@ def _serve(host: str, port: int, **options: Any) -> None:  # noqa: ANN401  Gradi
             css=app.CSS,
             theme=app.theme(),
             footer_links=["api"],
-            max_file_size=UPLOAD,
+            max_file_size=f"{app.UPLOAD_MB}mb",
             state_session_capacity=VISITORS,
             ssr_mode=False,
             # Gradio's MCP asks for no password, so it is off where there is one.

@@ -11,7 +11,7 @@ from openvocab.errors import ModelError
 from openvocab.protocols import Features
 from openvocab.runtimes import onnx_session
 
-__all__ = ["GRAPH", "LAYOUT", "OnnxTower"]
+__all__ = ["GRAPH", "LAYOUT", "OnnxTower", "header"]
 
 GRAPH = "image.onnx"
 LAYOUT = "safetensors_header_sha256"
@@ -39,7 +39,7 @@ class OnnxTower:
                 f"{graph} cannot be loaded ({type(error).__name__}); delete it or pull it again."
             ) from error
         made_for = self._session.get_modelmeta().custom_metadata_map.get(LAYOUT)
-        if made_for != _layout(weights):
+        if made_for != hashlib.sha256(header(weights)).hexdigest():
             raise ModelError(f"{graph} is not of the {weights.name} beside it; delete it.")
 
     def __call__(self, pixels: NDArray[np.float32]) -> Features:
@@ -48,7 +48,7 @@ class OnnxTower:
         return features
 
 
-def _layout(weights: Path) -> str:
-    """Hash of the header of a safetensors file: which tensor lies where."""
+def header(weights: Path) -> bytes:
+    """Of a safetensors file, JSON: type, shape and place of each tensor."""
     with weights.open("rb") as file:
-        return hashlib.sha256(file.read(int.from_bytes(file.read(8), "little"))).hexdigest()
+        return file.read(int.from_bytes(file.read(8), "little"))

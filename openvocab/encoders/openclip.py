@@ -68,9 +68,9 @@ class OpenClipEncoder:
         self._square = process["resize_mode"] != "squash"
         self._mode = process["interpolation"]
         shape = (1, 3, 1, 1)
-        self._mean = torch.tensor(process["mean"], device=self._device).view(shape)
-        self._std = torch.tensor(process["std"], device=self._device).view(shape)
-        self._factor, self._offset = 1 / (255 * self._std), -self._mean / self._std
+        mean = torch.tensor(process["mean"], device=self._device).view(shape)
+        std = torch.tensor(process["std"], device=self._device).view(shape)
+        self._factor, self._offset = 1 / (255 * std), -mean / std
         self._fingerprint = f"{digest}/{json.dumps(process, sort_keys=True)}"
         self._width = int(self.encode_text(["a"]).shape[1])
 

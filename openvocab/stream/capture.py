@@ -20,7 +20,7 @@ OPEN_S, READ_S = 10.0, 5.0  # time-outs; OpenCV's own is 30 s of standstill
 DAMAGED = 50  # places in a row that cannot be read, after which a film has ended
 FPS = 25.0  # of a source that does not say
 FASTEST = 240.0  # frames a second; a film that claims more has no frame rate, but a time base
-# A film may be a playlist that names other files and addresses: it may only lead to its like.
+# Whatever a film names leads to its like only: a file never to an address, nor the other way.
 FILE_ONLY = {"protocol_whitelist": "file,crypto,data"}
 NETWORK_ONLY = {"protocol_whitelist": "rtsp,rtsps,rtp,srtp,udp,tcp,tls,http,https,httpproxy,crypto"}
 # What somebody uploads may not name other files of this machine.
@@ -60,7 +60,7 @@ def open_capture(where: str) -> Capture:
         return _Film(where, NETWORK_ONLY)
     if "://" in where:
         raise SourceError(f"{shown_name(where)} has an unknown scheme; use {', '.join(SCHEMES)}.")
-    if Path(where).is_file() and Path(where).suffix.lower() not in images.SUFFIXES:
+    if _is_film(where):
         return _Film(where, FILE_ONLY)
     try:
         return _Pictures([str(path) for path in images.find([where])])
@@ -70,13 +70,17 @@ def open_capture(where: str) -> Capture:
 
 def is_still(where: str | int | Path) -> bool:
     """Whether it is pictures of their own, not of one scene as it changes."""
-    path = Path(str(where))
-    return not is_address(where) and (not path.is_file() or path.suffix.lower() in images.SUFFIXES)
+    return not is_address(where) and not _is_film(where)
 
 
 def is_address(where: str | int | Path) -> bool:
     """Whether it is a camera or a stream, which may be away for a while."""
     return str(where).isdecimal() or str(where).lower().startswith(SCHEMES)
+
+
+def _is_film(where: str | int | Path) -> bool:
+    path = Path(str(where))
+    return path.is_file() and path.suffix.lower() not in images.SUFFIXES
 
 
 def shown_name(where: str) -> str:

@@ -53,12 +53,13 @@ class Sources:
             raise SourceError("No source was given; name a film or a camera.")
         self._ready = threading.Condition()
         several = len(names) > 1
+        shown = _distinct([shown_name(str(name)) for name in names])
         self._readers = [
             _Reader(
-                str(name), shown, self._ready, report, loop=loop,
+                str(name), label, self._ready, report, loop=loop,
                 patient=several and is_address(name),
             )
-            for name, shown in zip(names, _distinct([shown_name(str(n)) for n in names]), strict=True)
+            for name, label in zip(names, shown, strict=True)
         ]  # fmt: skip
         try:
             for reader in self._readers:

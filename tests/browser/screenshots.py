@@ -5,12 +5,9 @@ import importlib.util
 import tempfile
 from pathlib import Path
 
-import cv2
-from browsers import chromium, demo, open_tab, start_camera, upload, wait_for_text
-from films import pan
+from browsers import ask, chromium, demo, open_tab, start_camera, upload, wait_for_text
+from films import mjpeg, pan
 from playwright.sync_api import Page
-
-from openvocab.stream import Sources
 
 ASSETS = Path(importlib.util.find_spec("ultralytics").submodule_search_locations[0]) / "assets"
 
@@ -18,7 +15,7 @@ ASSETS = Path(importlib.util.find_spec("ultralytics").submodule_search_locations
 def photo(page: Page, _: Path) -> None:
     """A result, and why its second row is what it is."""
     upload(page, "#photo", ASSETS / "bus.jpg")
-    page.fill("#classes textarea, #classes input", "bus, pedestrian, traffic light")
+    ask(page, "bus, pedestrian, traffic light")
     wait_for_text(page, "#answer", "3 pedestrian")
     page.locator('#table [data-testid="cell-1-1"]').last.click()
     wait_for_text(page, "#reason", "Row 2")
@@ -48,9 +45,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         work = Path(place)
         clip = pan(ASSETS / "bus.jpg", work / "clip.mp4", 40, (640, 480))
-        shown = work / "camera.mjpeg"
-        jpegs = (cv2.imencode(".jpg", frame.image)[1].tobytes() for frame in Sources(clip))
-        shown.write_bytes(b"".join(jpegs))
+        shown = mjpeg(clip, work / "camera.mjpeg")
         with demo(work) as address, chromium(shown) as browser:
             for theme in ("light", "dark"):
                 for width in (390, 1440):

@@ -8,18 +8,15 @@ import urllib.request
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import cv2
 import httpx
 import pytest
-from films import pan
-
-from openvocab.stream import Sources
+from films import mjpeg, pan
 
 pytest.importorskip("playwright", reason="the browser tests need playwright")
 pytest.importorskip("gradio_client", reason="the demo needs gradio")
 
 import gradio_client
-from browsers import CHROMIUM, chromium, demo, open_tab, start_camera, upload, wait_for_text
+from browsers import CHROMIUM, ask, chromium, demo, open_tab, start_camera, upload, wait_for_text
 
 pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium; apt-get install chromium"),
@@ -37,10 +34,7 @@ def clip(assets, tmp_path_factory):
 @pytest.fixture(scope="module")
 def camera(clip):
     """The clip as Chromium's fake camera takes it."""
-    path = clip.with_suffix(".mjpeg")
-    pictures = (frame.image for frame in Sources(clip))
-    path.write_bytes(b"".join(cv2.imencode(".jpg", each)[1].tobytes() for each in pictures))
-    return path
+    return mjpeg(clip, clip.with_suffix(".mjpeg"))
 
 
 @pytest.fixture(scope="module")
@@ -69,10 +63,6 @@ def page(browser, address):
     context.close()
     assert hosts <= {urlsplit(address).netloc, ""}, hosts
     assert not errors, errors
-
-
-def ask(page, words):
-    page.fill("#classes textarea, #classes input", words)
 
 
 def test_a_photo_is_named_in_the_words_that_are_typed(page, assets):
@@ -175,7 +165,7 @@ def test_a_camera_is_named_live_and_in_other_words_on_the_run(page):
     open_tab(page, "Camera")
     start_camera(page)
     wait_for_text(page, "#live", "person", 30)
-    page.fill("#live-classes textarea, #live-classes input", "pedestrian")
+    ask(page, "pedestrian", "#live-classes")
     wait_for_text(page, "#live", "pedestrian", 30)
     wait_for_text(page, "#live", "fps")
 
@@ -253,7 +243,7 @@ def test_two_visitors_do_not_see_each_others_pictures(browser, address, assets):
         opened = browser.new_context().new_page()
         opened.goto(address)
         upload(opened, "#photo", assets / photo)
-        opened.fill("#classes textarea, #classes input", words)
+        ask(opened, words)
         pages.append(opened)
     wait_for_text(pages[0], "#answer", "1 bus")
     wait_for_text(pages[1], "#answer", "man")
