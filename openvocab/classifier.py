@@ -42,6 +42,8 @@ class Scores(NamedTuple):
     """`(N, K)` cosine."""
     posterior: NDArray[np.float32]
     """`(N, K)` probability against all that competes with the class."""
+    claims: NDArray[np.float32]
+    """`(N, K)` whose largest decides the class of a box."""
 
 
 class RegionClassifier:
@@ -80,6 +82,7 @@ class RegionClassifier:
         words = np.concatenate([vocabulary.features, vocabulary.negatives])  # (K + J, D)
         scale, floor = preset.prior_scale, preset.prior_floor
         self._affinity = matching.label_affinity(words, name_features, scale, floor)
+        self._nearness = vocabulary.features @ name_features.T
         self._covered = matching.covers(words, name_features, self._affinity, scale, floor)
         self._rows = np.concatenate([words, background, name_features])
         same = vocabulary.features @ background.T > SAME  # who asks for the sky wants the sky
@@ -104,12 +107,14 @@ class RegionClassifier:
         similarity, logits = self._logits(found, features)
         count = len(self.names)
         posterior = matching.posterior(logits[:, :count], logits[:, count:], self._competes)
-        return Scores(similarity[:, :count], posterior)
+        nearness = self._nearness[:, self._label_ids(found)].T
+        claims = matching.claims(posterior, nearness, self._trust(found))
+        return Scores(similarity[:, :count], posterior, claims)
 
     def explain(
         self, found: Proposals, features: Features, negatives: Sequence[str]
     ) -> list[Share]:
-        """Why one box got its class: every posterior, then what competes with the best class.
+        """Why one box got its class: every posterior, then what competes with its class.
 
         Args:
             found: one box.
@@ -117,8 +122,9 @@ class RegionClassifier:
             negatives: what the vocabulary's negatives are called.
         """
         _, (logits,) = self._logits(found, features)
-        (posterior,) = self.scores(found, features).posterior
-        count, best = len(self.names), int(posterior.argmax())
+        scores = self.scores(found, features)
+        (posterior,), (claims,) = scores.posterior, scores.claims
+        count, best = len(self.names), int(claims.argmax())
         kinds = ["negative"] * len(negatives) + ["background"] * self._backgrounds
         kinds += ["detector"] * len(self._labels) + ["background"]
         called = [*negatives, *["background"] * self._backgrounds, *self._labels, "background"]
@@ -135,17 +141,23 @@ class RegionClassifier:
     def _logits(self, found: Proposals, features: Features) -> tuple[Features, Features]:
         """Cosines `(N, R)` with all rows, and logits `(N, R + 1)`: the last is of nothing at all."""
         preset, worded = self._preset, len(self._affinity)
-        labels = np.array([self._labels[label] for label in found.labels], np.intp)
-        evidence = matching.label_evidence(self._affinity, self._covered, labels)
+        evidence = matching.label_evidence(self._affinity, self._covered, self._label_ids(found))
         similarity = features @ self._rows.T
         logits = self._scale * similarity
-        # The square root: a label of objectness 0.3 is right far more often than 3 times in 10.
-        trust = preset.prior_weight * np.sqrt(found.objectness)[:, None]
-        logits[:, :worded] += trust * evidence
+        logits[:, :worded] += self._trust(found) * evidence
         logits[:, worded:] += np.log(preset.background_weight)
         # A sigmoid model's bias is one more competitor: of a constant logit, whatever is shown.
         nothing = -np.inf if self._bias is None else -self._bias
         return similarity, np.hstack([logits, np.full((len(found), 1), nothing, np.float32)])
+
+    def _label_ids(self, found: Proposals) -> NDArray[np.intp]:
+        return np.array([self._labels[label] for label in found.labels], np.intp)
+
+    def _trust(self, found: Proposals) -> NDArray[np.float32]:
+        """Logits `(N, 1)` that each label is worth."""
+        # The square root: a label of objectness 0.3 is right far more often than 3 times in 10.
+        trust: NDArray[np.float32] = self._preset.prior_weight * np.sqrt(found.objectness)[:, None]
+        return trust
 
     def detections(
         self,
@@ -161,10 +173,10 @@ class RegionClassifier:
             found: N boxes.
             scores: of these boxes.
             thresholds: `(K,)` lowest fused score of each class.
-            class_ids: `(N,)` the class of each box; None takes the likeliest.
+            class_ids: `(N,)` the class of each box; None takes the one of the largest claim.
             tracker_ids: `(N,)` the track of each box, where there are tracks.
         """
-        chosen = scores.posterior.argmax(axis=1) if class_ids is None else class_ids
+        chosen = scores.claims.argmax(axis=1) if class_ids is None else class_ids
         posterior = scores.posterior[np.arange(len(found)), chosen]
         score = matching.fuse(found.objectness, posterior, self._preset.fusion_exponent)
         over = np.flatnonzero(score >= thresholds[chosen])
@@ -180,7 +192,7 @@ class RegionClassifier:
                 "objectness": found.objectness[rows],
                 "similarity": scores.similarity[rows, chosen[rows]],
                 "posterior": posterior[rows],
-                "margin": matching.margins(scores.posterior)[rows],
+                "margin": matching.margins(scores.posterior[rows], chosen[rows]),
                 "proposal_label": np.array([found.labels[row] for row in rows], dtype=object),
             },
         )

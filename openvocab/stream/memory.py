@@ -38,7 +38,7 @@ class MemorySettings:
     momentum: float = 0.8
     """Weight of the average against a new feature, once there are enough of them."""
     hysteresis: float = 0.15
-    """Posterior by which another class must lead before the label changes."""
+    """Claim by which another class must lead before the label changes."""
     patience: int = 3
     """Encodings in a row in which it must lead."""
     forget_s: float = 3.0
@@ -137,12 +137,12 @@ class TrackMemory:
         """The running average `(M,)` of tracks: a box does not blink when one frame is unsure."""
         return np.array([self._tracks[each].objectness for each in ids.tolist()], np.float32)
 
-    def labels(self, ids: NDArray[np.intp], posterior: NDArray[np.float32]) -> NDArray[np.intp]:
-        """The steady label `(M,)` of tracks that were encoded, from their posteriors `(M, K)`."""
+    def labels(self, ids: NDArray[np.intp], claims: NDArray[np.float32]) -> NDArray[np.intp]:
+        """The steady label `(M,)` of tracks that were encoded, from the claims `(M, K)` on them."""
         return np.array(
             [
                 self._label(self._tracks[each], row)
-                for each, row in zip(ids.tolist(), posterior, strict=True)
+                for each, row in zip(ids.tolist(), claims, strict=True)
             ],
             np.intp,
         )
@@ -153,14 +153,14 @@ class TrackMemory:
             track.label = track.rival = -1
             track.lead = 0
 
-    def _label(self, track: _Track, posterior: NDArray[np.float32]) -> int:
-        best = int(posterior.argmax())
+    def _label(self, track: _Track, claims: NDArray[np.float32]) -> int:
+        best = int(claims.argmax())
         fresh, track.judged = track.encoded > track.judged, track.encoded
         if track.label < 0 or (fresh and track.encoded <= self._settings.settle):
             track.label, track.rival, track.lead = best, -1, 0
         elif not fresh:
             return track.label
-        elif posterior[best] - posterior[track.label] < self._settings.hysteresis:
+        elif claims[best] - claims[track.label] < self._settings.hysteresis:
             track.rival, track.lead = -1, 0
         else:
             track.lead = track.lead + 1 if best == track.rival else 1

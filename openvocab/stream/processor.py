@@ -238,5 +238,5 @@ class _Lane:
         ids = ids[known]
         found = replace(found[known], objectness=self.memory.objectness(ids))
         scores = naming.classifier.scores(found, features.reshape(-1, naming.classifier.width))
-        labels = self.memory.labels(ids, scores.posterior)
+        labels = self.memory.labels(ids, scores.claims)
         return naming.classifier.detections(found, scores, naming.thresholds, labels, ids)
