@@ -156,8 +156,7 @@ class RegionClassifier:
     def _trust(self, found: Proposals) -> NDArray[np.float32]:
         """Logits `(N, 1)` that each label is worth."""
         # The square root: a label of objectness 0.3 is right far more often than 3 times in 10.
-        trust: NDArray[np.float32] = self._preset.prior_weight * np.sqrt(found.objectness)[:, None]
-        return trust
+        return np.float32(self._preset.prior_weight) * np.sqrt(found.objectness)[:, None]
 
     def detections(
         self,

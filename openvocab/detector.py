@@ -2,8 +2,10 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from copy import copy
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import supervision as sv
@@ -13,13 +15,19 @@ from openvocab import images as doors
 from openvocab import weights
 from openvocab.classifier import RegionClassifier, Regions, Share
 from openvocab.encoders.caching import WordFeatures
-from openvocab.errors import ClassesError, WeightsNotFoundError
+from openvocab.errors import ClassesError, ConfigError, WeightsNotFoundError
 from openvocab.presets import Preset, available, load
 from openvocab.protocols import Boxes, Encoder, Features, Image, Proposer
 from openvocab.regions import grown
 from openvocab.vocabulary import Classes, Example, Vocabulary, check_threshold, check_thresholds
 
 __all__ = ["OpenVocabDetector"]
+
+# What the networks were loaded with.
+AT_LOADING = {
+    "detector", "encoder", "image_size", "proposal_threshold", "proposal_iou", "max_boxes",
+    "trust_pickle",
+}  # fmt: skip
 
 
 class OpenVocabDetector:
@@ -67,6 +75,22 @@ class OpenVocabDetector:
         )
         encoder = OpenClipEncoder(bundle, device=device)
         return cls(proposer, encoder, preset)
+
+    def tuned(self, **numbers: Any) -> Self:  # noqa: ANN401  a field of Preset is of any type
+        """The same loaded networks with other numbers of the preset, such as `fusion_exponent=0.5`.
+
+        Raises:
+            ConfigError: no such number, out of its range, or one that is fixed at loading.
+        """
+        known = {field.name for field in fields(Preset)}
+        for key in numbers:
+            if key not in known or key in AT_LOADING:
+                raise ConfigError(f"{key} cannot be changed once loaded; load another preset.")
+        other = copy(self)
+        other.preset = replace(self.preset, **numbers)
+        if other.preset.templates != self.preset.templates:
+            other._words = WordFeatures(self.encoder, other.preset.templates)
+        return other
 
     def vocabulary(
         self, classes: Classes | Vocabulary, negatives: Sequence[str] = ()

@@ -3,6 +3,7 @@
 __all__ = [
     "ClassesError",
     "ConfigError",
+    "DatasetError",
     "ImageError",
     "ModelError",
     "OpenVocabError",
@@ -46,6 +47,10 @@ class ClassesError(OpenVocabError, ValueError):
 
 class ConfigError(OpenVocabError, ValueError):
     """A preset does not exist, has an unknown key, or holds a value out of its range."""
+
+
+class DatasetError(OpenVocabError, ValueError):
+    """Labelled pictures cannot be read, do not fit their labels, or are too few."""
 
 
 class WeightsError(OpenVocabError, ValueError):

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from openvocab import __version__
-from openvocab.cli import demo, detect, doctor, stream, weights
+from openvocab.cli import demo, detect, doctor, evaluate, stream, weights
 from openvocab.cli.console import complain, out
 from openvocab.errors import OpenVocabError
 
@@ -21,6 +21,7 @@ app = typer.Typer(
 app.command()(detect.detect)
 app.command()(stream.stream)
 app.command()(demo.demo)
+app.command("eval")(evaluate.evaluate)
 app.command()(doctor.doctor)
 app.add_typer(weights.app, name="weights")
 

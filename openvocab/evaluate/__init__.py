@@ -1,0 +1,1 @@
+"""How right a preset is on labelled pictures: datasets, figures, calibration, report."""

@@ -1,0 +1,66 @@
+"""What a result was made with: commit, versions, hashes of the weights, machine."""
+
+import hashlib
+import os
+import platform
+import subprocess
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from openvocab import __version__, weights
+from openvocab.detector import OpenVocabDetector
+from openvocab.errors import WeightsNotFoundError
+from openvocab.presets import Preset
+
+__all__ = ["detector_hash", "provenance"]
+
+LIBRARIES = (
+    "ultralytics", "open_clip_torch", "torch", "onnxruntime", "supervision",
+    "faster-coco-eval", "opencv-python", "numpy",
+)  # fmt: skip
+
+
+def provenance(detector: OpenVocabDetector) -> dict[str, object]:
+    """As a table for JSON."""
+    versions = {"openvocab": __version__, "python": platform.python_version()}
+    for library in LIBRARIES:
+        with suppress(PackageNotFoundError):
+            versions[library] = version(library)
+    return {
+        "commit": _commit(),
+        "versions": versions,
+        "weights": {
+            "detector": detector_hash(detector.preset),
+            "encoder": detector.encoder.fingerprint.split("/")[0],
+        },
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+    }
+
+
+def detector_hash(preset: Preset) -> str | None:
+    """SHA-256 of the detector's file, or of the files of its folder; None if it is no file."""
+    try:
+        path = weights.resolve(preset.detector)
+    except WeightsNotFoundError:  # composed by hand
+        return None
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    digest = hashlib.sha256()
+    for file in filter(Path.is_file, files):
+        with file.open("rb") as opened:
+            digest.update(
+                hashlib.file_digest(opened, "sha256").digest() if path.is_dir() else opened.read()
+            )
+    return digest.hexdigest()
+
+
+def _commit() -> str | None:
+    """Of the checkout this package runs from; `-dirty` with changes; None of an installed one."""
+    folder = Path(__file__).parents[2]
+    if not (folder / ".git").exists():
+        return None
+    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12"]
+    with suppress(OSError, subprocess.SubprocessError):
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)  # noqa: S603  no user's word in it
+        return done.stdout.strip()
+    return None

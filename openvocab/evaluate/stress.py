@@ -1,0 +1,112 @@
+"""The same classes in other words, and beside others: what a dataset's own names never test."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from openvocab.errors import DatasetError
+from openvocab.files import bundled, read_table
+from openvocab.prompts import article, tidy
+
+__all__ = ["ClassesMap", "Wording", "wordings"]
+
+DISTRACTORS = (50, 1000)
+
+
+@dataclass(frozen=True, slots=True)
+class Wording:
+    """One way to ask for a dataset's classes."""
+
+    name: str
+    classes: tuple[str, ...]
+    """The K classes in the dataset's order, then distractors."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClassesMap:
+    """A dataset's classes in other words."""
+
+    tables: dict[str, dict[str, str]] = field(default_factory=dict)
+    """By name of the wording: the words of some classes; the others keep their name."""
+    absent: tuple[str, ...] = ()
+    """Words of which nothing is in the pictures."""
+    distractors: tuple[str, ...] = ()
+    """Words that are none of the classes, nor kinds or parts of them; asked for beside them."""
+
+    @classmethod
+    def from_file(cls, name_or_path: str) -> Self:
+        """Read a TOML file: tables of words, `absent`, `distractors` (a list, or a text file).
+
+        Args:
+            name_or_path: the path, or the name of one that ships with the package (`coco`).
+
+        Raises:
+            ConfigError: it cannot be read.
+            DatasetError: a value is not a word.
+        """
+        shipped = bundled("configs") / "classes" / f"{name_or_path}.toml"
+        path = shipped if shipped.is_file() else Path(name_or_path)
+        raw = read_table(path)
+        absent, others = raw.pop("absent", []), raw.pop("distractors", [])
+        if isinstance(others, str):
+            others = _lines(path.parent / others)
+        tables = {
+            name: dict(zip(table, _words(path, table.values()), strict=True))
+            for name, table in raw.items()
+            if isinstance(table, dict) or _wrong(path, name)
+        }
+        return cls(tables, _words(path, absent), _words(path, others))
+
+
+def wordings(classes: Sequence[str], words: ClassesMap | None = None) -> list[Wording]:
+    """The names first, then case, a photo of, the map's tables, and more and more distractors.
+
+    Raises:
+        DatasetError: the map names a class that the dataset has not.
+
+    >>> [each.name for each in wordings(["bus"])]
+    ['names', 'upper case', 'a photo of']
+    >>> wordings(["bus"])[2].classes
+    ('a photo of a bus',)
+    """
+    words = words or ClassesMap()
+    plain = [tidy(name) for name in classes]
+    result = [
+        Wording("names", tuple(classes)),
+        Wording("upper case", tuple(name.upper() for name in classes)),
+        Wording("a photo of", tuple(f"a photo of {article(name)} {name}" for name in plain)),
+    ]
+    for name, table in words.tables.items():
+        unknown = [key for key in table if key not in classes]
+        if unknown:
+            raise DatasetError(f"[{name}] names {unknown[0]!r}, which is no class; remove it.")
+        result.append(Wording(name, tuple(table.get(each, each) for each in classes)))
+    taken = {tidy(word).casefold() for word in classes}
+    others = [word for word in words.distractors if tidy(word).casefold() not in taken]
+    for count in DISTRACTORS:
+        if len(others) >= count:
+            # Spread over the list, which is sorted by how common a word is.
+            some = others[:: len(others) // count][:count]
+            result.append(Wording(f"+{count:,} distractors", (*classes, *some)))
+    return result
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DatasetError(f"{path} cannot be read ({error}); give a text file.") from error
+    return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+
+
+def _words(path: Path, words: Iterable[Any]) -> tuple[str, ...]:
+    given = tuple(words)
+    for word in given:
+        if not isinstance(word, str) or not tidy(word):
+            raise DatasetError(f"{path} holds {word!r} where a word should be; mend it.")
+    return given
+
+
+def _wrong(path: Path, name: str) -> bool:
+    raise DatasetError(f"{path}: {name!r} is no table of words; write [{name}] above them.")
