@@ -1,6 +1,7 @@
 """Presets: a frozen set of weights and calibrated numbers, read from a TOML file."""
 
 import difflib
+import json
 import os
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -10,7 +11,7 @@ from openvocab.errors import ConfigError
 from openvocab.files import bundled, read_table
 from openvocab.prompts import TEMPLATES
 
-__all__ = ["Preset", "available", "load"]
+__all__ = ["Preset", "available", "load", "path_of"]
 
 
 RANGES: dict[str, tuple[float, float]] = {
@@ -126,6 +127,21 @@ class Preset:
             raise ConfigError(f"{path}: key {missing[0]!r} is missing; add it.")
         return cls(**({"name": path.stem} | values))
 
+    def to_toml(self) -> str:
+        """The fields that are not the defaults, as `from_file` reads them.
+
+        >>> mine = Preset(name="mine", detector="yolo.onnx", encoder="bundle", nms_iou=0.5)
+        >>> mine.to_toml().splitlines()
+        ['name = "mine"', 'detector = "yolo.onnx"', 'encoder = "bundle"', 'nms_iou = 0.5']
+        """
+        lines = [
+            # What JSON says of strings, numbers, booleans and lists, TOML says, too.
+            f"{each.name} = {json.dumps(value, ensure_ascii=False)}\n"
+            for each in fields(self)
+            if (value := getattr(self, each.name)) != each.default
+        ]
+        return "".join(lines)
+
 
 _TEXT = {"name", "detector", "encoder", "description", "licence", "templates"}
 _LISTS = {"context_scales": (int, float), "background": (str,)}
@@ -159,6 +175,25 @@ def available() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in bundled("configs").glob("*.toml")))
 
 
+def path_of(name_or_path: str | os.PathLike[str]) -> Path:
+    """The file of a bundled preset, or of one's own.
+
+    Raises:
+        ConfigError: there is no such preset.
+
+    >>> path_of("starter").name
+    'starter.toml'
+    """
+    text = os.fspath(name_or_path)
+    if text.endswith(".toml"):
+        return Path(text)
+    if text in available():
+        return bundled("configs") / f"{text}.toml"
+    near = difflib.get_close_matches(text, available(), n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(available())}."
+    raise ConfigError(f"Unknown preset {text!r}; {hint}")
+
+
 def load(name_or_path: "str | os.PathLike[str] | Preset") -> Preset:
     """A bundled preset by name, or one's own by the path of its `.toml` file.
 
@@ -173,11 +208,4 @@ def load(name_or_path: "str | os.PathLike[str] | Preset") -> Preset:
     if not isinstance(name_or_path, str | os.PathLike):
         kind = type(name_or_path).__name__
         raise ConfigError(f"The preset is a {kind}; pass a name, a path or a Preset.")
-    text = os.fspath(name_or_path)
-    if text.endswith(".toml"):
-        return Preset.from_file(Path(text))
-    if text in available():
-        return Preset.from_file(bundled("configs") / f"{text}.toml")
-    near = difflib.get_close_matches(text, available(), n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(available())}."
-    raise ConfigError(f"Unknown preset {text!r}; {hint}")
+    return Preset.from_file(path_of(name_or_path))

@@ -22,6 +22,7 @@ app.command()(detect.detect)
 app.command()(stream.stream)
 app.command()(demo.demo)
 app.command("eval")(evaluate.evaluate)
+app.command()(evaluate.calibrate)
 app.command()(doctor.doctor)
 app.add_typer(weights.app, name="weights")
 

@@ -17,13 +17,14 @@ from openvocab.cli.console import complain, err, out
 from openvocab.cli.options import Device, ImageSize, PresetName, read_preset
 from openvocab.errors import ConfigError
 from openvocab.files import write
+from openvocab.presets import path_of
 
 if TYPE_CHECKING:
     from openvocab.detector import OpenVocabDetector
     from openvocab.evaluate.datasets import Dataset, Photo
     from openvocab.evaluate.stress import ClassesMap
 
-__all__ = ["evaluate"]
+__all__ = ["calibrate", "evaluate"]
 
 Labels = Annotated[
     Path, typer.Argument(metavar="DATASET", help="COCO or LVIS .json, YOLO .yaml, or its folder.")
@@ -91,6 +92,51 @@ def evaluate(  # noqa: PLR0913  a command has as many parameters as it has optio
     out.print(_table(results))
     out.print(_below(results))
     out.print(f"{home / 'report.html'}, {home / 'results.json'}", soft_wrap=True)
+
+
+def calibrate(  # noqa: PLR0913  as above
+    dataset: Labels,
+    *,
+    preset: PresetName = "starter",
+    classes_map: Map = None,
+    limit: Limit = 1000,
+    images: Images = None,
+    split: Split = "val",
+    part: Part = "all",
+    folder: Runs = None,
+    in_place: Annotated[
+        bool, typer.Option("--in-place", help="Write into the preset's own file.")
+    ] = False,
+    imgsz: ImageSize = None,
+    device: Device = None,
+) -> None:
+    """Fit temperature, background, label prior, fusion and threshold to labelled pictures.
+
+    Writes a preset with the figures that chose its numbers. Give pictures nothing was trained on.
+    """
+    labelled, words = _given(dataset, images, split, part, limit, classes_map)
+    detector, home = _ready(preset, imgsz, device, labelled, folder)
+    target = path_of(preset) if in_place else home / f"{detector.preset.name}.toml"
+
+    from openvocab.evaluate.calibration import calibrate as fit
+    from openvocab.evaluate.calibration import report, toml
+    from openvocab.evaluate.seen import SeenOnce
+    from openvocab.evaluate.stress import wordings
+
+    asked = [each for each in wordings(labelled.classes, words) if not each.automatic]
+    with _bar(labelled) as track:
+        fitted = fit(
+            detector,
+            labelled,
+            asked,
+            absent=words.absent,
+            see=SeenOnce(detector, home / "seen"),
+            track=track,
+        )
+    write(target, toml(detector.preset, fitted, labelled, part).encode())
+    for line in report(detector.preset, fitted):
+        out.print(line, soft_wrap=True)
+    out.print(str(target), soft_wrap=True)
 
 
 def _given(

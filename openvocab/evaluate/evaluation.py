@@ -21,7 +21,7 @@ from openvocab.evaluate.stress import Wording
 from openvocab.prompts import tidy
 from openvocab.protocols import Proposals
 
-__all__ = ["Asked", "Evaluation", "Names", "evaluate"]
+__all__ = ["Asked", "Evaluation", "Names", "absent_words", "evaluate"]
 
 LEAST = 0.001  # scores under this do not move AP, and are most of all boxes
 COUNTS = (10, 30, 100, 300)
@@ -145,9 +145,11 @@ class Evaluation:
 class Names:
     """Names what was seen, in one wording, with one detector's numbers."""
 
-    def __init__(self, detector: OpenVocabDetector, wording: Wording) -> None:
+    def __init__(
+        self, detector: OpenVocabDetector, wording: Wording, negatives: Sequence[str] = ()
+    ) -> None:
         self.wording = wording
-        bank = detector.vocabulary(wording.classes)
+        bank = detector.vocabulary(wording.classes, negatives)
         self._classifier: RegionClassifier = detector.classifier(bank)
         self._features = bank.features
         self._lowest = np.full(len(bank), LEAST, np.float32)
@@ -207,22 +209,23 @@ def evaluate(
             others.append(names(seen))
         right += [names.right(photo, seen, len(dataset.classes)) for names in asking]
         proposals.append(seen.regions.proposals)
-        false.append(_false_labels(detector, dataset, photo, absent, seen))
+        asked = absent_words(dataset, photo, absent)
+        false += [(kind, len(detector.name(seen.regions, asked[kind]))) for kind in asked]
     if not kept:
         raise DatasetError(f"No photo of {dataset.name} can be read: {unread[0]}")
     dataset = dataset.only(kept)
     boxes = sum(int((~photo.crowd).sum()) for photo in kept)
-    asked = [
+    answers = [
         Asked(names.wording, each, *_compared(dataset, each), share)
         for names, each, share in zip(asking, found, (right / max(boxes, 1)).tolist(), strict=True)
     ]
     return Evaluation(
         dataset,
         detector.preset.score_threshold,
-        asked,
+        answers,
         _own(dataset, proposals, detector.proposer.names),
         metrics.proposal_recall(dataset, [_plain(each, None) for each in proposals], COUNTS),
-        {key: fmean(each.get(key, 0) for each in false) for key in false[0]},
+        {kind: fmean(count for each, count in false if each == kind) for kind, _ in false},
         dict(zip(("propose", "encode", "name"), np.mean(times, axis=0).tolist(), strict=True)),
         unread,
     )
@@ -234,25 +237,22 @@ def _compared(
     return metrics.precision(dataset, found), metrics.matches(dataset, found)
 
 
-def _false_labels(
-    detector: OpenVocabDetector,
-    dataset: Dataset,
-    photo: Photo,
-    absent: Sequence[str],
-    seen: Seen,
-) -> dict[str, int]:
-    """Boxes over the threshold for five of the dataset's classes, and five words, not there."""
-    chance = random.Random(photo.id)  # noqa: S311  the same choice in every run
+def absent_words(dataset: Dataset, photo: Photo, absent: Sequence[str]) -> dict[str, list[str]]:
+    """Five of the dataset's classes and five words, by kind, of which nothing is in a photo.
+
+    The same ones in every run; a kind that has fewer than five is left out.
+    """
+    chance = random.Random(photo.id)  # noqa: S311  not for secrets
     known = photo.absent
     others = [
         name
         for place, name in enumerate(dataset.classes)
         if place not in photo.labelled and (known is None or place in known)
     ]
-    asked = {"classes of the dataset": others, "absent words": list(absent)}
+    kinds = {"classes of the dataset": others, "absent words": list(absent)}
     return {
-        kind: len(detector.name(seen.regions, chance.sample(words, ASKED_ABSENT)))
-        for kind, words in asked.items()
+        kind: chance.sample(words, ASKED_ABSENT)
+        for kind, words in kinds.items()
         if len(words) >= ASKED_ABSENT
     }
 

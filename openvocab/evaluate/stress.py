@@ -21,6 +21,8 @@ class Wording:
     name: str
     classes: tuple[str, ...]
     """The K classes in the dataset's order, then distractors."""
+    automatic: bool = False
+    """Made of the names by rule."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +76,12 @@ def wordings(classes: Sequence[str], words: ClassesMap | None = None) -> list[Wo
     plain = [tidy(name) for name in classes]
     result = [
         Wording("names", tuple(classes)),
-        Wording("upper case", tuple(name.upper() for name in classes)),
-        Wording("a photo of", tuple(f"a photo of {article(name)} {name}" for name in plain)),
+        Wording("upper case", tuple(name.upper() for name in classes), automatic=True),
+        Wording(
+            "a photo of",
+            tuple(f"a photo of {article(name)} {name}" for name in plain),
+            automatic=True,
+        ),
     ]
     for name, table in words.tables.items():
         unknown = [key for key in table if key not in classes]
