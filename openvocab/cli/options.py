@@ -66,7 +66,7 @@ def read_classes(text: str) -> list[str]:
     return [line.strip() for line in lines if line.strip()]
 
 
-def read_preset(name: str, image_size: int | None, tile_size: int | None) -> Preset:
+def read_preset(name: str, image_size: int | None = None, tile_size: int | None = None) -> Preset:
     """The preset of that name or file, with the sizes that are given in place of its own."""
     preset = load(name)
     return dataclasses.replace(
