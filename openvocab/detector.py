@@ -60,11 +60,12 @@ class OpenVocabDetector:
             ModelError: a weights file is damaged or of an unsupported kind.
         """
         from openvocab.encoders.openclip import OpenClipEncoder
+        from openvocab.proposers.tiled import TiledProposer
         from openvocab.proposers.ultralytics import UltralyticsProposer
 
         preset = load(name_or_path)
         detector_file, bundle = _locate(preset)
-        proposer = UltralyticsProposer(
+        proposer: Proposer = UltralyticsProposer(
             detector_file,
             threshold=preset.proposal_threshold,
             iou=preset.proposal_iou,
@@ -73,6 +74,10 @@ class OpenVocabDetector:
             device=device,
             trust_pickle=preset.trust_pickle,
         )
+        if preset.tile_size is not None:
+            proposer = TiledProposer(
+                proposer, preset.tile_size, iou=preset.proposal_iou, max_boxes=preset.max_boxes
+            )
         encoder = OpenClipEncoder(bundle, device=device)
         return cls(proposer, encoder, preset)
 

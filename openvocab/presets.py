@@ -27,6 +27,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "background_weight": (1e-6, 1e6),
     "max_boxes": (1, 10_000),
     "image_size": (32, 8192),
+    "tile_size": (64, 8192),
 }
 
 
@@ -57,6 +58,8 @@ class Preset:
     """Each box is seen at these sizes, relative to it, and the features averaged."""
     image_size: int | None = None
     """Longer side that the detector sees, in pixels; None takes what it was made for."""
+    tile_size: int | None = None
+    """Side of the tiles that the detector sees beside the whole image, in pixels; None sees none."""
     proposal_threshold: float = 0.05
     """Boxes under this objectness are not looked at."""
     proposal_iou: float = 0.65
@@ -91,7 +94,7 @@ class Preset:
             )
         for key, (low, high) in RANGES.items():
             value = getattr(self, key)
-            if value is None and key in {"logit_scale", "image_size"}:
+            if value is None and key in {"logit_scale", "image_size", "tile_size"}:
                 continue
             if not isinstance(value, int | float):
                 raise ConfigError(f"{self.name}: {key} is {value!r}; give a number.")
@@ -153,7 +156,7 @@ def _typed(path: Path, key: str, value: Any) -> Any:  # noqa: ANN401  TOML value
         expected, result = "a list", tuple(value) if fits else None
     elif key in _TEXT:
         fits, expected, result = isinstance(value, str), "a string", value
-    elif key in {"max_boxes", "image_size"}:
+    elif key in {"max_boxes", "image_size", "tile_size"}:
         fits = isinstance(value, int) and not isinstance(value, bool)
         expected, result = "a whole number", value
     elif key == "trust_pickle":

@@ -22,6 +22,7 @@ from openvocab.cli.options import (
     Negatives,
     PresetName,
     Threshold,
+    TileSize,
     has_display,
     read_classes,
     read_preset,
@@ -53,6 +54,7 @@ def detect(  # noqa: PLR0913  a command has as many parameters as it has options
     negatives: Negatives = "",
     threshold: Threshold = None,
     imgsz: ImageSize = None,
+    tile: TileSize = None,
     device: Device = None,
     save: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Save annotated pictures in this folder.")
@@ -74,7 +76,7 @@ def detect(  # noqa: PLR0913  a command has as many parameters as it has options
 
     from openvocab.detector import OpenVocabDetector
 
-    detector = OpenVocabDetector.from_preset(read_preset(preset, imgsz), device=device)
+    detector = OpenVocabDetector.from_preset(read_preset(preset, imgsz, tile), device=device)
     bank = detector.vocabulary(names, split_list(negatives))
     records: list[dict[str, Any]] = []
     with suppress(KeyboardInterrupt):  # what was found so far is still reported

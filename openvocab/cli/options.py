@@ -19,6 +19,7 @@ __all__ = [
     "Negatives",
     "PresetName",
     "Threshold",
+    "TileSize",
     "has_display",
     "read_classes",
     "read_preset",
@@ -43,6 +44,15 @@ ImageSize = Annotated[
         help="Longer side the detector sees, in pixels.  [default: the preset's]", min=32, max=8192
     ),
 ]
+TileSize = Annotated[
+    int | None,
+    typer.Option(
+        metavar="PX",
+        help="See tiles of this size as well, for small things.  [default: the preset's]",
+        min=64,
+        max=8192,
+    ),
+]
 
 
 def read_classes(text: str) -> list[str]:
@@ -56,10 +66,14 @@ def read_classes(text: str) -> list[str]:
     return [line.strip() for line in lines if line.strip()]
 
 
-def read_preset(name: str, image_size: int | None) -> Preset:
-    """The preset of that name or file, with another image size if one is given."""
+def read_preset(name: str, image_size: int | None = None, tile_size: int | None = None) -> Preset:
+    """The preset of that name or file, with the sizes that are given in place of its own."""
     preset = load(name)
-    return preset if image_size is None else dataclasses.replace(preset, image_size=image_size)
+    return dataclasses.replace(
+        preset,
+        image_size=image_size or preset.image_size,
+        tile_size=tile_size or preset.tile_size,
+    )
 
 
 def has_display() -> bool:

@@ -20,6 +20,7 @@ from openvocab.cli.options import (
     Negatives,
     PresetName,
     Threshold,
+    TileSize,
     has_display,
     read_classes,
     read_preset,
@@ -53,6 +54,7 @@ def stream(  # noqa: PLR0913  a command has as many parameters as it has options
     negatives: Negatives = "",
     threshold: Threshold = None,
     imgsz: ImageSize = None,
+    tile: TileSize = None,
     device: Device = None,
     save: Annotated[
         Path | None,
@@ -109,7 +111,7 @@ def stream(  # noqa: PLR0913  a command has as many parameters as it has options
         if log is not None:
             stack.callback(log.close)
         report = _reporter(log)
-        detector = OpenVocabDetector.from_preset(read_preset(preset, imgsz), device=device)
+        detector = OpenVocabDetector.from_preset(read_preset(preset, imgsz, tile), device=device)
         given = Sources(sources if len(sources) > 1 else sources[0], report=report)
         stack.callback(given.close)
         takers = _tables(jsonl, csv, longest) + _films(save, given, sources, watched, longest)

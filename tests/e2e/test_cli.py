@@ -94,6 +94,24 @@ def test_a_photo_on_standard_input(run, assets):
     assert json.loads(text)["images"][0]["detections"][0]["class_name"] == "bus"
 
 
+def test_tiles_show_people_too_small_for_a_look_at_the_whole(run, tmp_path, assets):
+    with PIL.Image.open(assets / "bus.jpg") as photo:
+        square = PIL.Image.new("RGB", (2000, 2000), "grey")
+        square.paste(photo.resize((135, 180)), (800, 500))
+    square.save(tmp_path / "far.png")
+
+    def people(*options: object) -> int:
+        code, text, _ = run(
+            "detect", tmp_path / "far.png", "-c", "bus, person", "--json", "-", *options
+        )
+        assert code == 0
+        (image,) = json.loads(text)["images"]
+        return sum(row["class_name"] == "person" for row in image["detections"])
+
+    assert people() == 0
+    assert people("--tile", 416) >= 3
+
+
 def test_classes_from_a_file_negatives_and_a_threshold(run, tmp_path, assets):
     (tmp_path / "classes.txt").write_text("bus\n\nperson\n")
     code, text, _ = run(

@@ -1,5 +1,6 @@
 """The main job, with the bundled weights on two real photos and no network."""
 
+import dataclasses
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import openvocab
 from openvocab import OpenVocabDetector, OpenVocabError, errors, images, weights
 from openvocab.encoders.openclip import OpenClipEncoder
 from openvocab.errors import ConfigError, ModelError, WeightsNotFoundError
+from openvocab.presets import load
 from openvocab.protocols import Features, Image
 
 BUS, PEOPLE = (17, 230, 801, 768), ((48, 398, 245, 902), (221, 405, 345, 861), (670, 392, 810, 878))
@@ -192,6 +194,14 @@ def test_a_preset_of_ones_own_with_damaged_weights_is_refused(tmp_path):
     preset.write_text(f'detector = "{tmp_path}/net.onnx"\nencoder = "starter-encoder"\n')
     with pytest.raises(ModelError, match=r"net\.onnx cannot be loaded"):
         OpenVocabDetector.from_preset(preset)
+
+
+def test_the_number_of_boxes_of_a_preset_holds_with_tiles(bus):
+    preset = dataclasses.replace(load("starter"), tile_size=480, max_boxes=7)
+    (found,) = OpenVocabDetector.from_preset(preset).proposer.propose([bus])
+    (whole,) = OpenVocabDetector.from_preset("starter").proposer.propose([bus])
+    assert len(found) == 7
+    assert found.objectness.sum() > whole.objectness[:7].sum()
 
 
 def test_every_error_of_ours_is_one_family():

@@ -22,9 +22,14 @@ def test_every_preset_names_weights_of_the_manifest():
 
 def test_a_file_of_ones_own_is_read(tmp_path):
     path = tmp_path / "mine.toml"
-    path.write_text(GOOD + "score_threshold = 0.5\ncontext_scales = [1.0]\n")
+    path.write_text(GOOD + "score_threshold = 0.5\ncontext_scales = [1.0]\ntile_size = 640\n")
     assert load(path) == Preset(
-        name="mine", detector="a", encoder="b", score_threshold=0.5, context_scales=(1.0,)
+        name="mine",
+        detector="a",
+        encoder="b",
+        score_threshold=0.5,
+        context_scales=(1.0,),
+        tile_size=640,
     )
 
 
@@ -38,6 +43,9 @@ def test_a_file_of_ones_own_is_read(tmp_path):
         (GOOD + "templates = 'loud'", "use one of"),
         (GOOD + "nms_iou = 2.0", "use 0 to 1"),
         (GOOD + "max_boxes = 1.5", "a whole number"),
+        (GOOD + "tile_size = 640.5", "a whole number"),
+        (GOOD + "tile_size = 63", "use 64 to 8192"),
+        (GOOD + "tile_size = 8193", "use 64 to 8192"),
         (GOOD + "prior_weight = nan", "use 0 to"),
         (GOOD + "logit_scale = 0.0", "use 1e-06 to"),
         (GOOD + "context_scales = [nan]", "1.0 to 8.0"),
