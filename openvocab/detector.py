@@ -25,8 +25,8 @@ __all__ = ["OpenVocabDetector"]
 
 # What the networks were loaded with.
 AT_LOADING = {
-    "detector", "encoder", "image_size", "proposal_threshold", "proposal_iou", "max_boxes",
-    "trust_pickle",
+    "detector", "encoder", "image_size", "tile_size", "proposal_threshold", "proposal_iou",
+    "max_boxes", "trust_pickle",
 }  # fmt: skip
 
 

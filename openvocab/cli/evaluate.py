@@ -14,10 +14,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from openvocab.cli.console import complain, err, out
-from openvocab.cli.options import Device, ImageSize, PresetName, read_preset
+from openvocab.cli.options import Device, ImageSize, PresetName, TileSize, read_preset
 from openvocab.errors import ConfigError
 from openvocab.files import write
-from openvocab.presets import path_of
+from openvocab.presets import Preset, path_of
 
 if TYPE_CHECKING:
     from openvocab.detector import OpenVocabDetector
@@ -55,6 +55,7 @@ def evaluate(  # noqa: PLR0913  a command has as many parameters as it has optio
     part: Part = "all",
     folder: Runs = None,
     imgsz: ImageSize = None,
+    tile: TileSize = None,
     device: Device = None,
 ) -> None:
     """Measure a preset on labelled pictures: a table, results.json and report.html.
@@ -62,7 +63,7 @@ def evaluate(  # noqa: PLR0913  a command has as many parameters as it has optio
     What was seen is kept in the folder: a run that was stopped goes on, and other words cost little.
     """
     labelled, words = _given(dataset, images, split, part, limit, classes_map)
-    detector, home = _ready(preset, imgsz, device, labelled, folder)
+    detector, home = _ready(read_preset(preset, imgsz, tile), device, labelled, folder)
 
     from openvocab.evaluate.evaluation import evaluate as measure
     from openvocab.evaluate.provenance import provenance
@@ -108,6 +109,7 @@ def calibrate(  # noqa: PLR0913  as above
         bool, typer.Option("--in-place", help="Write into the preset's own file.")
     ] = False,
     imgsz: ImageSize = None,
+    tile: TileSize = None,
     device: Device = None,
 ) -> None:
     """Fit temperature, background, label prior, fusion and threshold to labelled pictures.
@@ -115,7 +117,7 @@ def calibrate(  # noqa: PLR0913  as above
     Writes a preset with the figures that chose its numbers. Give pictures nothing was trained on.
     """
     labelled, words = _given(dataset, images, split, part, limit, classes_map)
-    detector, home = _ready(preset, imgsz, device, labelled, folder)
+    detector, home = _ready(read_preset(preset, imgsz, tile), device, labelled, folder)
     target = path_of(preset) if in_place else home / f"{detector.preset.name}.toml"
 
     from openvocab.evaluate.calibration import calibrate as fit
@@ -161,13 +163,12 @@ def _given(
 
 
 def _ready(
-    preset: str, imgsz: int | None, device: str | None, labelled: "Dataset", folder: Path | None
+    preset: Preset, device: str | None, labelled: "Dataset", folder: Path | None
 ) -> "tuple[OpenVocabDetector, Path]":
     from openvocab.detector import OpenVocabDetector
 
-    chosen = read_preset(preset, imgsz)
-    home = folder or Path("runs") / f"{labelled.name}-{chosen.name}"
-    return OpenVocabDetector.from_preset(chosen, device=device), home
+    home = folder or Path("runs") / f"{labelled.name}-{preset.name}"
+    return OpenVocabDetector.from_preset(preset, device=device), home
 
 
 @contextmanager

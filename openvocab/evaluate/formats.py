@@ -15,7 +15,7 @@ from openvocab.errors import DatasetError
 from openvocab.evaluate.datasets import Dataset, Photo
 from openvocab.images import FORMATS, SUFFIXES
 
-__all__ = ["load"]
+__all__ = ["labels_of", "load"]
 
 # Where the labels of a folder are looked for, in this order.
 PLACES = ("data.yaml", "instances.json", "_annotations.coco.json", "annotations/instances*.json")
@@ -32,7 +32,7 @@ def load(path: Path, images_folder: Path | None = None, split: str = "val") -> D
     Raises:
         DatasetError: no labels or pictures there, or not of a known form.
     """
-    file = _labels_in(path) if path.is_dir() else path
+    file = labels_of(path)
     if not file.is_file():
         raise DatasetError(f"There are no labels {file}; give a .json, a .yaml, or their folder.")
     if file.suffix.lower() in {".yaml", ".yml"}:
@@ -47,10 +47,17 @@ def load(path: Path, images_folder: Path | None = None, split: str = "val") -> D
     return dataset
 
 
-def _labels_in(folder: Path) -> Path:
-    found = [file for place in PLACES for file in sorted(folder.glob(place))]
+def labels_of(path: Path) -> Path:
+    """The file of labels: itself, or what is found in a folder.
+
+    Raises:
+        DatasetError: the folder has none.
+    """
+    if not path.is_dir():
+        return path
+    found = [file for place in PLACES for file in sorted(path.glob(place))]
     if not found:
-        raise DatasetError(f"{folder} holds none of {', '.join(PLACES)}; give the file of labels.")
+        raise DatasetError(f"{path} holds none of {', '.join(PLACES)}; give the file of labels.")
     return found[0]
 
 

@@ -1,7 +1,9 @@
 """Figures of detections against labels: precision, recall, calibration, confusion. No networks."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
+from typing import Any
 
 import numpy as np
 import supervision as sv
@@ -16,6 +18,7 @@ __all__ = [
     "WRONG",
     "Matches",
     "Precision",
+    "ap50",
     "calibration_error",
     "confusion",
     "f1",
@@ -84,6 +87,14 @@ def precision(dataset: Dataset, found: Sequence[sv.Detections]) -> Precision:
     )
 
 
+def ap50(dataset: Dataset, found: Sequence[sv.Detections]) -> float:
+    """`precision(...).ap50` alone, at a third of the time."""
+    run = _evaluator(dataset, found)
+    run.params.iouThrs = np.array([0.5])
+    _over_all_sizes(run, [300 if dataset.kind == "lvis" else 100])
+    return _mean(run.eval["precision"])
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Matches:
     """Every detection of a dataset's photos, right or wrong at IoU .5."""
@@ -109,10 +120,7 @@ def matches(dataset: Dataset, found: Sequence[sv.Detections]) -> Matches:
     """Match as COCO does: the best score first, each labelled box once."""
     run = _evaluator(dataset, found, extra_calc=True)
     run.params.iouThrs = np.array([0.5])
-    run.params.areaRng, run.params.areaRngLbl = [[0, 1e10]], ["all"]
-    run.params.maxDets = [max(map(len, found), default=0) or 1]
-    run.evaluate()
-    run.accumulate()
+    _over_all_sizes(run, [max(map(len, found), default=0) or 1])
     truth, rows = run.cocoGt.anns, list(run.cocoDt.anns.values())
     verdicts = np.full(len(rows), WRONG, np.int8)
     for index, row in enumerate(rows):
@@ -184,10 +192,7 @@ def proposal_recall(
     run = _evaluator(dataset, found)
     run.params.useCats = 0
     run.params.iouThrs = np.array([0.5])
-    run.params.areaRng, run.params.areaRngLbl = [[0, 1e10]], ["all"]
-    run.params.maxDets = sorted(counts)
-    run.evaluate()
-    run.accumulate()
+    _over_all_sizes(run, sorted(counts))
     values = run.eval["recall"].reshape(-1)
     return {count: float(value) for count, value in zip(sorted(counts), values, strict=True)}
 
@@ -242,34 +247,38 @@ def _evaluator(
     )
 
 
-def _truth(dataset: Dataset) -> list[dict[str, object]]:
-    every = [
-        {"image_id": place, "category_id": int(class_id), "iscrowd": int(crowd),
-         "area": float(area), "bbox": _xywh(box)}
-        for place, photo in enumerate(dataset.photos)
-        for box, class_id, crowd, area in zip(
-            photo.xyxy, photo.class_ids, photo.crowd, photo.areas, strict=True
-        )
-    ]  # fmt: skip
-    return [{"id": number} | row for number, row in enumerate(every, start=1)]
+def _over_all_sizes(run: COCOeval_faster, counts: list[int]) -> None:
+    """Run it once for all boxes, whatever their size."""
+    run.params.areaRng, run.params.areaRngLbl = [[0, 1e10]], ["all"]
+    run.params.maxDets = counts
+    run.evaluate()
+    run.accumulate()
 
 
-def _rows(found: Sequence[sv.Detections], classes: int) -> list[dict[str, object]]:
-    rows = []
+def _truth(dataset: Dataset) -> Iterator[dict[str, object]]:
+    number = count(1)
+    for place, photo in enumerate(dataset.photos):
+        columns = photo.class_ids, photo.crowd, photo.areas, _xywh(photo.xyxy)
+        for class_id, crowd, area, box in zip(*(each.tolist() for each in columns), strict=True):
+            yield {"id": next(number), "image_id": place, "category_id": class_id,
+                   "iscrowd": int(crowd), "area": area, "bbox": box}  # fmt: skip
+
+
+def _rows(found: Sequence[sv.Detections], classes: int) -> Iterator[dict[str, object]]:
     for place, each in enumerate(found):
         if each.class_id is None or each.confidence is None:
             continue
-        rows += [
-            {"image_id": place, "category_id": int(each.class_id[row]), "row": row,
-             "bbox": _xywh(each.xyxy[row]), "score": float(each.confidence[row])}
-            for row in np.flatnonzero(each.class_id < classes)
-        ]  # fmt: skip
-    return rows
+        known = np.flatnonzero(each.class_id < classes)
+        scores = each.confidence[known].astype(np.float64)
+        columns = known, each.class_id[known], scores, _xywh(each.xyxy[known])
+        for row, class_id, score, box in zip(*(part.tolist() for part in columns), strict=True):
+            yield {"image_id": place, "category_id": class_id, "row": row,
+                   "score": score, "bbox": box}  # fmt: skip
 
 
-def _xywh(box: NDArray[np.float32]) -> list[float]:
-    x1, y1, x2, y2 = box.astype(np.float64).tolist()
-    return [x1, y1, x2 - x1, y2 - y1]
+def _xywh(xyxy: NDArray[np.number[Any]]) -> Floats:
+    corners = xyxy.astype(np.float64)
+    return np.hstack([corners[:, :2], corners[:, 2:] - corners[:, :2]])
 
 
 def _mean(table: NDArray[np.float64]) -> float:

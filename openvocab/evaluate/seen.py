@@ -26,6 +26,7 @@ SEEING = (
     "proposal_iou",
     "max_boxes",
     "image_size",
+    "tile_size",
     "context_scales",
 )
 

@@ -1,0 +1,240 @@
+"""The whole of an evaluation, on drawn pictures and fakes whose answers can be seen."""
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from fakes import ColourEncoder, FakeProposer
+
+from openvocab import OpenVocabDetector, Preset
+from openvocab.errors import ConfigError, DatasetError
+from openvocab.evaluate import calibration, report
+from openvocab.evaluate.calibration import calibrate
+from openvocab.evaluate.datasets import Dataset, Photo
+from openvocab.evaluate.evaluation import absent_words, evaluate
+from openvocab.evaluate.provenance import provenance
+from openvocab.evaluate.seen import SeenOnce
+from openvocab.evaluate.stress import ClassesMap, Wording, wordings
+
+LEFT, RIGHT = (10, 10, 50, 50), (60, 10, 100, 50)
+RED, BLUE, GREY = (0, 0, 255), (255, 0, 0), (128, 128, 128)
+CLASSES = ("red", "blue")
+PRESET = Preset(name="mine", detector="none", encoder="none", background=("background",))
+
+
+def drawn(folder: Path, number: int, left: tuple, right: tuple) -> Photo:
+    picture = np.full((60, 110, 3), 255, np.uint8)
+    for (x1, y1, x2, y2), colour in ((LEFT, left), (RIGHT, right)):
+        picture[y1:y2, x1:x2] = colour
+    path = folder / f"{number:03}.png"
+    cv2.imwrite(str(path), picture)
+    known = {RED: 0, BLUE: 1}
+    pairs = [(box, known[c]) for box, c in ((LEFT, left), (RIGHT, right)) if c in known]
+    boxes = np.array([box for box, _ in pairs], np.float32).reshape(-1, 4)
+    ids = np.array([class_id for _, class_id in pairs], np.intp)
+    areas = np.full(len(ids), 1600.0)
+    return Photo(number, path, (110, 60), boxes, ids, np.zeros(len(ids), bool), areas)
+
+
+@pytest.fixture
+def dataset(tmp_path) -> Dataset:
+    pairs = [(RED, BLUE), (BLUE, RED), (RED, GREY), (GREY, GREY)]
+    photos = [drawn(tmp_path, number, *pair) for number, pair in enumerate(pairs)]
+    return Dataset("drawn", "coco", CLASSES, tuple(photos), "hash")
+
+
+@pytest.fixture
+def encoder() -> ColourEncoder:
+    return ColourEncoder()
+
+
+@pytest.fixture
+def detector(encoder) -> OpenVocabDetector:
+    return OpenVocabDetector(FakeProposer(LEFT, RIGHT), encoder, PRESET)
+
+
+def test_what_is_right_is_counted_right_in_any_words(detector, dataset):
+    words = ClassesMap(tables={"synonyms": {"red": "crimson"}})
+    found = evaluate(detector, dataset, wordings(CLASSES, words))
+    figures = found.figures()["wordings"]
+    assert list(figures) == ["names", "upper case", "a photo of", "synonyms"]
+    for name in ("names", "a photo of", "synonyms"):
+        assert figures[name]["AP50"] == pytest.approx(1)
+        assert figures[name]["encoder_accuracy"] == 1
+
+
+def test_swapped_words_are_counted_wrong(detector, dataset):
+    found = evaluate(detector, dataset, [Wording("swapped", ("blue", "red"))])
+    assert found.figures()["wordings"]["swapped"]["AP50"] == 0
+    assert found.confusion[:2, :2].trace() == 0
+
+
+def test_the_proposals_are_judged_without_names(detector, dataset):
+    recall = evaluate(detector, dataset, [Wording("swapped", ("blue", "red"))]).recall
+    assert recall == dict.fromkeys((10, 30, 100, 300), 1.0)
+
+
+@pytest.mark.parametrize(
+    ("labels", "known"),
+    [(("red", "blue"), True), (("red", "thing"), False), (("thing",) * 2, False)],
+)
+def test_the_detector_alone_is_measured_if_it_knows_all_classes(encoder, dataset, labels, known):
+    proposer = FakeProposer(LEFT, RIGHT, labels=labels)
+    found = evaluate(OpenVocabDetector(proposer, encoder, PRESET), dataset, wordings(CLASSES)[:1])
+    assert (found.own is not None) == known
+
+
+def test_absent_classes_are_not_in_the_photo_and_the_same_each_time(dataset):
+    words = [f"word {number}" for number in range(9)]
+    ten = Dataset("ten", "coco", tuple(f"class {n}" for n in range(10)), dataset.photos, "")
+    for photo in ten.photos:
+        asked = absent_words(ten, photo, words)
+        assert asked == absent_words(ten, photo, words)
+        assert {len(each) for each in asked.values()} == {5}
+        there = {ten.classes[place] for place in photo.labelled}
+        assert not there & set(asked["classes of the dataset"])
+
+
+def test_false_labels_are_boxes_for_what_is_not_there(detector, dataset):
+    calm = evaluate(
+        detector, dataset, wordings(CLASSES)[:1], absent=["cat", "dog", "cow", "hat", "pen"]
+    )
+    assert calm.false_labels == {"absent words": 0}
+    wild = evaluate(
+        detector, dataset, wordings(CLASSES)[:1], absent=["green", "dog", "cow", "hat", "crimson"]
+    )
+    assert wild.false_labels["absent words"] > 0
+
+
+def test_a_run_goes_on_where_it_stopped(detector, encoder, dataset, tmp_path):
+    def stopped(photos):
+        yield from photos[:2]
+        raise KeyboardInterrupt
+
+    see = SeenOnce(detector, tmp_path / "seen")
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(detector, dataset, wordings(CLASSES), see=see, track=stopped)
+    first = encoder.image_forwards
+    whole = evaluate(detector, dataset, wordings(CLASSES), see=see)
+    assert encoder.image_forwards == 2 * first
+    again = evaluate(detector, dataset, wordings(CLASSES), see=see)
+    assert encoder.image_forwards == 2 * first
+    first, second = ({**each.figures(), "seconds_per_photo": 0} for each in (whole, again))
+    assert json.dumps(first) == json.dumps(second)  # NaN is not equal to NaN
+
+
+def test_a_damaged_file_is_seen_again(detector, encoder, dataset, tmp_path):
+    see = SeenOnce(detector, tmp_path / "seen")
+    see(dataset.photos[0])
+    (kept,) = (tmp_path / "seen").rglob("*.npz")
+    kept.write_bytes(kept.read_bytes()[:100])
+    before = encoder.image_forwards
+    assert len(see(dataset.photos[0]).regions.features) == 2
+    assert encoder.image_forwards > before
+
+
+def test_another_preset_sees_for_itself(detector, dataset, tmp_path):
+    SeenOnce(detector, tmp_path)(dataset.photos[0])
+    SeenOnce(detector.tuned(context_scales=(1.0,)), tmp_path)(dataset.photos[0])
+    SeenOnce(detector.tuned(fusion_exponent=0.9), tmp_path)(dataset.photos[0])
+    assert len([folder for folder in tmp_path.iterdir() if folder.is_dir()]) == 2
+
+
+def test_photos_that_cannot_be_read_are_left_out_and_named(detector, dataset):
+    dataset.photos[1].path.write_bytes(b"no")
+    found = evaluate(detector, dataset, wordings(CLASSES)[:1])
+    assert len(found.dataset) == 3
+    assert "001.png" in found.figures()["dataset"]["unread"][0]
+
+
+def test_no_photo_at_all_is_an_error(detector, dataset):
+    for photo in dataset.photos:
+        photo.path.unlink()
+    with pytest.raises(DatasetError, match="No photo of drawn can be read"):
+        evaluate(detector, dataset, wordings(CLASSES)[:1])
+
+
+def test_the_page_needs_nothing_else_and_escapes_names(detector, dataset, encoder):
+    evil = Dataset("<script>", "coco", ("<b>red</b>", "blue"), dataset.photos, "hash")
+    found = evaluate(detector, evil, [Wording("names", ("crimson", "red"))])
+    results = {"provenance": provenance(detector), "preset": {"name": "mine"}} | found.figures()
+    text = report.html(found, results)
+    assert "<script>" not in text
+    assert "<b>red" not in text
+    assert "data:image/jpeg;base64," in text  # mistakes
+    for outside in ("http://", "https://", 'src="/', "@import"):
+        inside = text.replace("http://www.w3.org", "").replace("http://purl.org", "")
+        inside = inside.replace("http://creativecommons.org", "").replace(
+            "https://matplotlib.org", ""
+        )
+        assert outside not in inside
+
+
+def many(folder: Path, count: int) -> Dataset:
+    chance = np.random.default_rng(0)
+    colours = [RED, BLUE, GREY]
+    photos = [
+        drawn(folder, number, *(colours[place] for place in chance.integers(0, 3, 2)))
+        for number in range(count)
+    ]
+    return Dataset("drawn", "coco", CLASSES, tuple(photos), "hash")
+
+
+@pytest.fixture
+def little(monkeypatch):
+    monkeypatch.setattr(calibration, "LEAST_BOXES", 20)
+
+
+@pytest.mark.parametrize(("photos", "boxes"), [(49, 20), (60, 300)])
+def test_too_little_is_not_fitted_to(detector, tmp_path, monkeypatch, photos, boxes):
+    monkeypatch.setattr(calibration, "LEAST_BOXES", boxes)
+    with pytest.raises(DatasetError, match="label at least 50 photos"):
+        calibrate(detector, many(tmp_path, photos), wordings(CLASSES)[:1])
+
+
+@pytest.mark.usefixtures("little")
+def test_a_bad_number_is_mended_and_a_good_one_stays(encoder, tmp_path):
+    data = many(tmp_path, 60)
+    # Grey boxes score as high as coloured ones when the posterior does not count at all.
+    blind = OpenVocabDetector(FakeProposer(LEFT, RIGHT), encoder, PRESET).tuned(fusion_exponent=0.0)
+    fitted = calibrate(blind, data, wordings(CLASSES)[:1])
+    assert fitted.better
+    assert fitted.numbers["fusion_exponent"] > 0
+    assert fitted.after.value > fitted.before.value
+    again = calibrate(blind.tuned(**fitted.numbers), data, wordings(CLASSES)[:1])
+    assert again.numbers["fusion_exponent"] == fitted.numbers["fusion_exponent"]
+    assert again.after.value >= fitted.after.value
+
+
+@pytest.mark.usefixtures("little")
+def test_what_was_fitted_is_a_preset_that_says_why(detector, tmp_path):
+    data = many(tmp_path, 60)
+    fitted = calibrate(detector, data, wordings(CLASSES)[:1])
+    file = tmp_path / "mine.toml"
+    file.write_text(calibration.toml(PRESET, fitted, data, "all"))
+    preset = Preset.from_file(file)
+    assert {key: getattr(preset, key) for key in fitted.numbers} == fitted.numbers
+    assert preset.background == PRESET.background
+    comments = [line for line in file.read_text().splitlines() if line.startswith("#")]
+    assert "AP50" in "".join(comments)
+    assert "60 photos" in "".join(comments)
+
+
+def test_tuned_shares_the_networks_and_the_words(detector, encoder):
+    detector.vocabulary(["red"])
+    before = len(encoder.text_forwards)
+    other = detector.tuned(fusion_exponent=0.9)
+    other.vocabulary(["red"])
+    assert len(encoder.text_forwards) == before
+    assert (other.proposer, other.encoder) == (detector.proposer, detector.encoder)
+    assert detector.preset.fusion_exponent == PRESET.fusion_exponent
+    detector.tuned(templates="none").vocabulary(["red"])
+    assert encoder.text_forwards[-1] == ("red",)
+
+
+@pytest.mark.parametrize("key", ["detector", "max_boxes", "tile_size", "no_such_number"])
+def test_what_is_fixed_at_loading_cannot_be_tuned(detector, key):
+    with pytest.raises(ConfigError, match=f"{key} cannot be changed once loaded"):
+        detector.tuned(**{key: 1})
