@@ -3,7 +3,7 @@
     .venv/bin/python benchmarks/accuracy.py ../shared/data/coco-dev --json benchmarks/results/accuracy.json
     .venv/bin/python benchmarks/accuracy.py --json benchmarks/results/accuracy.json --page docs/accuracy.md
 
-The first line measures, the second writes the page. Intervals: bootstrap over photos, in pairs with
+The first line measures, the second writes the page (with what tiling.py measured). Intervals: bootstrap over photos, in pairs with
 the preset as it is.
 """
 
@@ -19,6 +19,7 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 import cv2
+import jinja2
 import numpy as np
 import supervision as sv
 from faster_coco_eval import COCO
@@ -29,7 +30,7 @@ from openvocab.detector import AT_LOADING
 from openvocab.evaluate import metrics
 from openvocab.evaluate.calibration import value
 from openvocab.evaluate.datasets import Dataset
-from openvocab.evaluate.evaluation import Names, absent_words
+from openvocab.evaluate.evaluation import Names, absent_words, evaluate
 from openvocab.evaluate.formats import labels_of
 from openvocab.evaluate.formats import load as load_dataset
 from openvocab.evaluate.provenance import provenance
@@ -173,13 +174,24 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             row = {"group": switch.group, "name": switch.name, **_row(measured, parts)}
             rows.append(row | {"interval": interval})
             print(json.dumps(rows[-1]), flush=True)  # noqa: T201  what is done so far
-    return {
-        "provenance": provenance(whole),
-        "preset": dataclasses.asdict(preset),
-        "dataset": {"name": dataset.name, "sha256": dataset.sha256, "photos": len(dataset)},
-        "rows": rows,
-        "masks": _blurred(whole, dataset, labels_of(options.dataset)),
-    }
+        return {
+            "provenance": provenance(whole),
+            "preset": dataclasses.asdict(preset),
+            "dataset": {"name": dataset.name, "sha256": dataset.sha256, "photos": len(dataset)},
+            "rows": rows,
+            "test": _evaluated(whole, dataset, words, given[-1]),
+            "masks": _blurred(whole, dataset, labels_of(options.dataset)),
+        }
+
+
+def _evaluated(
+    detector: OpenVocabDetector, dataset: Dataset, words: ClassesMap, folder: Path
+) -> dict[str, Any]:
+    """The whole evaluation of the test half, without its longest tables."""
+    test, see = dataset.part("test"), SeenOnce(detector, folder)
+    asked = wordings(test.classes, words)
+    table = evaluate(detector, test, asked, absent=words.absent, see=see).figures()
+    return {key: each for key, each in table.items() if key not in {"confusion", "classes"}}
 
 
 def _blurred(detector: OpenVocabDetector, dataset: Dataset, labels: Path) -> dict[str, float]:
@@ -227,9 +239,24 @@ def _square_bundle(preset: Preset, folder: Path) -> Path:
     return folder
 
 
-def page(results: dict[str, Any]) -> str:  # noqa: ARG001  to be written
+def page(results: dict[str, Any], tiling: dict[str, Any]) -> str:
     """The rows as Markdown."""
-    return ""
+    environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True)  # noqa: S701  Markdown
+    environment.filters["percent"] = lambda share: f"{100 * share:.1f}"
+    template = environment.from_string(Path(__file__).with_name("accuracy.md.j2").read_text())
+    first = results["rows"][0]["parts"]
+    rows = []
+    for row in results["rows"]:
+        parts = row["parts"]
+        rows.append(row | {"all": parts["all"], "change": "", "on_test": ""})
+        if "interval" in row:
+            change, on_test = (parts[k]["value"] - first[k]["value"] for k in ("all", "test"))
+            low, high = row["interval"]
+            rows[-1]["change"] = f"{change:+.1f} ({low:+.1f} to {high:+.1f})"
+            rows[-1]["on_test"] = f"{on_test:+.1f}"
+    return template.render(
+        results=results, test=results["test"], rows=rows, asked=ASKED, tiling=tiling
+    )
 
 
 def main() -> None:
@@ -244,7 +271,8 @@ def main() -> None:
     if options.dataset is not None:
         options.json.write_text(json.dumps(measure(options), indent=1) + "\n")
     if options.page is not None:
-        options.page.write_text(page(json.loads(options.json.read_text())))
+        tiling = json.loads(options.json.with_name("tiling.json").read_text())
+        options.page.write_text(page(json.loads(options.json.read_text()), tiling))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from openvocab.protocols import Boxes, Image, Proposals, Proposer
 
 __all__ = ["TiledProposer"]
 
-# Chosen on mosaics of COCO photos, 3x3 and 2x2 (benchmarks/tiling.py --half 1), with the starter
+# Chosen on mosaics of COCO photos, 3x3 and 2x2 (benchmarks/tiling.py --part calibration), with the starter
 # detector. Recall of the best 100 boxes of a 3x3 mosaic in tiles of 416, and how many sure boxes
 # (.3) are but a part of a thing of their label: 55 %, 40 of 703; were all cut boxes dropped: 54 %,
 # 35 of 667; all kept: 52 %, 165 of 1,082; by intersection over smaller, which takes what stands

@@ -1,0 +1,152 @@
+"""`openvocab eval` and `openvocab calibrate` as commands, with the real starter."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from openvocab.files import bundled
+
+LABELS = {
+    "images": [
+        {"id": 1, "file_name": "bus.jpg", "width": 810, "height": 1080},
+        {"id": 2, "file_name": "zidane.jpg", "width": 1280, "height": 720},
+    ],
+    "categories": [{"id": n, "name": name} for n, name in enumerate(("bus", "person", "tie", "dog"))],
+    "annotations": [
+        {"id": n, "image_id": image, "category_id": category, "bbox": [x1, y1, x2 - x1, y2 - y1],
+         "area": (x2 - x1) * (y2 - y1), "iscrowd": 0}
+        for n, (image, category, (x1, y1, x2, y2)) in enumerate((
+            (1, 0, (22, 231, 805, 756)),
+            (1, 1, (49, 399, 245, 903)), (1, 1, (670, 379, 810, 877)), (1, 1, (222, 407, 345, 857)),
+            (2, 1, (748, 41, 1148, 711)), (2, 1, (140, 195, 1130, 711)), (2, 2, (437, 434, 528, 717)),
+        ), start=1)
+    ],
+}  # fmt: skip
+
+
+def run(*arguments: object, cwd: Path) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "openvocab", *map(str, arguments)]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=300, cwd=cwd, check=False
+    )
+
+
+@pytest.fixture
+def labels(tmp_path, assets) -> Path:
+    for name in ("bus.jpg", "zidane.jpg"):
+        shutil.copy(assets / name, tmp_path / name)
+    file = tmp_path / "street.json"
+    file.write_text(json.dumps(LABELS))
+    return file
+
+
+def test_eval_writes_a_table_json_and_a_page(labels, tmp_path):
+    done = run("eval", labels, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "the detector's own" not in done.stdout or "AP50" in done.stdout
+    home = tmp_path / "runs/street-starter"
+    results = json.loads((home / "results.json").read_text())
+    assert results["dataset"]["boxes"] == 7
+    classes = {row["class"]: row["AP50"] for row in results["classes"]}
+    assert classes["bus"] == pytest.approx(1)
+    assert classes["person"] > 0.7
+    assert results["wordings"]["upper case"]["AP50"] == results["wordings"]["names"]["AP50"]
+    made = results["provenance"]
+    assert len(made["weights"]["detector"]) == len(made["weights"]["encoder"]) == 64
+    assert made["versions"]["ultralytics"]
+    assert "<svg" in (home / "report.html").read_text()
+    assert len(list((home / "seen").rglob("*.npz"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("eval", "none.json"), "no labels none.json; give"),
+        (("eval", "street.json", "--classes-map", "none"), "no file none; check"),
+        (("eval", "street.json", "--classes-map", "coco"), "which is no class; remove it"),
+        (("eval", "street.json", "--part", "train"), "use one of all, calibration, test"),
+        (("eval", "street.json", "--images", "nowhere"), "say where they are with --images"),
+        (("eval", "street.json", "--preset", "big"), "Unknown preset 'big'"),
+        (("calibrate", "street.json"), "label at least 50 photos and 300 boxes"),
+    ],
+)
+def test_what_cannot_be_is_one_line_and_exit_code_2(labels, tmp_path, arguments, said):
+    done = run(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_a_run_that_is_stopped_says_so_and_goes_on(shared, tmp_path):
+    words = [sys.executable, "-m", "openvocab", "eval", str(shared / "coco-dev"), "--limit", "12"]
+    started = subprocess.Popen(
+        [*words, "--out", "out"], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    )
+    while len(list((tmp_path / "out").rglob("*.npz"))) < 3:
+        assert started.poll() is None
+        time.sleep(0.05)
+    started.send_signal(signal.SIGINT)
+    _, said = started.communicate(timeout=60)
+    assert started.returncode == 130
+    assert "run it again to go on" in said
+    first = {file: file.stat().st_mtime_ns for file in (tmp_path / "out").rglob("*.npz")}
+    again = subprocess.run([*words, "--out", "out"], cwd=tmp_path, timeout=300, check=True)
+    assert again.returncode == 0
+    second = {file: file.stat().st_mtime_ns for file in (tmp_path / "out").rglob("*.npz")}
+    assert len(second) == 12
+    assert first.items() <= second.items()
+
+
+@pytest.mark.slow
+def test_the_starter_is_as_right_as_it_claims(shared, tmp_path):
+    """The bars of the project, on the half of the photos that chose no number."""
+    done = run(
+        "eval", shared / "coco-dev", "--part", "test", "--classes-map", "coco", "--out", "out",
+        cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "out/results.json").read_text())
+    ap50 = {name: row["AP50"] for name, row in results["wordings"].items()}
+    names = results["wordings"]["names"]
+    assert ap50["names"] >= results["detector_alone"]["AP50"] - 0.005
+    assert ap50["synonyms"] >= 0.85 * ap50["names"]
+    assert ap50["more synonyms"] >= 0.85 * ap50["names"]
+    assert ap50["+1,000 distractors"] >= 0.75 * ap50["names"]
+    assert max(results["false_labels_per_photo"].values()) <= 0.10
+    assert names["F1"] >= 0.9 * names["best_F1"]
+    assert max(names["ECE"], names["ECE_over_threshold"]) <= 0.08
+
+
+@pytest.mark.slow
+def test_calibrate_writes_a_preset_of_its_own(shared, assets, tmp_path):
+    before = {file: file.read_bytes() for file in bundled("configs").rglob("*") if file.is_file()}
+    done = run("calibrate", shared / "coco-dev", "--limit", 50, "--out", "out", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert all(file.read_bytes() == content for file, content in before.items())
+    text = (tmp_path / "out/starter.toml").read_text()
+    assert "# on photos left out: AP50" in text
+    done = run(
+        "detect",
+        assets / "bus.jpg",
+        "-c",
+        "bus",
+        "-p",
+        "out/starter.toml",
+        "--json",
+        "-",
+        cwd=tmp_path,
+    )
+    (image,) = json.loads(done.stdout)["images"]
+    assert image["detections"][0]["class_name"] == "bus"
+    shutil.copy(tmp_path / "out/starter.toml", tmp_path / "mine.toml")
+    again = ("calibrate", shared / "coco-dev", "--limit", 50, "--out", "out", "-p", "mine.toml")
+    assert run(*again, "--in-place", cwd=tmp_path).returncode == 0
+    assert (tmp_path / "mine.toml").read_text() != text  # fitted once more, by its own name
