@@ -2,9 +2,10 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 STAMP := .venv/.installed
+DATA ?= ../shared/data
 PHOTO ?= $(shell $(BIN)/python -c "import importlib.util as u; print(u.find_spec('ultralytics').submodule_search_locations[0])")/assets/bus.jpg
 
-.PHONY: detect demo screenshots chromium test test-slow lint types contracts format wheel starter clean help
+.PHONY: accuracy detect demo screenshots chromium test test-slow lint types contracts format wheel starter clean help
 
 help: ## List the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -30,6 +31,10 @@ test: lint types contracts $(STAMP) chromium ## All checks that CI runs.
 test-slow: $(STAMP) ## The checks that take minutes.
 	$(BIN)/python -m pytest -m slow
 
+accuracy: $(STAMP) ## Measure what each part of the starter preset is worth (half an hour), and write docs/accuracy.md.
+	$(BIN)/python benchmarks/tiling.py $(DATA)/coco-dev --json benchmarks/results/tiling.json
+	$(BIN)/python benchmarks/accuracy.py $(DATA)/coco-dev --seen out/seen --json benchmarks/results/accuracy.json --page docs/accuracy.md
+
 lint: $(STAMP) ## Style and formatting.
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -49,7 +54,6 @@ wheel: $(STAMP) ## The package with its starter weights, in dist/.
 
 # Work folder of the training; what a step left there is not made again.
 STARTER ?= out/starter
-DATA ?= ../shared/data
 TRAIN := .venv-training/bin/python
 
 starter: .venv-training/.installed ## Train the bundled encoder anew (about 70 minutes on two cores).
@@ -61,7 +65,8 @@ starter: .venv-training/.installed ## Train the bundled encoder anew (about 70 m
 	$(TRAIN) training/bundle.py --work $(STARTER)
 	$(TRAIN) training/export.py
 	$(TRAIN) training/evaluate.py --data $(STARTER)/data --coco $(DATA)/coco-dev --json $(STARTER)/figures.json
-	$(TRAIN) training/calibrate.py --coco $(DATA)/coco-dev
+	$(TRAIN) -m openvocab calibrate $(DATA)/coco-dev --part calibration --classes-map coco --out $(STARTER)/accuracy
+	$(TRAIN) -m openvocab eval $(DATA)/coco-dev --part test --classes-map coco --out $(STARTER)/accuracy
 
 .venv-training/.installed: pyproject.toml constraints.txt training/requirements.txt
 	$(PYTHON) -m venv .venv-training

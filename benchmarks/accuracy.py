@@ -67,7 +67,7 @@ def switches(preset: Preset, square: Path) -> Iterator[Switch]:
                 name = f"{key} {each if isinstance(each, str | float | int) else list(each)}"
                 yield Switch(group, name, {key: each})
 
-    yield from other("context scales", "context_scales", (1.0,), (1.25,), (1.5,), (1.0, 1.5, 2.0))
+    yield from other("context scales", "context_scales", (1.0,), (1.5,), (1.0, 1.5))
     yield Switch("aspect", "regions made square, not squashed", {"encoder": str(square)})
     yield from other("templates", "templates", "none", "openai")
     yield from other("temperature", "logit_scale", 10.0, 14.0, 28.0, 40.0)
@@ -77,7 +77,7 @@ def switches(preset: Preset, square: Path) -> Iterator[Switch]:
     yield Switch("label prior", "no label prior", {"prior_weight": 0.0})
     yield from other("label prior", "prior_weight", 3.0, 5.0, 12.0)
     yield from other("label prior", "prior_scale", 10.0, 40.0)
-    yield from other("label prior", "prior_floor", 0.4, 0.6)
+    yield from other("label prior", "prior_floor", 0.3, 0.4, 0.6)
     yield Switch("fusion", "objectness alone is the score", {"fusion_exponent": 0.0})
     yield Switch("fusion", "posterior alone is the score", {"fusion_exponent": 1.0})
     yield from other("fusion", "fusion_exponent", 0.2, 0.4, 0.5)

@@ -81,9 +81,12 @@ class RegionClassifier:
         self._backgrounds = len(background)
         words = np.concatenate([vocabulary.features, vocabulary.negatives])  # (K + J, D)
         scale, floor = preset.prior_scale, preset.prior_floor
-        self._affinity = matching.label_affinity(words, name_features, scale, floor)
-        self._nearness = vocabulary.features @ name_features.T
-        self._covered = matching.covers(words, name_features, self._affinity, scale, floor)
+        zero = matching.unrelated(np.concatenate([name_features, background]))
+        near = matching.nearness(words, name_features, zero)
+        among = matching.nearness(name_features, name_features, zero)
+        self._near = near[: len(vocabulary)]
+        self._affinity = matching.label_affinity(near, scale, floor)
+        self._covered = matching.covers(near, among, self._affinity, scale, floor)
         self._rows = np.concatenate([words, background, name_features])
         same = vocabulary.features @ background.T > SAME  # who asks for the sky wants the sky
         negatives = np.ones((len(vocabulary), len(vocabulary.negatives)), np.bool_)
@@ -107,8 +110,8 @@ class RegionClassifier:
         similarity, logits = self._logits(found, features)
         count = len(self.names)
         posterior = matching.posterior(logits[:, :count], logits[:, count:], self._competes)
-        nearness = self._nearness[:, self._label_ids(found)].T
-        claims = matching.claims(posterior, nearness, self._trust(found))
+        near = self._near[:, self._label_ids(found)].T
+        claims = matching.claims(posterior, near, self._trust(found))
         return Scores(similarity[:, :count], posterior, claims)
 
     def explain(

@@ -75,9 +75,9 @@ class Preset:
     prior_weight: float = 5.0
     """Logits that a fully confident label of the detector gives or takes."""
     prior_scale: float = 20.0
-    """Factor on text-to-text cosines when a word is compared with the detector's names."""
-    prior_floor: float = 0.4
-    """Text-to-text cosine under which no name of the detector stands for a word."""
+    """Factor on the nearness of a word and the detector's names when they are compared."""
+    prior_floor: float = 0.5
+    """Nearness, 0 unrelated to 1 the same, under which no name of the detector stands for a word."""
     fusion_exponent: float = 0.4
     """Weight of the posterior against objectness, from 0 to 1."""
     score_threshold: float = 0.3

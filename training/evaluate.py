@@ -9,6 +9,7 @@ import argparse
 import json
 import logging
 import math
+import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,19 +26,7 @@ from torch.nn import functional as F  # noqa: N812  PyTorch's own habit
 
 logger = logging.getLogger("evaluate")
 
-SYNONYMS = {
-    "person": "human", "bicycle": "bike", "car": "automobile", "motorcycle": "motorbike",
-    "airplane": "aeroplane", "bus": "autobus", "train": "locomotive", "truck": "lorry",
-    "boat": "ship", "traffic light": "stoplight", "bench": "park bench", "cat": "kitten",
-    "dog": "puppy", "horse": "pony", "sheep": "lamb", "cow": "cattle", "backpack": "rucksack",
-    "umbrella": "parasol", "handbag": "purse", "tie": "necktie", "suitcase": "luggage",
-    "sports ball": "ball", "wine glass": "goblet", "cup": "mug", "bowl": "dish",
-    "pizza": "pizza pie", "donut": "doughnut", "chair": "seat", "couch": "sofa",
-    "potted plant": "houseplant", "bed": "mattress", "dining table": "table",
-    "toilet": "lavatory", "tv": "television", "laptop": "notebook computer",
-    "cell phone": "mobile phone", "oven": "stove", "refrigerator": "fridge", "book": "paperback",
-    "clock": "timepiece", "vase": "flower vase", "teddy bear": "stuffed toy",
-}  # fmt: skip
+MAP = Path(__file__).parents[1] / "configs/classes/coco.toml"
 
 # Held-out animals against look-alikes and what is seen beside them.
 COMPANIONS = {
@@ -115,10 +104,11 @@ def coco_boxes(bundle: Bundle, folder: Path, photos: str) -> dict[str, tuple[flo
         crops += [views.cut(opened[box.photo], box.xyxy, scale) for scale in (1.0, 1.5)]
     rows = F.normalize(bundle.pictures(crops).view(len(boxes), 2, -1).sum(1), dim=-1)
     labels = torch.tensor([known.index(box.name) for box in boxes])
+    synonyms = tomllib.loads(MAP.read_text(encoding="utf-8"))["synonyms"]
     result = {}
     for kind, words in (
         ("names", known),
-        ("synonyms", [SYNONYMS.get(name, name) for name in known]),
+        ("synonyms", [synonyms.get(name, name) for name in known]),
     ):
         right = (rows @ bundle.words(words).T).argmax(1) == labels
         result[f"COCO boxes, {kind}"] = interval(int(right.sum()), len(labels))
