@@ -1,7 +1,6 @@
 """Zero-shot accuracy of a bundle on photos it was not trained on, with 95 % intervals.
 
-Every name is the mean of three plain templates; a box is the mean of its 1.0x and 1.5x views, as
-openvocab encodes it. ConSE (Norouzi et al., ICLR 2014) with the teacher's own text is what no
+Every name is the mean of three plain templates; a box is the mean of its 1.0x and 1.5x views. ConSE (Norouzi et al., ICLR 2014) with the teacher's own text is what no
 training gives.
 """
 
