@@ -13,9 +13,8 @@ import gc
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from statistics import fmean
 from typing import Any, NamedTuple
 
 import cv2
@@ -26,21 +25,24 @@ from faster_coco_eval import COCO
 from rich.progress import track
 
 from openvocab import OpenVocabDetector, Preset, weights
+from openvocab.classifier import Regions
 from openvocab.detector import AT_LOADING
-from openvocab.evaluate import metrics
-from openvocab.evaluate.calibration import value
+from openvocab.evaluate import counting
+from openvocab.evaluate.asking import Namer, absent_words
+from openvocab.evaluate.calibration import Tried, fit
 from openvocab.evaluate.datasets import Dataset
-from openvocab.evaluate.evaluation import Names, absent_words, evaluate
+from openvocab.evaluate.evaluation import THRESHOLDS, evaluate
 from openvocab.evaluate.formats import labels_of
 from openvocab.evaluate.formats import load as load_dataset
 from openvocab.evaluate.provenance import provenance
-from openvocab.evaluate.seen import SeenOnce
+from openvocab.evaluate.seen import Seen, SeenOnce
 from openvocab.evaluate.stress import ClassesMap, Wording, wordings
 from openvocab.presets import load as load_preset
+from openvocab.protocols import Image, Proposals, Proposer
 
 ASKED = ("names", "synonyms", "more synonyms", "+1,000 distractors")
 PARTS = ("all", "calibration", "test")
-RESAMPLES = 100
+RESAMPLES = 500
 LOOK_ALIKES = ("statue", "poster", "reflection", "shadow", "mannequin", "drawing", "toy", "screen")
 
 Post = Callable[[sv.Detections], sv.Detections]
@@ -49,148 +51,204 @@ Post = Callable[[sv.Detections], sv.Detections]
 class Switch(NamedTuple):
     """One thing done otherwise."""
 
-    group: str
     name: str
     changes: dict[str, Any]
     """Of the preset."""
     negatives: tuple[str, ...] = ()
     post: Post | None = None
     """Done to what was found."""
+    keep: Callable[[Proposals], Proposals] | None = None
+    """Of what was seen: fewer proposals, or without their labels."""
+    names: tuple[str, ...] | None = None
+    """Of the detector, where they are others."""
 
 
-def switches(preset: Preset, square: Path) -> Iterator[Switch]:
-    """Every default once without or otherwise; what the preset says already is left out."""
-
-    def other(group: str, key: str, *values: Any) -> Iterator[Switch]:  # noqa: ANN401
-        for each in values:
-            if each != getattr(preset, key):
-                name = f"{key} {each if isinstance(each, str | float | int) else list(each)}"
-                yield Switch(group, name, {key: each})
-
-    yield from other("context scales", "context_scales", (1.0,), (1.5,), (1.0, 1.5))
-    yield Switch("aspect", "regions made square, not squashed", {"encoder": str(square)})
-    yield from other("templates", "templates", "none", "openai")
-    yield from other("temperature", "logit_scale", 10.0, 14.0, 28.0, 40.0)
-    yield Switch("background", "no background prompts", {"background": ()})
-    yield from other("background", "background_weight", 0.25, 1.0, 2.0, 8.0)
-    yield Switch("negatives", "eight look-alikes as negatives", {}, LOOK_ALIKES)
-    yield Switch("label prior", "no label prior", {"prior_weight": 0.0})
-    yield from other("label prior", "prior_weight", 3.0, 5.0, 12.0)
-    yield from other("label prior", "prior_scale", 10.0, 40.0)
-    yield from other("label prior", "prior_floor", 0.3, 0.4, 0.6)
-    yield Switch("fusion", "objectness alone is the score", {"fusion_exponent": 0.0})
-    yield Switch("fusion", "posterior alone is the score", {"fusion_exponent": 1.0})
-    yield from other("fusion", "fusion_exponent", 0.2, 0.4, 0.5)
-    yield Switch("overlaps", "no second suppression", {"nms_iou": 1.0})
-    yield from other("overlaps", "nms_iou", 0.5, 0.7)
-    per_class = {"nms_iou": 1.0}
-    yield Switch("overlaps", "suppression within a class only", per_class, post=_per_class(preset))
-    yield Switch("overlaps", "soft suppression", {"nms_iou": 1.0}, post=_soft)
-    yield from other("proposals", "proposal_threshold", 0.01, 0.1, 0.2)
-    yield from other("proposals", "proposal_iou", 0.5, 0.8)
-    yield from other("proposals", "max_boxes", 10, 30, 300)
-    yield from other("tiling", "tile_size", 416)
+OTHERWISE: dict[str, tuple[Any, ...]] = {
+    "context_scales": ((1.0,), (1.0, 1.5)),
+    "templates": ("none", "simple", "openai"),
+    "logit_scale": (10.0, 14.0, 28.0, 40.0),
+    "background_weight": (0.5, 1.0, 2.0, 8.0),
+    "prior_weight": (3.0, 5.0, 12.0),
+    "prior_scale": (10.0, 40.0),
+    "prior_floor": (0.3, 0.4, 0.6),
+    "fusion_exponent": (0.1, 0.2, 0.4, 0.5),
+    "nms_iou": (0.5, 0.7),
+}
 
 
-def _per_class(preset: Preset) -> Post:
-    return lambda found: found.with_nms(preset.nms_iou, class_agnostic=False)
+def switches(preset: Preset, square: Path) -> list[Switch]:
+    """Every default otherwise or left out; what the preset says already is not repeated."""
+    values = [
+        Switch(f"`{key}` {list(each) if isinstance(each, tuple) else each}", {key: each})
+        for key, some in OTHERWISE.items()
+        for each in some
+        if each != getattr(preset, key)
+    ]
+    iou, alone = preset.nms_iou, {"nms_iou": 1.0}
+    proposals = [
+        *(Switch(f"`proposal_threshold` {low}", {}, keep=_over(low)) for low in (0.01, 0.05, 0.2)),
+        *(Switch(f"`max_boxes` {most}", {}, keep=_first(most)) for most in (10, 30, 100)),
+        Switch("proposals suppressed whatever their label", {}, keep=_alike),
+    ]
+    return [
+        *values,
+        *proposals,
+        Switch("regions made square, not squashed", {"encoder": str(square)}),
+        Switch("no background prompts", {"background": ()}),
+        Switch("eight look-alikes as negatives", {}, LOOK_ALIKES),
+        Switch("no label prior, nor choice by it", {"prior_weight": 0.0}),
+        Switch("a detector without names", {}, keep=_nameless, names=("thing",)),
+        Switch(
+            "a detector without names, no background",
+            {"background": ()},
+            keep=_nameless,
+            names=("thing",),
+        ),
+        Switch("objectness alone is the score", {"fusion_exponent": 0.0}),
+        Switch("posterior alone is the score", {"fusion_exponent": 1.0}),
+        Switch("no second suppression", alone),
+        Switch(
+            "second suppression within a class only",
+            alone,
+            post=lambda found: found.with_nms(iou, class_agnostic=False),
+        ),
+        Switch(
+            "soft second suppression",
+            alone,
+            post=lambda found: found.with_soft_nms(class_agnostic=True),
+        ),
+    ]
 
 
-def _soft(found: sv.Detections) -> sv.Detections:
-    return found.with_soft_nms(class_agnostic=True)
+class Renamed:
+    """A detector's boxes, as those of a detector with other names."""
+
+    def __init__(self, proposer: Proposer, names: tuple[str, ...]) -> None:
+        self._proposer, self.names = proposer, names
+
+    def propose(self, images: Sequence[Image]) -> list[Proposals]:
+        """Of the detector."""
+        return [_nameless(each) for each in self._proposer.propose(images)]
 
 
-class Measured:
-    """What was found with some switch, and its figures on any photos."""
+def _nameless(found: Proposals) -> Proposals:
+    return dataclasses.replace(found, labels=("thing",) * len(found))
 
-    def __init__(
-        self,
-        detector: OpenVocabDetector,
-        switch: Switch,
-        dataset: Dataset,
-        asked: Sequence[Wording],
-        words: ClassesMap,
-        seen_folder: Path,
-    ) -> None:
-        see = SeenOnce(detector, seen_folder)
-        self._dataset = dataset
-        self._threshold = detector.preset.score_threshold
-        naming = [Names(detector, wording, switch.negatives) for wording in asked]
-        self._found: list[list[sv.Detections]] = [[] for _ in asked]
-        right, self._false = 0, []
-        for photo in track(dataset.photos, description=switch.name, transient=True):
-            seen = see(photo)
-            for found, names in zip(self._found, naming, strict=True):
-                one = names(seen)
-                found.append(one if switch.post is None else switch.post(one))
-            right += naming[0].right(photo, seen, len(dataset.classes))
-            kinds = absent_words(dataset, photo, words.absent).values()
-            lists = [
-                detector.name(seen.regions, kind, negatives=switch.negatives) for kind in kinds
-            ]
-            self._false.append(fmean(map(len, lists)))
-        self._matches = metrics.matches(dataset, self._found[0])
-        self.encoder_accuracy = right / self._matches.labelled
-        self._names = [wording.name for wording in asked]
 
-    def figures(self, places: Sequence[int]) -> dict[str, float]:
-        """On some of the photos; a place may come twice."""
-        part = self._dataset.only([self._dataset.photos[place] for place in places])
-        ap50 = [metrics.ap50(part, [found[place] for place in places]) for found in self._found]
-        judged = metrics.matches(part, [self._found[0][place] for place in places])
-        f1 = metrics.f1(*judged.judged(), judged.labelled, np.array([self._threshold]))
-        ece = metrics.calibration_error(*judged.judged())
-        false = fmean(self._false[place] for place in places)
-        return dict(zip(self._names, ap50, strict=True)) | {
-            "F1": float(f1[0]),
-            "ECE": ece,
-            "false labels": false,
-            "value": value(ap50, ece, false),
-        }
+def _over(low: float) -> Callable[[Proposals], Proposals]:
+    return lambda found: found[found.objectness >= low]
+
+
+def _first(most: int) -> Callable[[Proposals], Proposals]:
+    return lambda found: found[np.arange(min(most, len(found)))]
+
+
+def _alike(found: Proposals) -> Proposals:
+    scored = np.column_stack([found.xyxy, found.objectness])
+    return found[sv.box_non_max_suppression(scored, 0.7)]
+
+
+def tried(
+    detector: OpenVocabDetector,
+    switch: Switch,
+    dataset: Dataset,
+    seen: Sequence[Seen],
+    words: ClassesMap,
+) -> Tried:
+    """What is found in every wording, and for what is not there, with a thing done otherwise."""
+    asked = [each for each in wordings(dataset.classes, words) if each.name in ASKED]
+    post = switch.post or (lambda found: found)
+    matches = {}
+    for wording in asked:
+        namer = Namer(detector, wording, switch.negatives)
+        matches[wording.name] = counting.matches(dataset, [post(namer(each)) for each in seen])
+    over = []
+    for photo, each in zip(dataset.photos, seen, strict=True):
+        scores = []
+        for absent in absent_words(dataset, photo, words.absent).values():
+            negatives = [word for word in switch.negatives if word not in absent]
+            found = detector.name(each.regions, absent, negatives=negatives, score_threshold=0)
+            scores.append(np.asarray(post(found).confidence))
+        over.append(np.mean([(s[None] >= THRESHOLDS[:, None]).sum(axis=1) for s in scores], axis=0))
+    return Tried(matches, np.array(over))
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """All rows."""
     dataset = load_dataset(options.dataset)
-    words = ClassesMap.from_file("coco")
-    asked = [each for each in wordings(dataset.classes, words) if each.name in ASKED]
-    preset = load_preset(options.preset)
+    words, preset = ClassesMap.from_file("coco"), load_preset(options.preset)
     whole = OpenVocabDetector.from_preset(preset)
     gc.freeze()  # the collector need not look through all of torch each time
-    places = {photo.id: place for place, photo in enumerate(dataset.photos)}
-    parts = {part: [places[photo.id] for photo in dataset.part(part).photos] for part in PARTS}
     chance = np.random.default_rng(0)
-    samples = [chance.integers(len(dataset), size=len(dataset)) for _ in range(RESAMPLES)]
+    share = np.full(len(dataset), 1 / len(dataset))
+    samples = chance.multinomial(len(dataset), share, RESAMPLES).astype(np.float64)
     with tempfile.TemporaryDirectory() as folder:
-        given = dataset, asked, words, options.seen or Path(folder) / "seen"
-        base = Measured(whole, Switch("", "as it is", {}), *given)
-        before = [base.figures(sample) for sample in samples]
-        rows = [{"group": "", "name": f"{preset.name} as it is", **_row(base, parts)}]
-        for switch in switches(preset, _square_bundle(preset, Path(folder) / "square")):
-            measured = Measured(_detector(whole, switch), switch, *given)
-            after = [measured.figures(sample) for sample in samples]
-            change = [b["value"] - a["value"] for a, b in zip(before, after, strict=True)]
-            interval = np.percentile(change, (2.5, 97.5)).round(2).tolist()
-            row = {"group": switch.group, "name": switch.name, **_row(measured, parts)}
-            rows.append(row | {"interval": interval})
-            print(json.dumps(rows[-1]), flush=True)  # noqa: T201  what is done so far
+        home = options.seen or Path(folder) / "seen"
+        see = SeenOnce(whole, home)
+        evaluated = _evaluated(whole, dataset.part("test"), words, see)
+        rows: list[dict[str, Any]] = []
+        before: list[float] = []
+        square = _square_bundle(preset, Path(folder) / "square")
+        for switch in [Switch(f"{preset.name} as it is", {}), *switches(preset, square)]:
+            detector = _detector(whole, switch)
+            see = SeenOnce(detector, home)
+            seen = [_seen(see(photo), switch) for photo in dataset.photos]
+            found = tried(detector, switch, dataset, seen, words)
+            after = [fit(found, sample).objective for sample in samples]
+            row = _row(switch, found, dataset) | {
+                "encoder_accuracy": _accuracy(detector, dataset, seen)
+            }
+            if before:
+                change = np.array(after) - np.array(before)
+                row["interval"] = np.percentile(change, (2.5, 97.5)).round(2).tolist()
+            before = before or after
+            rows.append(row)
+            print(json.dumps(row), flush=True)  # noqa: T201  what is done so far
         return {
             "provenance": provenance(whole),
             "preset": dataclasses.asdict(preset),
             "dataset": {"name": dataset.name, "sha256": dataset.sha256, "photos": len(dataset)},
             "rows": rows,
-            "test": _evaluated(whole, dataset, words, given[-1]),
+            "test": evaluated,
             "masks": _blurred(whole, dataset, labels_of(options.dataset)),
         }
 
 
+def _seen(seen: Seen, switch: Switch) -> Seen:
+    if switch.keep is None:
+        return seen
+    found, features = seen.regions
+    rows = {tuple(box): row for row, box in enumerate(found.xyxy.tolist())}
+    kept = switch.keep(found)
+    features = features[[rows[tuple(box)] for box in kept.xyxy.tolist()]]
+    return seen._replace(regions=Regions(kept, features))
+
+
+def _row(switch: Switch, found: Tried, dataset: Dataset) -> dict[str, Any]:
+    places = {photo.id: place for place, photo in enumerate(dataset.photos)}
+    figures = {}
+    for part in PARTS:
+        mass = np.zeros(len(dataset))
+        mass[[places[photo.id] for photo in dataset.part(part).photos]] = 1
+        fitted = fit(found, mass)
+        figures[part] = fitted._asdict() | {"objective": fitted.objective}
+    return {"name": switch.name, "parts": figures}
+
+
+def _accuracy(detector: OpenVocabDetector, dataset: Dataset, seen: Sequence[Seen]) -> float:
+    """Of the encoder alone, on labelled boxes."""
+    namer = Namer(detector, Wording("names", dataset.classes))
+    pairs = zip(dataset.photos, seen, strict=True)
+    right = sum(namer.right(photo, each, len(dataset.classes)) for photo, each in pairs)
+    return right / dataset.boxes
+
+
 def _evaluated(
-    detector: OpenVocabDetector, dataset: Dataset, words: ClassesMap, folder: Path
+    detector: OpenVocabDetector, dataset: Dataset, words: ClassesMap, see: SeenOnce
 ) -> dict[str, Any]:
-    """The whole evaluation of the test half, without its longest tables."""
-    test, see = dataset.part("test"), SeenOnce(detector, folder)
-    asked = wordings(test.classes, words)
-    table = evaluate(detector, test, asked, absent=words.absent, see=see).figures()
+    """The whole evaluation, without its longest tables."""
+    asked = wordings(dataset.classes, words)
+    table = evaluate(detector, dataset, asked, absent=words.absent, see=see).figures()
     return {key: each for key, each in table.items() if key not in {"confusion", "classes"}}
 
 
@@ -217,16 +275,15 @@ def _blurred(detector: OpenVocabDetector, dataset: Dataset, labels: Path) -> dic
     return {"as they are": float(plain / boxes), "blurred outside": float(blurred / boxes)}
 
 
-def _row(measured: Measured, parts: dict[str, list[int]]) -> dict[str, Any]:
-    figures = {part: measured.figures(places) for part, places in parts.items()}
-    return {"encoder_accuracy": measured.encoder_accuracy, "parts": figures}
-
-
 def _detector(whole: OpenVocabDetector, switch: Switch) -> OpenVocabDetector:
     if switch.changes.keys() & AT_LOADING:
         preset = dataclasses.replace(whole.preset, **switch.changes)
         return OpenVocabDetector.from_preset(preset)
-    return whole.tuned(**switch.changes)
+    tuned = whole.tuned(**switch.changes)
+    if switch.names is None:
+        return tuned
+    renamed = Renamed(whole.proposer, switch.names)
+    return OpenVocabDetector(renamed, whole.encoder, tuned.preset)
 
 
 def _square_bundle(preset: Preset, folder: Path) -> Path:
@@ -250,7 +307,9 @@ def page(results: dict[str, Any], tiling: dict[str, Any]) -> str:
         parts = row["parts"]
         rows.append(row | {"all": parts["all"], "change": "", "on_test": ""})
         if "interval" in row:
-            change, on_test = (parts[k]["value"] - first[k]["value"] for k in ("all", "test"))
+            change, on_test = (
+                parts[k]["objective"] - first[k]["objective"] for k in ("all", "test")
+            )
             low, high = row["interval"]
             rows[-1]["change"] = f"{change:+.1f} ({low:+.1f} to {high:+.1f})"
             rows[-1]["on_test"] = f"{on_test:+.1f}"

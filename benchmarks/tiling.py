@@ -20,7 +20,7 @@ import numpy as np
 import supervision as sv
 
 from openvocab import OpenVocabDetector
-from openvocab.evaluate import metrics
+from openvocab.evaluate import counting, metrics
 from openvocab.evaluate.datasets import Dataset, Photo
 from openvocab.evaluate.formats import load as load_dataset
 from openvocab.evaluate.provenance import provenance
@@ -89,14 +89,14 @@ def figures(dataset: Dataset, found: Sequence[Proposals]) -> dict[str, Any]:
         for each in named
     ]
     by_size = {
-        name: metrics.proposal_recall(_of_size(dataset, *sides), alike, [100])[100]
+        name: counting.proposal_recall(_of_size(dataset, *sides), alike, [100])[100]
         for name, sides in SIDES.items()
     }
-    recall = metrics.proposal_recall(dataset, alike, COUNTS)
+    recall = counting.proposal_recall(dataset, alike, COUNTS)
     return {
         "recall": {str(count): _percent(share) for count, share in recall.items()},
         "recall_100": {name: _percent(share) for name, share in by_size.items()},
-        "AP50": _percent(metrics.ap50(dataset, named)),
+        "AP50": _percent(metrics.ap50(counting.matches(dataset, named))),
         "proposals": round(float(np.mean([len(each) for each in found])), 1),
     }
 

@@ -12,7 +12,7 @@ from openvocab.presets import Preset
 from openvocab.protocols import Encoder, Features, Proposals
 from openvocab.vocabulary import Vocabulary
 
-__all__ = ["RegionClassifier", "Regions", "Scores", "Share"]
+__all__ = ["RegionClassifier", "Regions", "Scores", "Share", "reachable"]
 
 SAME = 0.999  # cosine over which two prompts are the same word
 
@@ -44,6 +44,12 @@ class Scores(NamedTuple):
     """`(N, K)` probability against all that competes with the class."""
     claims: NDArray[np.float32]
     """`(N, K)` whose largest decides the class of a box."""
+
+
+def reachable(found: Proposals, threshold: float, preset: Preset) -> Proposals:
+    """Boxes that may reach a threshold: a score cannot exceed objectness**(1 - fusion_exponent)."""
+    power = 1 / max(1 - preset.fusion_exponent, 1e-6)
+    return found[found.objectness >= threshold**power]
 
 
 class RegionClassifier:
@@ -99,11 +105,6 @@ class RegionClassifier:
     def width(self) -> int:
         """Of a feature."""
         return int(self._rows.shape[1])
-
-    def reachable(self, found: Proposals, thresholds: NDArray[np.float32]) -> Proposals:
-        """Boxes that may reach a threshold: a score cannot exceed objectness**(1 - w)."""
-        power = 1 / max(1 - self._preset.fusion_exponent, 1e-6)
-        return found[found.objectness >= float(thresholds.min()) ** power]
 
     def scores(self, found: Proposals, features: Features) -> Scores:
         """Cosine and posterior of N boxes with features `(N, D)`."""

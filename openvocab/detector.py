@@ -4,7 +4,6 @@ import os
 from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import fields, replace
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -12,11 +11,11 @@ import supervision as sv
 from numpy.typing import NDArray
 
 from openvocab import images as doors
-from openvocab import weights
-from openvocab.classifier import RegionClassifier, Regions, Share
+from openvocab.classifier import RegionClassifier, Regions, Share, reachable
 from openvocab.encoders.caching import WordFeatures
-from openvocab.errors import ClassesError, ConfigError, WeightsNotFoundError
-from openvocab.presets import Preset, available, load
+from openvocab.errors import ClassesError, ConfigError
+from openvocab.networks import networks
+from openvocab.presets import Preset, load
 from openvocab.protocols import Boxes, Encoder, Features, Image, Proposer
 from openvocab.regions import grown
 from openvocab.vocabulary import Classes, Example, Vocabulary, check_threshold, check_thresholds
@@ -59,27 +58,8 @@ class OpenVocabDetector:
             WeightsNotFoundError: its weights are not here; the message says how to pull them.
             ModelError: a weights file is damaged or of an unsupported kind.
         """
-        from openvocab.encoders.openclip import OpenClipEncoder
-        from openvocab.proposers.tiled import TiledProposer
-        from openvocab.proposers.ultralytics import UltralyticsProposer
-
         preset = load(name_or_path)
-        detector_file, bundle = _locate(preset)
-        proposer: Proposer = UltralyticsProposer(
-            detector_file,
-            threshold=preset.proposal_threshold,
-            iou=preset.proposal_iou,
-            max_boxes=preset.max_boxes,
-            image_size=preset.image_size,
-            device=device,
-            trust_pickle=preset.trust_pickle,
-        )
-        if preset.tile_size is not None:
-            proposer = TiledProposer(
-                proposer, preset.tile_size, iou=preset.proposal_iou, max_boxes=preset.max_boxes
-            )
-        encoder = OpenClipEncoder(bundle, device=device)
-        return cls(proposer, encoder, preset)
+        return cls(*networks(preset, device), preset)
 
     def tuned(self, **numbers: Any) -> Self:  # noqa: ANN401  a field of Preset is of any type
         """The same loaded networks with other numbers of the preset, such as `fusion_exponent=0.5`.
@@ -172,8 +152,7 @@ class OpenVocabDetector:
 
         Args:
             image: path, bytes, PIL image, or array `(H, W, 3)` uint8 BGR; see `images.load`.
-            classes: names; or `{name: [synonym, ..., Path("example.jpg"), ...]}`; or a
-                `Vocabulary`, which brings its own negatives.
+            classes: names; or `{name: [synonym, ..., Path("example.jpg"), ...]}`; or a `Vocabulary`.
             negatives: look-alikes that compete with the classes and are never returned.
             score_threshold: lowest score returned, 0 to 1; None takes the preset's.
             thresholds: a threshold of its own for some classes, by name.
@@ -220,21 +199,27 @@ class OpenVocabDetector:
         pictures = doors.load_all(images)
         classifier = self.classifier(bank)
         # What cannot reach a threshold is not encoded.
-        proposals = [classifier.reachable(found, cut) for found in self.proposer.propose(pictures)]
+        lowest, found = float(cut.min()), self.proposer.propose(pictures)
+        proposals = [reachable(each, lowest, self.preset) for each in found]
         features = self.encode(pictures, [found.xyxy for found in proposals])
         return [
             classifier.detections(found, classifier.scores(found, rows), cut)
             for found, rows in zip(proposals, features, strict=True)
         ]
 
-    def regions(self, image: doors.ImageLike) -> Regions:
+    def regions(self, image: doors.ImageLike, *, score_threshold: float = 0.1) -> Regions:
         """See an image once, to `name` what is there many times at the cost of words alone.
+
+        Args:
+            image: as `detect` takes it.
+            score_threshold: the lowest that will be asked for: what cannot reach it is left out.
 
         Raises:
             ImageError: the image cannot be read.
         """
         picture = doors.load(image)
         (found,) = self.proposer.propose([picture])
+        found = reachable(found, score_threshold, self.preset)
         (features,) = self.encode([picture], [found.xyxy])
         return Regions(found, features)
 
@@ -292,18 +277,3 @@ class OpenVocabDetector:
             for picture in pictures
         ]
         return np.concatenate(self.encoder.encode_regions(pictures, whole))
-
-
-def _locate(preset: Preset) -> tuple[Path, str | Path]:
-    """Where the weights of a preset lie; what lacks can be pulled at once by the preset's name."""
-    try:
-        in_cache = ":" in preset.encoder and not Path(preset.encoder).exists()
-        encoder = preset.encoder if in_cache else weights.resolve(preset.encoder)
-        return weights.resolve(preset.detector), encoder
-    except WeightsNotFoundError as error:
-        if preset.name not in available():
-            raise
-        raise WeightsNotFoundError(
-            f"The weights of preset {preset.name!r} are not on this machine; "
-            f"run `openvocab weights pull {preset.name}`."
-        ) from error

@@ -25,6 +25,7 @@ __all__ = [
     "find",
     "load",
     "load_all",
+    "size_wh",
 ]
 
 ImageLike: TypeAlias = "str | os.PathLike[str] | bytes | BinaryIO | PIL.Image.Image | NDArray[Any]"
@@ -74,6 +75,23 @@ def load(image: ImageLike, *, name: str | None = None) -> Image:
     raise ImageError(
         f"The image is a {type(image).__name__}; pass a path, bytes, a PIL image or an array."
     )
+
+
+def size_wh(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Width and height of an image file as `load` gives it, from its header alone.
+
+    Raises:
+        ImageError: missing, or not an image.
+    """
+    file = Path(path)
+    try:
+        with file.open("rb") as opened, _pil_open()(opened, formats=FORMATS) as picture:
+            turned = picture.getexif().get(0x0112) in {5, 6, 7, 8}  # EXIF: lies on its side
+            return (picture.height, picture.width) if turned else (picture.width, picture.height)
+    # Pillow's decoders raise anything on damaged data.
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
+        raise ImageError(f"{file} is not a whole image ({reason}); mend or remove it.") from error
 
 
 def load_all(images: Iterable[ImageLike]) -> list[Image]:

@@ -21,7 +21,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "prior_floor": (0, 1),
     "fusion_exponent": (0, 1),
     "score_threshold": (0, 1),
-    "prior_weight": (0, 1e6),
+    "prior_weight": (0, 100),
     "prior_scale": (1e-6, 1e6),
     "logit_scale": (1e-6, 1e6),
     "background_weight": (1e-6, 1e6),
@@ -60,11 +60,12 @@ class Preset:
     """Longer side that the detector sees, in pixels; None takes what it was made for."""
     tile_size: int | None = None
     """Side of the tiles that the detector sees beside the whole image, in pixels; None sees none."""
-    proposal_threshold: float = 0.05
-    """Boxes under this objectness are not looked at."""
-    proposal_iou: float = 0.65
-    """Overlap, intersection over union, above which the detector's weaker box goes."""
-    max_boxes: int = 100
+    proposal_threshold: float = 0.001
+    """Boxes under this objectness are not looked at; those that cannot reach the lowest score asked
+    for are not encoded in any case."""
+    proposal_iou: float = 0.7
+    """Overlap, intersection over union, above which the detector's weaker box of a label goes."""
+    max_boxes: int = 300
     """Boxes an image, the best first."""
     logit_scale: float | None = None
     """Factor on the cosine; None takes the encoder's own."""

@@ -1,9 +1,10 @@
 """`openvocab eval` and `openvocab calibrate`: how right a preset is, and how to make it righter."""
 
 import dataclasses
+import gc
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,12 +18,11 @@ from openvocab.cli.console import complain, err, out
 from openvocab.cli.options import Device, ImageSize, PresetName, TileSize, read_preset
 from openvocab.errors import ConfigError
 from openvocab.files import write
-from openvocab.presets import Preset, path_of
+from openvocab.presets import path_of
 
 if TYPE_CHECKING:
-    from openvocab.detector import OpenVocabDetector
-    from openvocab.evaluate.datasets import Dataset, Photo
-    from openvocab.evaluate.stress import ClassesMap
+    from openvocab.evaluate.datasets import Dataset
+    from openvocab.evaluate.stress import ClassesMap, Wording
 
 __all__ = ["calibrate", "evaluate"]
 
@@ -62,25 +62,20 @@ def evaluate(  # noqa: PLR0913  a command has as many parameters as it has optio
 
     What was seen is kept in the folder: a run that was stopped goes on, and other words cost little.
     """
-    labelled, words = _given(dataset, images, split, part, limit, classes_map)
-    detector, home = _ready(read_preset(preset, imgsz, tile), device, labelled, folder)
+    labelled, words, asked = _given(dataset, images, split, part, limit, classes_map)
+    chosen = read_preset(preset, imgsz, tile)
+    home = folder or Path("runs") / f"{labelled.name}-{chosen.name}"
 
+    from openvocab.detector import OpenVocabDetector
     from openvocab.evaluate.evaluation import evaluate as measure
     from openvocab.evaluate.provenance import provenance
     from openvocab.evaluate.report import html
     from openvocab.evaluate.seen import SeenOnce
-    from openvocab.evaluate.stress import wordings
 
-    asked = wordings(labelled.classes, words)
-    with _bar(labelled) as track:
-        found = measure(
-            detector,
-            labelled,
-            asked,
-            absent=words.absent,
-            see=SeenOnce(detector, home / "seen"),
-            track=track,
-        )
+    detector = OpenVocabDetector.from_preset(chosen, device=device)
+    see = SeenOnce(detector, home / "seen")
+    with _bars() as track:
+        found = measure(detector, labelled, asked, absent=words.absent, see=see, track=track)
     for problem in found.unread:
         complain(problem)
     results = _finite(
@@ -89,7 +84,7 @@ def evaluate(  # noqa: PLR0913  a command has as many parameters as it has optio
         | found.figures()
     )
     write(home / "results.json", (json.dumps(results, indent=1) + "\n").encode())
-    write(home / "report.html", html(found, results).encode())
+    write(home / "report.html", html(found, results).encode(errors="replace"))
     out.print(_table(results))
     out.print(_below(results))
     out.print(f"{home / 'report.html'}, {home / 'results.json'}", soft_wrap=True)
@@ -100,7 +95,7 @@ def calibrate(  # noqa: PLR0913  as above
     *,
     preset: PresetName = "starter",
     classes_map: Map = None,
-    limit: Limit = 1000,
+    limit: Limit = 300,
     images: Images = None,
     split: Split = "val",
     part: Part = "all",
@@ -116,25 +111,21 @@ def calibrate(  # noqa: PLR0913  as above
 
     Writes a preset with the figures that chose its numbers. Give pictures nothing was trained on.
     """
-    labelled, words = _given(dataset, images, split, part, limit, classes_map)
-    detector, home = _ready(read_preset(preset, imgsz, tile), device, labelled, folder)
-    target = path_of(preset) if in_place else home / f"{detector.preset.name}.toml"
+    labelled, words, asked = _given(dataset, images, split, part, limit, classes_map)
+    chosen = read_preset(preset, imgsz, tile)
+    home = folder or Path("runs") / f"{labelled.name}-{chosen.name}"
+    target = path_of(preset) if in_place else home / f"{chosen.name}.toml"
 
+    from openvocab.detector import OpenVocabDetector
+    from openvocab.evaluate.calibrated import report, toml
     from openvocab.evaluate.calibration import calibrate as fit
-    from openvocab.evaluate.calibration import report, toml
     from openvocab.evaluate.seen import SeenOnce
-    from openvocab.evaluate.stress import wordings
 
-    asked = [each for each in wordings(labelled.classes, words) if not each.automatic]
-    with _bar(labelled) as track:
-        fitted = fit(
-            detector,
-            labelled,
-            asked,
-            absent=words.absent,
-            see=SeenOnce(detector, home / "seen"),
-            track=track,
-        )
+    detector = OpenVocabDetector.from_preset(chosen, device=device)
+    see, some = SeenOnce(detector, home / "seen"), [each for each in asked if not each.automatic]
+    gc.freeze()  # torch's objects stay: not to be looked through at each of 10,000 small tables
+    with _bars() as track:
+        fitted = fit(detector, labelled, some, absent=words.absent, see=see, track=track)
     write(target, toml(detector.preset, fitted, labelled, part).encode())
     for line in report(detector.preset, fitted):
         out.print(line, soft_wrap=True)
@@ -148,7 +139,7 @@ def _given(
     part: str,
     limit: int | None,
     classes_map: str | None,
-) -> "tuple[Dataset, ClassesMap]":
+) -> "tuple[Dataset, ClassesMap, list[Wording]]":
     """The photos and the words, before any network is loaded."""
     if find_spec("faster_coco_eval") is None:
         raise ConfigError('This needs faster-coco-eval; run `pip install "openvocab[eval]"`.')
@@ -158,37 +149,28 @@ def _given(
     labelled = load(path, images, split).part(part)
     labelled = labelled.only(labelled.photos[:limit])
     words = ClassesMap() if classes_map is None else ClassesMap.from_file(classes_map)
-    wordings(labelled.classes, words)
-    return labelled, words
-
-
-def _ready(
-    preset: Preset, device: str | None, labelled: "Dataset", folder: Path | None
-) -> "tuple[OpenVocabDetector, Path]":
-    from openvocab.detector import OpenVocabDetector
-
-    home = folder or Path("runs") / f"{labelled.name}-{preset.name}"
-    return OpenVocabDetector.from_preset(preset, device=device), home
+    return labelled, words, wordings(labelled.classes, words)
 
 
 @contextmanager
-def _bar(labelled: "Dataset") -> Iterator[Any]:
-    """Shows how many photos are done; what is stopped can go on."""
+def _bars() -> Iterator[Any]:
+    """Show how many photos, then steps, are done; what was seen when it is stopped is kept."""
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
-    done = 0
 
-    def track(photos: "Sequence[Photo]") -> "Iterator[Photo]":
-        nonlocal done
-        for photo in bar.track(photos, description="seeing"):
-            yield photo
-            done += 1
+    def track(items: Sequence[Any]) -> Iterable[Any]:
+        return bar.track(items, description="fitting" if isinstance(items, range) else "seeing")
 
     try:
-        with Progress(*columns, TimeRemainingColumn(), console=err, transient=True) as bar:
-            bar.disable = not err.is_terminal
+        with Progress(
+            *columns,
+            TimeRemainingColumn(),
+            console=err,
+            transient=True,
+            disable=not err.is_terminal,
+        ) as bar:
             yield track
     except KeyboardInterrupt as stopped:
-        complain(f"stopped after {done} of {len(labelled)} photos; run it again to go on.")
+        complain("stopped; what was seen is kept: run it again to go on.")
         raise typer.Exit(130) from stopped
 
 

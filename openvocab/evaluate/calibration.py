@@ -1,26 +1,24 @@
 """Fits the numbers of a preset to labelled photos, and says what they are worth on others."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
 import numpy as np
-import supervision as sv
 from numpy.typing import NDArray
 
-from openvocab import __version__
 from openvocab.detector import OpenVocabDetector
-from openvocab.errors import DatasetError, one_line
-from openvocab.evaluate import metrics
+from openvocab.errors import DatasetError
+from openvocab.evaluate import counting, metrics
+from openvocab.evaluate.asking import Namer, absent_words, readable
 from openvocab.evaluate.datasets import Dataset, Photo
-from openvocab.evaluate.evaluation import THRESHOLDS, Names, Track, absent_words
+from openvocab.evaluate.evaluation import THRESHOLDS, Track
 from openvocab.evaluate.seen import Seen, SeenOnce
 from openvocab.evaluate.stress import Wording
-from openvocab.presets import Preset
+from openvocab.presets import RANGES
 
-__all__ = ["Calibration", "Fit", "calibrate", "report", "toml", "value"]
+__all__ = ["Calibration", "Fit", "Tried", "calibrate", "fit", "try_numbers"]
 
 LEAST_PHOTOS, LEAST_BOXES = 50, 300
 FOLDS, ROUNDS = 5, 2
@@ -28,20 +26,15 @@ FOLDS, ROUNDS = 5, 2
 GAIN = 0.1
 CHANCE = 0.05  # calibration error that is none
 CALM = 0.10  # false labels a photo at the most, with five absent classes asked for
-FACTORS = (0.25, 0.5, 0.7, 1.0, 1.4, 2.0, 4.0)
-EXPONENTS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
+FACTORS = (0.25, 0.5, 0.7, 1.4, 2.0, 4.0)
+VALUES = {
+    "background_weight": (1.0, 2.0, 4.0, 8.0),
+    "prior_weight": (2.0, 5.0, 8.0, 12.0),
+    "fusion_exponent": (0.1, 0.2, 0.3, 0.4, 0.5, 0.6),
+}
 
-
-def value(ap50: Sequence[float], ece: float, false_labels: float) -> float:
-    """What is maximised: points of mean AP50, less what uncalibrated and false labels cost.
-
-    A false label in each twentieth photo costs a point, and so does each .02 of calibration error
-    over .05, as so much comes of counting a few hundred boxes in ten bins.
-
-    >>> value([0.40, 0.38], 0.03, 0.05), value([0.40, 0.38], 0.07, 0.05)
-    (38.0, 37.0)
-    """
-    return 100 * fmean(ap50) - 50 * max(ece - CHANCE, 0) - 20 * false_labels
+Floats = NDArray[np.float64]
+Numbers = tuple[tuple[str, float], ...]
 
 
 class Fit(NamedTuple):
@@ -52,15 +45,23 @@ class Fit(NamedTuple):
     f1: float
     """At the threshold, by names."""
     threshold: float
-    """Of the best F1 among those that are calm."""
     ece: float
+    """By names."""
     false_labels: float
-    """A photo, at the threshold, when five absent classes are asked for."""
+    """A photo, at the threshold, when five absent classes are asked for; NaN if none were."""
 
     @property
-    def value(self) -> float:
-        """What is maximised."""
-        return value(list(self.ap50.values()), self.ece, self.false_labels)
+    def objective(self) -> float:
+        """What is maximised: points of mean AP50, less what uncalibrated and false labels cost.
+
+        A false label in each twentieth photo costs a point, and so does each .02 of calibration
+        error over .05, as so much comes of counting a few hundred boxes in ten bins.
+
+        >>> Fit({"names": 0.4, "synonyms": 0.38}, 0.5, 0.3, 0.07, 0.05).objective
+        37.0
+        """
+        wild = 0.0 if np.isnan(self.false_labels) else self.false_labels
+        return 100 * fmean(self.ap50.values()) - 50 * max(self.ece - CHANCE, 0) - 20 * wild
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,16 +71,86 @@ class Calibration:
     numbers: dict[str, float]
     """Of the preset, the threshold among them; what it had where nothing better was found."""
     before: Fit
-    """The preset as it was, on all photos."""
+    """The preset as it was."""
     after: Fit
     """These numbers on the same photos."""
     unseen: Fit
-    """Numbers fitted to four fifths of the photos, on the fifth left out, five times."""
+    """Numbers and threshold fitted to four fifths of the photos, on the fifth left out: the mean
+    of five."""
+    unseen_before: Fit
+    """The preset as it was, on the same fifths."""
 
     @property
     def better(self) -> bool:
         """Whether fitting helps on photos left out."""
-        return self.unseen.value > self.before.value
+        return self.unseen.objective > self.unseen_before.objective
+
+
+class Tried(NamedTuple):
+    """What some numbers find in P photos."""
+
+    matches: dict[str, counting.Matches]
+    """By wording, the dataset's own names first."""
+    over: Floats
+    """`(P, T)` boxes over each of `THRESHOLDS` for five absent classes; NaN where none were
+    asked for."""
+
+
+def try_numbers(
+    detector: OpenVocabDetector,
+    dataset: Dataset,
+    seen: Sequence[Seen],
+    wordings: Sequence[Wording],
+    absent: Sequence[str],
+) -> Tried:
+    """Name what was seen with a detector's numbers."""
+    found = {}
+    for wording in wordings:
+        namer = Namer(detector, wording)
+        found[wording.name] = counting.matches(dataset, [namer(each) for each in seen])
+    rows = [
+        _over(detector, absent_words(dataset, photo, absent), each)
+        for photo, each in zip(dataset.photos, seen, strict=True)
+    ]
+    return Tried(found, np.array(rows))
+
+
+def _over(detector: OpenVocabDetector, asked: Mapping[str, list[str]], seen: Seen) -> Floats:
+    """Boxes `(T,)` over each threshold for what is absent, the mean of its kinds."""
+    counts = []
+    for words in asked.values():
+        scores = np.asarray(detector.name(seen.regions, words, score_threshold=0).confidence)
+        counts.append((scores[None] >= THRESHOLDS[:, None]).sum(axis=1))
+    return np.mean(counts, axis=0) if counts else np.full(len(THRESHOLDS), np.nan)
+
+
+def fit(tried: Tried, mass: Floats, threshold: float | None = None) -> Fit:
+    """Figures of what was tried.
+
+    Args:
+        tried: on P photos.
+        mass: `(P,)` how often each photo counts: 0 or 1 for some of them, more in a bootstrap.
+        threshold: None takes that of the best F1 among those that are calm.
+    """
+    first = next(iter(tried.matches.values()))
+    keep = first.verdicts != counting.IGNORED
+    scores, right = first.scores[keep], first.verdicts[keep] == counting.RIGHT
+    each = mass[first.photos[keep]]
+    labelled = float(mass @ first.labels.sum(axis=1))
+    asked = mass * ~np.isnan(tried.over[:, 0])
+    wild = asked @ np.nan_to_num(tried.over) / asked.sum() if asked.any() else None
+    if threshold is None:
+        curve = metrics.f1(scores, right, labelled, THRESHOLDS, each)
+        calm = np.zeros_like(curve) if wild is None else wild
+        threshold = float(THRESHOLDS[np.where(calm <= CALM, curve, -calm).argmax()])
+    (at,) = metrics.f1(scores, right, labelled, np.array([threshold]), each)
+    return Fit(
+        {name: metrics.ap50(matches, mass) for name, matches in tried.matches.items()},
+        float(at),
+        round(threshold, 2),
+        metrics.calibration_error(scores, right, weights=each),
+        float("nan") if wild is None else float(np.interp(threshold, THRESHOLDS, wild)),
+    )
 
 
 def calibrate(
@@ -93,8 +164,8 @@ def calibrate(
 ) -> Calibration:
     """Fit temperature, background weight, label prior, fusion exponent and threshold.
 
-    One number at a time, twice round; each takes the value of the best `Fit.value`. Numbers that
-    do no better than the preset's own on photos left out (five folds) are not taken.
+    One number at a time, twice round; each takes the value of the best `Fit.objective`. Numbers
+    that do no better than the preset's own on photos left out (five folds) are not taken.
 
     Args:
         detector: of the preset.
@@ -102,80 +173,21 @@ def calibrate(
         wordings: how its classes are asked for, its own names first.
         absent: words of which nothing is in any photo.
         see: what sees, and keeps what was seen; None keeps nothing.
-        track: wraps the photos, to show progress.
+        track: wraps the photos, then the steps of the search, to show progress.
 
     Raises:
         DatasetError: fewer than 50 photos or 300 boxes.
     """
-    boxes = sum(int((~photo.crowd).sum()) for photo in dataset.photos)
-    if len(dataset) < LEAST_PHOTOS or boxes < LEAST_BOXES:
+    if len(dataset) < LEAST_PHOTOS or dataset.boxes < LEAST_BOXES:
         raise DatasetError(
-            f"{len(dataset)} photos with {boxes} boxes are too few to fit to; label at least "
-            f"{LEAST_PHOTOS} photos and {LEAST_BOXES} boxes."
+            f"{len(dataset)} photos with {dataset.boxes} boxes are too few to fit to; label at "
+            f"least {LEAST_PHOTOS} photos and {LEAST_BOXES} boxes."
         )
-    see = see or SeenOnce(detector)
-    seen = [see(photo) for photo in track(dataset.photos)]
-    trial = _Trial(detector, dataset, seen, wordings, absent)
-    everything = range(len(dataset))
-    folds = [range(fold, len(dataset), FOLDS) for fold in range(FOLDS)]
-    chosen = [trial.search(sorted({*everything} - {*fold})) for fold in folds]
-    left_out = {
-        place: numbers for fold, numbers in zip(folds, chosen, strict=True) for place in fold
-    }
-    before = trial.fit(dict.fromkeys(everything, trial.start))
-    unseen = trial.fit(left_out)
-    best = trial.search(everything) if unseen.value > before.value else trial.start
-    after = trial.fit(dict.fromkeys(everything, best))
-    return Calibration(dict(best) | {"score_threshold": after.threshold}, before, after, unseen)
-
-
-def report(preset: Preset, fitted: Calibration) -> list[str]:
-    """What was fitted, in lines for people."""
-    lines = [
-        f"{key}: {getattr(preset, key)} -> {value:g}"
-        for key, value in fitted.numbers.items()
-        if getattr(preset, key) != value
-    ]
-    if not fitted.better:
-        lines.append("Fitted numbers do no better on photos left out: only the threshold is set.")
-    for name, fit in (
-        ("before", fitted.before),
-        ("fitted", fitted.after),
-        ("on photos left out", fitted.unseen),
-    ):
-        ap50 = ", ".join(f"{wording} {100 * value:.1f}" for wording, value in fit.ap50.items())
-        lines.append(
-            f"{name}: AP50 {ap50}; F1 {100 * fit.f1:.1f} at {fit.threshold:.2f}, ECE {fit.ece:.3f}, "
-            f"{fit.false_labels:.3f} false labels a photo for five absent classes"
-        )
-    return lines
-
-
-def toml(preset: Preset, fitted: Calibration, dataset: Dataset, part: str) -> str:
-    """The preset with its new numbers, and the figures that chose them as comments."""
-    chosen = [
-        f"openvocab {__version__} fitted {', '.join(fitted.numbers)}",
-        f"to {len(dataset)} photos of {dataset.name} (part: {part}; SHA-256 {dataset.sha256[:16]}).",
-        *report(preset, fitted),
-    ]
-    comments = "".join(f"# {one_line(line)}\n" for line in chosen)
-    # A path is relative to the file it stands in, and this is another one.
-    paths = {key: getattr(preset, key) for key in ("detector", "encoder")}
-    moved = {key: str(Path(path).resolve()) for key, path in paths.items() if Path(path).exists()}
-    changed: dict[str, Any] = fitted.numbers | moved
-    return comments + replace(preset, **changed).to_toml()
-
-
-Numbers = tuple[tuple[str, float], ...]
-
-
-class _Tried(NamedTuple):
-    """What some numbers give for each photo."""
-
-    found: list[list[sv.Detections]]
-    """By wording."""
-    false: list[list[NDArray[np.float64]]]
-    """Scores of what was found of absent classes, by kind of class."""
+    pairs = list(readable(see or SeenOnce(detector), track(dataset.photos), []))
+    # Neighbours in a film go into one fold.
+    pairs.sort(key=lambda pair: (pair[0].path.name, str(pair[0].path)))
+    trial = _Trial(detector, dataset.only([photo for photo, _ in pairs]), pairs, wordings, absent)
+    return trial.run(track)
 
 
 class _Trial:
@@ -185,83 +197,78 @@ class _Trial:
         self,
         detector: OpenVocabDetector,
         dataset: Dataset,
-        seen: Sequence[Seen],
+        pairs: Sequence[tuple[Photo, Seen]],
         wordings: Sequence[Wording],
         absent: Sequence[str],
     ) -> None:
-        self._detector, self._dataset, self._seen = detector, dataset, seen
-        self._wordings, self._absent = wordings, absent
-        self._tried: dict[Numbers, _Tried] = {}
+        self._detector = detector
+        seen = [each for _, each in pairs]
+        self._given = dataset, seen, wordings, absent
+        self._tried: dict[Numbers, Tried] = {}
         preset, own = detector.preset, detector.encoder.logit_scale
-        scale = own if preset.logit_scale is None else preset.logit_scale
-        self.start: Numbers = (
-            ("logit_scale", scale),
+        self._start: Numbers = (
+            ("logit_scale", own if preset.logit_scale is None else preset.logit_scale),
             ("background_weight", preset.background_weight),
             ("prior_weight", preset.prior_weight),
             ("fusion_exponent", preset.fusion_exponent),
         )
 
-    def search(self, places: Sequence[int]) -> Numbers:
+    def run(self, track: Callable[[Sequence[Any]], Iterable[Any]]) -> Calibration:
+        """All folds, then all photos."""
+        count = len(self._given[0])
+        all_of_them = np.ones(count)
+        folds = np.array_split(np.arange(count), FOLDS)
+        candidates = sum(len(self._candidates(*each)) for each in self._start)
+        steps = iter(track(range((FOLDS + 1) * ROUNDS * candidates)))
+        own = self._detector.preset.score_threshold
+        unseen, unseen_before = [], []
+        for fold in folds:
+            inside = np.zeros(count)
+            inside[fold] = 1
+            numbers = self._search(1 - inside, steps)
+            threshold = fit(self._try(numbers), 1 - inside).threshold
+            unseen.append(fit(self._try(numbers), inside, threshold))
+            unseen_before.append(fit(self._try(self._start), inside, own))
+        best = self._search(all_of_them, steps)
+        found = Calibration(
+            dict(best),
+            fit(self._try(self._start), all_of_them, own),
+            fit(self._try(best), all_of_them),
+            _mean(unseen),
+            _mean(unseen_before),
+        )
+        if not found.better:
+            kept = fit(self._try(self._start), all_of_them)
+            found = replace(found, numbers=dict(self._start), after=kept)
+        return replace(found, numbers=found.numbers | {"score_threshold": found.after.threshold})
+
+    def _search(self, mass: Floats, steps: Iterator[Any]) -> Numbers:
         """The best numbers on some of the photos."""
-        best, reached = self.start, self.fit(dict.fromkeys(places, self.start)).value
+        best, reached = self._start, fit(self._try(self._start), mass).objective
         for _ in range(ROUNDS):
-            for key, start in self.start:
-                values = EXPONENTS if key == "fusion_exponent" else [start * f for f in FACTORS]
-                for candidate in values:
-                    numbers = tuple((dict(best) | {key: round(candidate, 4)}).items())
-                    found = self.fit(dict.fromkeys(places, numbers)).value
+            for key, start in self._start:
+                for candidate in self._candidates(key, start):
+                    numbers = tuple((dict(best) | {key: candidate}).items())
+                    found = fit(self._try(numbers), mass).objective
                     if found > reached + GAIN:
                         best, reached = numbers, found
+                    next(steps, None)
         return best
 
-    def fit(self, numbers: Mapping[int, Numbers]) -> Fit:
-        """Figures on some of the photos, by place, each with numbers of its own."""
-        places = sorted(numbers)
-        part = self._dataset.only([self._dataset.photos[place] for place in places])
-        tried = [self._try(numbers[place]) for place in places]
-        found = [
-            [each.found[wording][place] for each, place in zip(tried, places, strict=True)]
-            for wording in range(len(self._wordings))
-        ]
-        false = [each.false[place] for each, place in zip(tried, places, strict=True)]
-        judged = metrics.matches(part, found[0])
-        over = np.mean([self._over(scores) for scores in false], axis=0)
-        f1 = metrics.f1(*judged.judged(), judged.labelled, THRESHOLDS)
-        best = int(np.where(over <= CALM, f1, -over).argmax())
-        return Fit(
-            {
-                wording.name: metrics.ap50(part, each)
-                for wording, each in zip(self._wordings, found, strict=True)
-            },
-            float(f1[best]),
-            round(float(THRESHOLDS[best]), 2),
-            metrics.calibration_error(*judged.judged()),
-            float(over[best]),
-        )
+    @staticmethod
+    def _candidates(key: str, start: float) -> list[float]:
+        low, high = RANGES[key]
+        values = VALUES.get(key) or [float(f"{start * factor:.3g}") for factor in FACTORS]
+        return [value for value in values if low <= value <= high and value != start]
 
-    def _try(self, numbers: Numbers) -> _Tried:
+    def _try(self, numbers: Numbers) -> Tried:
         if numbers not in self._tried:
             tuned = self._detector.tuned(**dict(numbers))
-            asking = [Names(tuned, wording) for wording in self._wordings]
-            self._tried[numbers] = _Tried(
-                [[names(seen) for seen in self._seen] for names in asking],
-                [
-                    self._false(tuned, *pair)
-                    for pair in zip(self._dataset.photos, self._seen, strict=True)
-                ],
-            )
+            self._tried[numbers] = try_numbers(tuned, *self._given)
         return self._tried[numbers]
 
-    @staticmethod
-    def _over(kinds: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
-        """Boxes `(T,)` over each threshold, the mean of what was asked for."""
-        counts = [(scores[None] >= THRESHOLDS[:, None]).sum(axis=1) for scores in kinds]
-        return np.mean(counts, axis=0) if counts else np.zeros(len(THRESHOLDS))
 
-    def _false(
-        self, tuned: OpenVocabDetector, photo: Photo, seen: Seen
-    ) -> list[NDArray[np.float64]]:
-        """Scores of what was found of absent classes, by kind of class."""
-        asked = absent_words(self._dataset, photo, self._absent).values()
-        found = [tuned.name(seen.regions, words, score_threshold=0) for words in asked]
-        return [np.asarray(each.confidence, np.float64) for each in found]
+def _mean(fits: Sequence[Fit]) -> Fit:
+    columns = [[getattr(each, key) for each in fits] for key in Fit._fields[1:]]
+    ap50 = {name: fmean(each.ap50[name] for each in fits) for name in fits[0].ap50}
+    return Fit(ap50, *(fmean(column) for column in columns))

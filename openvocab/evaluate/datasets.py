@@ -33,7 +33,7 @@ class Photo:
     """`(M,)` square pixels, of the outline where there is one."""
     absent: frozenset[int] | None = None
     """Classes known not to be there; None: all that are not labelled (LVIS looks for some only)."""
-    unfinished: frozenset[int] = frozenset()
+    not_exhaustive: frozenset[int] = frozenset()
     """Classes of which only some are labelled (LVIS): finding more is not wrong."""
 
     def load(self) -> Image:
@@ -50,6 +50,11 @@ class Photo:
                 f"{self.size_wh[0]}x{self.size_wh[1]}; use the pictures that were labelled."
             )
         return picture
+
+    @property
+    def boxes(self) -> int:
+        """To be found."""
+        return int((~self.crowd).sum())
 
     @property
     def labelled(self) -> frozenset[int]:
@@ -74,18 +79,25 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.photos)
 
+    @property
+    def boxes(self) -> int:
+        """To be found."""
+        return sum(photo.boxes for photo in self.photos)
+
     def only(self, photos: Sequence[Photo]) -> Self:
         """The same with other photos."""
         return replace(self, photos=tuple(photos))
 
     def part(self, which: str) -> Self:
-        """`calibration` or `test`: the two halves, which never change, by the photos' names.
+        """`calibration` or `test`, the two halves by the photos' names; or `all`.
+
+        Neighbours in a film, which are named alike, stay in one half.
 
         >>> data = Dataset("mine", "coco", ("bus",), (), "")
         >>> len(data.part("test"))
         0
         """
-        order = sorted(self.photos, key=lambda photo: photo.path.name)
+        order = sorted(self.photos, key=lambda photo: (photo.path.name, str(photo.path)))
         half = len(order) // 2
         parts = {"all": self.photos, "calibration": order[:half], "test": order[half:]}
         if which not in parts:

@@ -1,8 +1,8 @@
 """A detector on a dataset: sees every photo once, asks in every wording, and counts."""
 
-import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from statistics import fmean
 from time import perf_counter
 from typing import Any
@@ -11,46 +11,45 @@ import numpy as np
 import supervision as sv
 from numpy.typing import NDArray
 
-from openvocab.classifier import RegionClassifier
 from openvocab.detector import OpenVocabDetector
-from openvocab.errors import DatasetError, ImageError
-from openvocab.evaluate import metrics
+from openvocab.errors import DatasetError
+from openvocab.evaluate import counting, metrics
+from openvocab.evaluate.asking import Namer, absent_words, readable
 from openvocab.evaluate.datasets import Dataset, Photo
 from openvocab.evaluate.seen import Seen, SeenOnce
 from openvocab.evaluate.stress import Wording
 from openvocab.prompts import tidy
 from openvocab.protocols import Proposals
 
-__all__ = ["Asked", "Evaluation", "Names", "absent_words", "evaluate"]
+__all__ = ["THRESHOLDS", "Asked", "Evaluation", "Track", "evaluate"]
 
-LEAST = 0.001  # scores under this do not move AP, and are most of all boxes
 COUNTS = (10, 30, 100, 300)
-ASKED_ABSENT = 5  # absent classes a photo
 THRESHOLDS = np.arange(0.02, 0.99, 0.01)
 
-Track = Callable[[Sequence[Photo]], Iterable[Photo]]
+Track = Callable[[Sequence[Any]], Iterable[Any]]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True)
 class Asked:
     """What a detector found when it was asked in one wording."""
 
     wording: Wording
     found: list[sv.Detections]
     """Of each photo, down to the lowest scores."""
-    precision: metrics.Precision
-    matches: metrics.Matches
+    precision: counting.Precision
+    matches: counting.Matches
     encoder_accuracy: float
-    """Share of the labelled boxes that the encoder alone gives the right one of all classes."""
+    """Share of the labelled boxes that the encoder alone gives the right one of all classes of the
+    dataset."""
 
-    @property
+    @cached_property
     def f1(self) -> NDArray[np.float64]:
         """`(T,)` at `THRESHOLDS`."""
         return metrics.f1(*self.matches.judged(), self.matches.labelled, THRESHOLDS)
 
     def figures(self, threshold: float) -> dict[str, Any]:
         """As a table for JSON; parts of 1."""
-        curve, precision = self.f1, self.precision
+        precision = self.precision
         judged, over = self.matches.judged(), self.matches.judged(threshold)
         at = metrics.f1(*judged, self.matches.labelled, np.array([threshold]))
         return {
@@ -64,15 +63,15 @@ class Asked:
             "AR": precision.ar,
             **{f"AP_{key}": value for key, value in precision.by_frequency.items()},
             "F1": float(at[0]),
-            "best_F1": float(curve.max()),
-            "best_F1_threshold": float(THRESHOLDS[curve.argmax()]),
+            "best_F1": float(self.f1.max()),
+            "best_F1_threshold": round(float(THRESHOLDS[self.f1.argmax()]), 2),
             "ECE": metrics.calibration_error(*judged),
             "ECE_over_threshold": metrics.calibration_error(*over),
             "encoder_accuracy": self.encoder_accuracy,
         }
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True)
 class Evaluation:
     """All that is known of a detector on a dataset."""
 
@@ -81,33 +80,34 @@ class Evaluation:
     """Lowest score that the preset returns."""
     asked: list[Asked]
     """By wording, the dataset's own names first."""
-    own: metrics.Precision | None
-    """Of the detector's own labels, where they are the dataset's names."""
+    own: counting.Precision | None
+    """Of the proposals under the detector's own labels, where it has names for the classes. With the
+    numbers of a preset that names no others, that is the detector as `yolo val` has it: confidence
+    .001, suppression within a class at IoU .7, 300 boxes."""
     recall: dict[int, float]
     """Of the best so many proposals a photo, whatever they are called."""
     false_labels: dict[str, float]
     """Boxes a photo over the threshold when five things are asked for that are not there."""
     seconds: dict[str, float]
-    """A photo: `propose`, `encode`, `name`."""
+    """A photo: `propose` and `encode`, when it was seen first; `name`, a wording."""
     unread: list[str]
     """Why photos were left out."""
 
-    @property
+    @cached_property
     def confusion(self) -> NDArray[np.intp]:
         """`(K + 1, K + 1)` what labelled boxes (down) were called (across); the last is nothing."""
         first = self.asked[0]
         keep = [np.ones(len(each), np.bool_) for each in first.found]
-        neither = first.matches.verdicts == metrics.NEITHER
-        for photo, row in zip(
-            first.matches.photos[neither], first.matches.rows[neither], strict=True
-        ):
+        ignored = first.matches.verdicts == counting.IGNORED
+        places = zip(first.matches.photos[ignored], first.matches.rows[ignored], strict=True)
+        for photo, row in places:
             keep[photo][row] = False
         judged = [
             sv.Detections(each.xyxy[kept], confidence=scores[kept], class_id=classes[kept])
             for each, kept in zip(first.found, keep, strict=True)
             if (scores := each.confidence) is not None and (classes := each.class_id) is not None
         ]
-        return metrics.confusion(self.dataset, judged, first.wording.classes, self.threshold)
+        return counting.confusion(self.dataset, judged, first.wording.classes, self.threshold)
 
     def figures(self) -> dict[str, Any]:
         """As a table for JSON; parts of 1."""
@@ -116,7 +116,7 @@ class Evaluation:
             "dataset": {
                 "name": self.dataset.name, "kind": self.dataset.kind,
                 "sha256": self.dataset.sha256, "photos": len(self.dataset),
-                "boxes": first.matches.labelled, "classes": len(self.dataset.classes),
+                "boxes": self.dataset.boxes, "classes": len(self.dataset.classes),
                 "unread": self.unread,
             },
             "threshold": self.threshold,
@@ -131,8 +131,7 @@ class Evaluation:
         }  # fmt: skip
 
     def _by_class(self, asked: Asked) -> list[dict[str, Any]]:
-        labels = np.concatenate([p.class_ids[~p.crowd] for p in self.dataset.photos])
-        counts = np.bincount(labels, minlength=len(self.dataset.classes))
+        counts = asked.matches.labels.sum(axis=0)
         return [
             {"class": name, "boxes": int(count), "AP": float(ap), "AP50": float(ap50)}
             for name, count, (ap, ap50) in zip(
@@ -140,31 +139,6 @@ class Evaluation:
             )
             if count
         ]
-
-
-class Names:
-    """Names what was seen, in one wording, with one detector's numbers."""
-
-    def __init__(
-        self, detector: OpenVocabDetector, wording: Wording, negatives: Sequence[str] = ()
-    ) -> None:
-        self.wording = wording
-        bank = detector.vocabulary(wording.classes, negatives)
-        self._classifier: RegionClassifier = detector.classifier(bank)
-        self._features = bank.features
-        self._lowest = np.full(len(bank), LEAST, np.float32)
-
-    def __call__(self, seen: Seen) -> sv.Detections:
-        """Boxes, scores and classes of a photo, down to the lowest scores."""
-        regions = seen.regions
-        scores = self._classifier.scores(*regions)
-        named = self._classifier.detections(regions.proposals, scores, self._lowest)
-        return sv.Detections(named.xyxy, confidence=named.confidence, class_id=named.class_id)
-
-    def right(self, photo: Photo, seen: Seen, classes: int) -> int:
-        """Labelled boxes that the encoder alone gives the right one of the dataset's classes."""
-        guesses = (seen.truth @ self._features[:classes].T).argmax(axis=1)
-        return int((guesses == photo.class_ids)[~photo.crowd].sum())
 
 
 def evaluate(
@@ -187,88 +161,92 @@ def evaluate(
         track: wraps the photos, to show progress.
 
     Raises:
-        DatasetError: no photo can be read, or one is of another size than its labels say.
+        DatasetError: no photo can be read, none has a labelled box, or one is of another size than
+            its labels say.
         ClassesError: a wording cannot be used.
     """
-    see = see or SeenOnce(detector)
-    asking = [Names(detector, wording) for wording in wordings]
-    found: list[list[sv.Detections]] = [[] for _ in asking]
-    right = np.zeros(len(asking))
-    proposals, times, false, kept, unread = [], [], [], [], []
-    for photo in track(dataset.photos):
-        try:
-            seen = see(photo)
-        except ImageError as error:
-            unread.append(str(error))
-            continue
-        kept.append(photo)
+    tally = _Tally(detector, dataset, wordings, absent)
+    unread: list[str] = []
+    for photo, seen in readable(see or SeenOnce(detector), track(dataset.photos), unread):
+        tally.add(photo, seen)
+    if not tally.photos:
+        raise DatasetError(f"No photo of {dataset.name} can be read: {' '.join(unread[:1])}")
+    if not any(photo.boxes for photo in tally.photos):
+        raise DatasetError(f"No photo of {dataset.name} has a labelled box; label some.")
+    return tally.evaluation(unread)
+
+
+class _Tally:
+    """Counts photo by photo, and forgets the features: memory is that of the boxes."""
+
+    def __init__(
+        self,
+        detector: OpenVocabDetector,
+        dataset: Dataset,
+        wordings: Sequence[Wording],
+        absent: Sequence[str],
+    ) -> None:
+        self._detector, self._dataset, self._absent = detector, dataset, absent
+        self._namers = [Namer(detector, wording) for wording in wordings]
+        self.photos: list[Photo] = []
+        self._found: list[list[sv.Detections]] = [[] for _ in wordings]
+        self._right = [0] * len(wordings)
+        self._proposals: list[Proposals] = []
+        self._seconds: list[tuple[float, float, float]] = []
+        self._false: dict[str, list[int]] = {}
+
+    def add(self, photo: Photo, seen: Seen) -> None:
+        """Name and count one photo."""
+        self.photos.append(photo)
         begun = perf_counter()
-        found[0].append(asking[0](seen))
-        times.append((seen.propose_s, seen.encode_s, perf_counter() - begun))
-        for others, names in zip(found[1:], asking[1:], strict=True):
-            others.append(names(seen))
-        right += [names.right(photo, seen, len(dataset.classes)) for names in asking]
-        proposals.append(seen.regions.proposals)
-        asked = absent_words(dataset, photo, absent)
-        false += [(kind, len(detector.name(seen.regions, asked[kind]))) for kind in asked]
-    if not kept:
-        raise DatasetError(f"No photo of {dataset.name} can be read: {unread[0]}")
-    dataset = dataset.only(kept)
-    boxes = sum(int((~photo.crowd).sum()) for photo in kept)
-    answers = [
-        Asked(names.wording, each, *_compared(dataset, each), share)
-        for names, each, share in zip(asking, found, (right / max(boxes, 1)).tolist(), strict=True)
-    ]
-    return Evaluation(
-        dataset,
-        detector.preset.score_threshold,
-        answers,
-        _own(dataset, proposals, detector.proposer.names),
-        metrics.proposal_recall(dataset, [_plain(each, None) for each in proposals], COUNTS),
-        {kind: fmean(count for each, count in false if each == kind) for kind, _ in false},
-        dict(zip(("propose", "encode", "name"), np.mean(times, axis=0).tolist(), strict=True)),
-        unread,
-    )
+        for found, namer in zip(self._found, self._namers, strict=True):
+            found.append(namer(seen))
+        name_s = (perf_counter() - begun) / len(self._namers)
+        self._seconds.append((seen.propose_s, seen.encode_s, name_s))
+        for place, namer in enumerate(self._namers):
+            self._right[place] += namer.right(photo, seen, len(self._dataset.classes))
+        self._proposals.append(seen.regions.proposals)
+        for kind, words in absent_words(self._dataset, photo, self._absent).items():
+            false = len(self._detector.name(seen.regions, words))
+            self._false.setdefault(kind, []).append(false)
+
+    def evaluation(self, unread: list[str]) -> Evaluation:
+        """Of the photos so far."""
+        dataset = self._dataset.only(self.photos)
+        proposals = [_named(each, None) for each in self._proposals]
+        seconds = np.mean(self._seconds, axis=0).tolist()
+        return Evaluation(
+            dataset=dataset,
+            threshold=self._detector.preset.score_threshold,
+            asked=[
+                Asked(
+                    namer.wording,
+                    found,
+                    counting.precision(dataset, found),
+                    counting.matches(dataset, found),
+                    right / dataset.boxes,
+                )
+                for namer, found, right in zip(self._namers, self._found, self._right, strict=True)
+            ],
+            own=_own(dataset, self._proposals),
+            recall=counting.proposal_recall(dataset, proposals, COUNTS),
+            false_labels={kind: fmean(counts) for kind, counts in self._false.items()},
+            seconds=dict(zip(("propose", "encode", "name"), seconds, strict=True)),
+            unread=unread,
+        )
 
 
-def _compared(
-    dataset: Dataset, found: Sequence[sv.Detections]
-) -> tuple[metrics.Precision, metrics.Matches]:
-    return metrics.precision(dataset, found), metrics.matches(dataset, found)
-
-
-def absent_words(dataset: Dataset, photo: Photo, absent: Sequence[str]) -> dict[str, list[str]]:
-    """Five of the dataset's classes and five words, by kind, of which nothing is in a photo.
-
-    The same ones in every run; a kind that has fewer than five is left out.
-    """
-    chance = random.Random(photo.id)  # noqa: S311  not for secrets
-    known = photo.absent
-    others = [
-        name
-        for place, name in enumerate(dataset.classes)
-        if place not in photo.labelled and (known is None or place in known)
-    ]
-    kinds = {"classes of the dataset": others, "absent words": list(absent)}
-    return {
-        kind: chance.sample(words, ASKED_ABSENT)
-        for kind, words in kinds.items()
-        if len(words) >= ASKED_ABSENT
-    }
-
-
-def _own(
-    dataset: Dataset, proposals: Sequence[Proposals], names: Sequence[str]
-) -> metrics.Precision | None:
-    """What the detector finds with its own labels; None if it does not know all classes."""
+def _own(dataset: Dataset, own: Sequence[Proposals]) -> counting.Precision | None:
+    """None if the detector finds none of the dataset's classes."""
     places = {tidy(name).casefold(): place for place, name in enumerate(dataset.classes)}
-    known = {name: places.get(tidy(name).casefold(), len(places)) for name in names}
-    if not set(range(len(places))) <= set(known.values()):
+    labels = {label for each in own for label in each.labels}
+    known = {label: places.get(tidy(label).casefold(), len(places)) for label in labels}
+    if not any(place < len(places) for place in known.values()):
         return None
-    return metrics.precision(dataset, [_plain(each, known) for each in proposals])
+    return counting.precision(dataset, [_named(each, known) for each in own])
 
 
-def _plain(found: Proposals, places: dict[str, int] | None) -> sv.Detections:
+def _named(found: Proposals, places: dict[str, int] | None) -> sv.Detections:
     """Proposals as detections, of the classes at those places, or all of the first."""
     ids = [0 if places is None else places[label] for label in found.labels]
     return sv.Detections(found.xyxy, confidence=found.objectness, class_id=np.array(ids, np.intp))

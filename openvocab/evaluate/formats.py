@@ -2,43 +2,50 @@
 
 import hashlib
 import json
-from collections import defaultdict
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import numpy as np
-import PIL.Image
 from numpy.typing import NDArray
 
-from openvocab.errors import DatasetError
+from openvocab.errors import DatasetError, ImageError, one_line
 from openvocab.evaluate.datasets import Dataset, Photo
-from openvocab.images import FORMATS, SUFFIXES
+from openvocab.images import SUFFIXES, size_wh
 
 __all__ = ["labels_of", "load"]
 
 # Where the labels of a folder are looked for, in this order.
-PLACES = ("data.yaml", "instances.json", "_annotations.coco.json", "annotations/instances*.json")
+PLACES = ("data.yaml", "instances.json", "_annotations.coco.json", "annotations/*_{split}*.json")
+# File names that say nothing of what they label: the folder's name does.
+GENERIC = {"data", "dataset", "instances", "_annotations.coco", "annotations", "labels"}
+FAR = 1e6  # pixels: no picture is so large
+ERRORS = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, OSError)
 
 
 def load(path: Path, images_folder: Path | None = None, split: str = "val") -> Dataset:
-    """Read labels; the pictures are looked for beside them, and not opened yet.
+    """Read labels; the pictures are looked for beside them.
 
     Args:
         path: a `.json` of COCO or LVIS, the `.yaml` of a YOLO dataset, or a folder with one.
         images_folder: where the pictures of a `.json` are; None looks where COCO has them.
-        split: of a YOLO dataset.
+        split: of a YOLO dataset, or of COCO's folder of several files.
 
     Raises:
         DatasetError: no labels or pictures there, or not of a known form.
     """
-    file = labels_of(path)
+    file = labels_of(path, split)
     if not file.is_file():
         raise DatasetError(f"There are no labels {file}; give a .json, a .yaml, or their folder.")
-    if file.suffix.lower() in {".yaml", ".yml"}:
-        dataset = _yolo(file, split)
-    else:
-        dataset = _json(file, images_folder)
+    is_yolo = file.suffix.lower() in {".yaml", ".yml"}
+    try:
+        dataset = _yolo(file, split) if is_yolo else _json(file, images_folder)
+    except DatasetError:
+        raise
+    except ERRORS as error:
+        form = "YOLO dataset" if is_yolo else "COCO or LVIS file"
+        reason = f"{type(error).__name__}: {error}"[:200]
+        raise DatasetError(f"{file} is no {form} ({reason}); give one that is.") from error
     if not dataset.photos:
         raise DatasetError(f"{file} names no pictures; give labels that do.")
     missing = next((photo.path for photo in dataset.photos if not photo.path.is_file()), None)
@@ -47,54 +54,74 @@ def load(path: Path, images_folder: Path | None = None, split: str = "val") -> D
     return dataset
 
 
-def labels_of(path: Path) -> Path:
-    """The file of labels: itself, or what is found in a folder.
+def labels_of(path: Path, split: str = "val") -> Path:
+    """The file of labels: itself, or the only one that is found in a folder.
 
     Raises:
         DatasetError: the folder has none.
     """
     if not path.is_dir():
         return path
-    found = [file for place in PLACES for file in sorted(path.glob(place))]
+    places = [place.format(split=split) for place in PLACES]
+    found = [file for place in places for file in sorted(path.glob(place))]
     if not found:
-        raise DatasetError(f"{path} holds none of {', '.join(PLACES)}; give the file of labels.")
+        raise DatasetError(f"{path} holds none of {', '.join(places)}; give the file of labels.")
     return found[0]
+
+
+def _name(file: Path) -> str:
+    return file.resolve().parent.name if file.stem in GENERIC else file.stem
 
 
 def _json(file: Path, folder: Path | None) -> Dataset:
     raw = file.read_bytes()
-    try:
-        data = json.loads(raw)
-        categories = sorted(data["categories"], key=lambda each: each["id"])
-        places = {each["id"]: place for place, each in enumerate(categories)}
-        labels: dict[int, list[dict[str, Any]]] = defaultdict(list)
-        for each in data["annotations"]:
-            labels[each["image_id"]].append(each)
-        names = {each["id"]: _file_name(each) for each in data["images"]}
-        home = folder or _images_of(file, next(iter(names.values()), ""))
-        photos = tuple(
-            _photo(each, home / names[each["id"]], labels[each["id"]], places)
-            for each in data["images"]
-        )
-        lvis = bool(categories) and "frequency" in categories[0]
-        frequencies = tuple(str(each["frequency"]) for each in categories) if lvis else None
-        classes = tuple(str(each["name"]) for each in categories)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise DatasetError(
-            f"{file} is no COCO or LVIS file ({type(error).__name__}: {error}); give one that is."
-        ) from error
-    kind = "lvis" if lvis else "coco"
-    digest = hashlib.sha256(raw).hexdigest()
-    return Dataset(file.stem, kind, classes, photos, digest, frequencies)
+    data = json.loads(raw)
+    categories = sorted(_unique(data["categories"], "category"), key=lambda each: each["id"])
+    places = {each["id"]: place for place, each in enumerate(categories)}
+    pictures = _unique(data["images"], "image")
+    labels: dict[int, list[dict[str, Any]]] = {each["id"]: [] for each in pictures}
+    for each in data["annotations"]:
+        if each["image_id"] not in labels:
+            raise DatasetError(
+                f"A box is of image {each['image_id']!r}, which is none; mend {file}."
+            )
+        labels[each["image_id"]].append(each)
+    lvis = bool(categories) and "frequency" in categories[0]
+    names = {each["id"]: _file_name(each) for each in pictures}
+    home = folder or _images_of(file, next(iter(names.values()), ""))
+    photos = tuple(
+        _photo(each, home / names[each["id"]], labels[each["id"]], places, lvis=lvis)
+        for each in pictures
+    )
+    return Dataset(
+        _name(file),
+        "lvis" if lvis else "coco",
+        tuple(one_line(each["name"]) for each in categories),
+        photos,
+        hashlib.sha256(raw).hexdigest(),
+        tuple(str(each["frequency"]) for each in categories) if lvis else None,
+    )
+
+
+def _unique(rows: list[dict[str, Any]], what: str) -> list[dict[str, Any]]:
+    seen: set[int] = set()
+    for row in rows:
+        number = row["id"]
+        if type(number) is not int or number in seen:
+            raise DatasetError(
+                f"{what} {number!r} has no whole number of its own; mend the labels."
+            )
+        seen.add(number)
+    return rows
 
 
 def _file_name(image: dict[str, Any]) -> PurePosixPath:
     """LVIS names COCO's pictures by their address: the last two parts are folder and file."""
     given = image.get("file_name") or "/".join(image["coco_url"].split("/")[-2:])
-    name = PurePosixPath(given)
-    if name.is_absolute() or ".." in name.parts:
-        raise DatasetError(f"A picture is called {given!r}; names must stay in their folder.")
-    return name
+    for name in (PurePosixPath(given), PureWindowsPath(given)):
+        if name.is_absolute() or name.drive or ".." in name.parts:
+            raise DatasetError(f"A picture is called {given!r}; names must stay in their folder.")
+    return PurePosixPath(given)
 
 
 def _images_of(file: Path, first: PurePosixPath | str) -> Path:
@@ -106,26 +133,36 @@ def _images_of(file: Path, first: PurePosixPath | str) -> Path:
 
 
 def _photo(
-    image: dict[str, Any], path: Path, labels: list[dict[str, Any]], places: dict[int, int]
+    image: dict[str, Any],
+    path: Path,
+    labels: list[dict[str, Any]],
+    places: dict[int, int],
+    *,
+    lvis: bool,
 ) -> Photo:
+    if any(len(each["bbox"]) != 4 for each in labels):
+        raise DatasetError(f"A box in {path.name} has not four numbers; mend the labels.")
     xywh = np.array([each["bbox"] for each in labels], np.float64).reshape(-1, 4)
-    if not np.isfinite(xywh).all():
-        raise DatasetError(f"A box in {path.name} is not of numbers; mend the labels.")
-    negative = image.get("neg_category_ids")
-    unfinished = image.get("not_exhaustive_category_ids", [])
+    _check(xywh, path)
+    areas = [each.get("area", each["bbox"][2] * each["bbox"][3]) for each in labels]
+    negative = [places[each] for each in image.get("neg_category_ids", [])]
+    partly = [places[each] for each in image.get("not_exhaustive_category_ids", [])]
     return Photo(
-        id=int(image["id"]),
+        id=image["id"],
         path=path,
         size_wh=(int(image["width"]), int(image["height"])),
         xyxy=np.hstack([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]]).astype(np.float32),
         class_ids=np.array([places[each["category_id"]] for each in labels], np.intp),
-        crowd=np.array([bool(each.get("iscrowd", 0)) for each in labels], np.bool_),
-        areas=np.array(
-            [each.get("area", each["bbox"][2] * each["bbox"][3]) for each in labels], np.float64
-        ),
-        absent=None if negative is None else frozenset(places[each] for each in negative),
-        unfinished=frozenset(places[each] for each in unfinished),
+        crowd=np.array([int(each.get("iscrowd", 0)) != 0 for each in labels], np.bool_),
+        areas=np.array(areas, np.float64),
+        absent=frozenset(negative) if lvis else None,
+        not_exhaustive=frozenset(partly) if lvis else frozenset(),
     )
+
+
+def _check(boxes: NDArray[np.float64], path: Path) -> None:
+    if not (np.isfinite(boxes).all() and (np.abs(boxes) < FAR).all()):
+        raise DatasetError(f"A box in {path.name} is not of numbers of pixels; mend the labels.")
 
 
 def _yolo(file: Path, split: str) -> Dataset:
@@ -134,29 +171,29 @@ def _yolo(file: Path, split: str) -> Dataset:
     raw = file.read_bytes()
     try:
         data = yaml.safe_load(raw)
-        names = data["names"]
-        by_id = dict(enumerate(names)) if isinstance(names, list) else names
-        classes = tuple(str(by_id[place]) for place in range(len(by_id)))
-        root = file.parent / (data.get("path") or ".")
-        given = data.get(split) or []
-        entries = [root / entry for entry in ([given] if isinstance(given, str) else given)]
-    except (yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise DatasetError(
-            f"{file} is no YOLO dataset ({type(error).__name__}: {reason}); "
-            "it needs names and a list of pictures."
-        ) from error
+    except yaml.YAMLError as error:
+        raise ValueError(str(error).splitlines()[0]) from error
+    names = data["names"]
+    by_id = dict(enumerate(names)) if isinstance(names, list) else names
+    classes = [by_id[place] for place in range(len(by_id))]
+    wrong = next((each for each in classes if not isinstance(each, str)), None)
+    if wrong is not None:  # YAML reads no and yes as booleans
+        raise DatasetError(f"{file} names a class {str(wrong)[:50]!r}; write it in quotes.")
+    root = file.parent / (data.get("path") or ".")
+    given = data.get(split) or []
+    entries = [root / entry for entry in ([given] if isinstance(given, str) else given)]
     if not entries:
         raise DatasetError(f"{file} has no split {split!r}; choose one with --split.")
+    paths = dict.fromkeys(path for entry in entries for path in _yolo_files(entry))
     digest = hashlib.sha256(raw)
-    photos = [
-        _yolo_photo(place, path, len(classes), digest)
-        for place, path in enumerate(path for entry in entries for path in _yolo_files(entry))
-    ]
-    return Dataset(file.stem, "yolo", classes, tuple(photos), digest.hexdigest())
+    photos = [_yolo_photo(place, path, len(classes), digest) for place, path in enumerate(paths)]
+    cleaned = tuple(one_line(each) for each in classes)
+    return Dataset(_name(file), "yolo", cleaned, tuple(photos), digest.hexdigest())
 
 
 def _yolo_files(entry: Path) -> Iterator[Path]:
+    if not entry.exists() and ".." in entry.parts:  # Roboflow's ../valid/images is not meant so
+        entry = Path(*(part for part in entry.parts if part != ".."))
     if entry.suffix == ".txt" and entry.is_file():
         lines = entry.read_text(encoding="utf-8").split("\n")
         yield from (entry.parent / line.strip() for line in lines if line.strip())
@@ -167,26 +204,29 @@ def _yolo_files(entry: Path) -> Iterator[Path]:
 
 
 def _yolo_photo(place: int, path: Path, classes: int, digest: "hashlib._Hash") -> Photo:
-    size_wh = _size(path)
+    try:
+        size = size_wh(path)
+    except ImageError:  # said when it is its turn
+        size = (1, 1)
     labels = _labels_of(path)
     text = labels.read_text(encoding="utf-8") if labels.is_file() else ""
-    digest.update(f"{path.name}\n{text}".encode())
+    digest.update(f"{path.name}\n{text}".encode(errors="replace"))
     ids, boxes = [], []
     try:
         for line in filter(str.strip, text.splitlines()):
             number, *values = line.split()
-            ids.append(int(float(number)))
+            ids.append(int(number))
             boxes.append(_corners(np.array(values, np.float64)))
     except ValueError as error:
         raise DatasetError(f"{labels} holds what is no box ({error}); mend the line.") from error
     xyxy = np.array(boxes, np.float64).reshape(-1, 4)
-    if any(not 0 <= number < classes for number in ids) or not np.isfinite(xyxy).all():
-        raise DatasetError(f"{labels} holds a class or a box that cannot be; mend the line.")
-    xyxy *= np.array(size_wh * 2)
+    if any(not 0 <= number < classes for number in ids):
+        raise DatasetError(f"{labels} holds a class that is none; mend the line.")
+    xyxy *= np.array(size * 2)
     return Photo(
         id=place,
         path=path,
-        size_wh=size_wh,
+        size_wh=size,
         xyxy=xyxy.astype(np.float32),
         class_ids=np.array(ids, np.intp),
         crowd=np.zeros(len(ids), np.bool_),
@@ -196,6 +236,8 @@ def _yolo_photo(place: int, path: Path, classes: int, digest: "hashlib._Hash") -
 
 def _corners(values: NDArray[np.float64]) -> list[float]:
     """`x1 y1 x2 y2` of a box `cx cy w h`, or of an outline `x y x y ...`; parts of the picture."""
+    if not ((values >= -0.01) & (values <= 1.01)).all():
+        raise ValueError("not parts of the picture, from 0 to 1")
     if len(values) == 4:
         (x, y), half = values[:2], values[2:] / 2
         return [x - half[0], y - half[1], x + half[0], y + half[1]]
@@ -212,13 +254,3 @@ def _labels_of(path: Path) -> Path:
     if places:
         parts[places[-1]] = "labels"
     return Path(*parts).with_suffix(".txt")
-
-
-def _size(path: Path) -> tuple[int, int]:
-    """Width and height as the picture is shown, from its header."""
-    try:
-        with PIL.Image.open(path, formats=FORMATS) as picture:
-            turned = picture.getexif().get(0x0112, 1) >= 5  # EXIF orientations on their side
-            return (picture.height, picture.width) if turned else (picture.width, picture.height)
-    except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
-        raise DatasetError(f"{path} cannot be read ({error}); remove it.") from error

@@ -1,170 +1,78 @@
-"""Figures of detections against labels: precision, recall, calibration, confusion. No networks."""
-
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import count
-from typing import Any
+"""Figures of matched detections that COCO does not give: F1, calibration, AP of a bootstrap."""
 
 import numpy as np
-import supervision as sv
-from faster_coco_eval import COCO, COCOeval_faster
 from numpy.typing import NDArray
 
-from openvocab.evaluate.datasets import Dataset
+from openvocab.evaluate.counting import IGNORED, RIGHT, Matches
 
-__all__ = [
-    "NEITHER",
-    "RIGHT",
-    "WRONG",
-    "Matches",
-    "Precision",
-    "ap50",
-    "calibration_error",
-    "confusion",
-    "f1",
-    "matches",
-    "precision",
-    "proposal_recall",
-    "reliability",
-]
+__all__ = ["ap50", "calibration_error", "f1", "reliability"]
 
 Floats = NDArray[np.float64]
-RIGHT, WRONG, NEITHER = 1, 0, -1
-FREQUENCIES = ("r", "c", "f")
+RECALLS = np.linspace(0, 1, 101)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Precision:
-    """COCO's figures, from 0 to 1; NaN where nothing is labelled."""
-
-    ap: float
-    """Mean over IoU .50 to .95 and classes."""
-    ap50: float
-    ap75: float
-    small: float
-    """Under 32x32 pixels."""
-    medium: float
-    large: float
-    """Over 96x96 pixels."""
-    ar: float
-    """Recall at most detections, mean over IoU and classes."""
-    by_class: Floats
-    """`(K, 2)` AP and AP50."""
-    by_frequency: dict[str, float]
-    """AP of rare, common and frequent classes (LVIS)."""
-
-
-def precision(dataset: Dataset, found: Sequence[sv.Detections]) -> Precision:
-    """Average precision and recall; LVIS by its federated rules.
-
-    Sources: COCO (Lin et al., ECCV 2014) and LVIS (Gupta et al., CVPR 2019), by faster-coco-eval.
+def ap50(matches: Matches, weights: Floats | None = None) -> float:
+    """AP50 as `precision` has it, from what was matched already.
 
     Args:
-        dataset: N photos, K classes.
-        found: N; a `class_id` of K or more is none of the dataset's classes and left out.
+        matches: of P photos.
+        weights: `(P,)` how often each photo counts, as in a bootstrap; None: once.
     """
-    run = _evaluator(dataset, found)
-    most = 300 if dataset.kind == "lvis" else 100
-    run.params.maxDets = [most] if dataset.kind == "lvis" else [1, 10, most]
-    run.evaluate()
-    run.accumulate()
-    table = run.eval["precision"][:, :, :, :, -1]  # (IoU, recall, class, area)
-    every = table[:, :, :, 0]
-    frequencies = np.array(dataset.frequencies or ())
-    small, medium, large = (_mean(table[:, :, :, area]) for area in (1, 2, 3))
-    return Precision(
-        ap=_mean(every),
-        ap50=_mean(every[0]),
-        ap75=_mean(every[5]),
-        small=small,
-        medium=medium,
-        large=large,
-        ar=_mean(run.eval["recall"][:, :, 0, -1]),
-        by_class=np.array([[_mean(rows), _mean(rows[0])] for rows in np.moveaxis(every, 2, 0)]),
-        by_frequency={
-            key: _mean(every[:, :, frequencies == key]) for key in FREQUENCIES if len(frequencies)
-        },
-    )
+    weights = np.ones(len(matches.labels)) if weights is None else weights
+    judged = matches.verdicts != IGNORED
+    order = np.flatnonzero(judged)[np.argsort(-matches.scores[judged], kind="stable")]
+    ids, mass = matches.class_ids[order], weights[matches.photos[order]]
+    right = mass * (matches.verdicts[order] == RIGHT)
+    positives = weights @ matches.labels  # (K,)
+    values = []
+    for class_id in np.flatnonzero(positives):
+        rows = ids == class_id
+        true, every = right[rows].cumsum(), mass[rows].cumsum()
+        held = np.divide(true, every, out=np.zeros_like(true), where=every > 0)
+        envelope = np.append(np.maximum.accumulate(held[::-1])[::-1], 0)
+        places = np.searchsorted(true / positives[class_id], RECALLS, side="left")
+        values.append(envelope[places].mean())
+    return float(np.mean(values)) if values else float("nan")
 
 
-def ap50(dataset: Dataset, found: Sequence[sv.Detections]) -> float:
-    """`precision(...).ap50` alone, at a third of the time."""
-    run = _evaluator(dataset, found)
-    run.params.iouThrs = np.array([0.5])
-    _over_all_sizes(run, [300 if dataset.kind == "lvis" else 100])
-    return _mean(run.eval["precision"])
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Matches:
-    """Every detection of a dataset's photos, right or wrong at IoU .5."""
-
-    photos: NDArray[np.intp]
-    """`(D,)` place of its photo."""
-    rows: NDArray[np.intp]
-    """`(D,)` its row among what was found there."""
-    scores: Floats
-    class_ids: NDArray[np.intp]
-    verdicts: NDArray[np.int8]
-    """`(D,)` 1 right, 0 wrong, -1 neither: in a crowd, or of a class nobody looked for there."""
-    labelled: int
-    """Boxes to be found."""
-
-    def judged(self, threshold: float = 0.0) -> tuple[Floats, NDArray[np.bool_]]:
-        """Scores and whether right, of those that are right or wrong and over a threshold."""
-        keep = (self.verdicts != NEITHER) & (self.scores >= threshold)
-        return self.scores[keep], self.verdicts[keep] == RIGHT
-
-
-def matches(dataset: Dataset, found: Sequence[sv.Detections]) -> Matches:
-    """Match as COCO does: the best score first, each labelled box once."""
-    run = _evaluator(dataset, found, extra_calc=True)
-    run.params.iouThrs = np.array([0.5])
-    _over_all_sizes(run, [max(map(len, found), default=0) or 1])
-    truth, rows = run.cocoGt.anns, list(run.cocoDt.anns.values())
-    verdicts = np.full(len(rows), WRONG, np.int8)
-    for index, row in enumerate(rows):
-        photo, class_id = dataset.photos[row["image_id"]], row["category_id"]
-        looked_for = photo.absent is None or class_id in photo.absent | photo.labelled
-        if "gt_id" in row:
-            verdicts[index] = NEITHER if truth[row["gt_id"]]["iscrowd"] else RIGHT
-        elif not looked_for or class_id in photo.unfinished:
-            verdicts[index] = NEITHER
-    return Matches(
-        np.array([row["image_id"] for row in rows], np.intp),
-        np.array([row["row"] for row in rows], np.intp),
-        np.array([row["score"] for row in rows], np.float64),
-        np.array([row["category_id"] for row in rows], np.intp),
-        verdicts,
-        sum(int((~photo.crowd).sum()) for photo in dataset.photos),
-    )
-
-
-def f1(scores: Floats, right: NDArray[np.bool_], labelled: int, thresholds: Floats) -> Floats:
+def f1(
+    scores: Floats,
+    right: NDArray[np.bool_],
+    labelled: float,
+    thresholds: Floats,
+    weights: Floats | None = None,
+) -> Floats:
     """F1 `(T,)` of all boxes together at each threshold.
 
     >>> f1(np.array([0.9, 0.4]), np.array([True, False]), 1, np.array([0.5, 0.3])).round(2)
     array([1.  , 0.67])
     """
+    mass = np.ones(len(scores)) if weights is None else weights
     over = scores[None] >= thresholds[:, None]  # (T, D)
-    result: Floats = 2 * (over & right).sum(axis=1) / np.maximum(over.sum(axis=1) + labelled, 1)
+    result: Floats = 2 * (over @ (mass * right)) / np.maximum(over @ mass + labelled, 1)
     return result
 
 
-def reliability(scores: Floats, right: NDArray[np.bool_], bins: int = 10) -> Floats:
+def reliability(
+    scores: Floats, right: NDArray[np.bool_], bins: int = 10, weights: Floats | None = None
+) -> Floats:
     """Bins of equal width `(B, 3)`: mean score, share right, count; empty ones are left out.
 
     >>> reliability(np.array([0.91, 0.93, 0.1]), np.array([True, False, False])).round(2)
     array([[0.1 , 0.  , 1.  ],
            [0.92, 0.5 , 2.  ]])
     """
-    places = np.minimum((scores * bins).astype(int), bins - 1)
-    inside = [places == place for place in range(bins) if (places == place).any()]
-    rows = [(scores[each].mean(), right[each].mean(), each.sum()) for each in inside]
-    return np.array(rows, np.float64).reshape(-1, 3)
+    mass = np.ones(len(scores)) if weights is None else weights
+    places = np.minimum((scores * bins).astype(np.intp), bins - 1)
+    columns = [np.bincount(places, each, bins) for each in (mass * scores, mass * right, mass)]
+    table: Floats = np.column_stack(columns).astype(np.float64)[columns[2] > 0]
+    table[:, :2] /= table[:, 2:]
+    return table
 
 
-def calibration_error(scores: Floats, right: NDArray[np.bool_], bins: int = 10) -> float:
+def calibration_error(
+    scores: Floats, right: NDArray[np.bool_], bins: int = 10, weights: Floats | None = None
+) -> float:
     """How far a score is from the share of boxes of that score which are right, on average.
 
     Sources: expected calibration error (Naeini et al., AAAI 2015), of detections as in Küppers et
@@ -173,115 +81,7 @@ def calibration_error(scores: Floats, right: NDArray[np.bool_], bins: int = 10) 
     >>> calibration_error(np.array([0.8, 0.8]), np.array([True, False])).__round__(2)
     0.3
     """
-    rows = reliability(scores, right, bins)
+    rows = reliability(scores, right, bins, weights)
     if not len(rows):
         return float("nan")
     return float((np.abs(rows[:, 0] - rows[:, 1]) * rows[:, 2]).sum() / rows[:, 2].sum())
-
-
-def proposal_recall(
-    dataset: Dataset, found: Sequence[sv.Detections], counts: Sequence[int]
-) -> dict[int, float]:
-    """Share of the labelled boxes that a proposal meets at IoU .5, among the best `counts` a photo.
-
-    Args:
-        dataset: N photos.
-        found: N; proposals, whose classes do not matter.
-        counts: how many proposals a photo may have.
-    """
-    run = _evaluator(dataset, found)
-    run.params.useCats = 0
-    run.params.iouThrs = np.array([0.5])
-    _over_all_sizes(run, sorted(counts))
-    values = run.eval["recall"].reshape(-1)
-    return {count: float(value) for count, value in zip(sorted(counts), values, strict=True)}
-
-
-def confusion(
-    dataset: Dataset, found: Sequence[sv.Detections], classes: Sequence[str], threshold: float
-) -> NDArray[np.intp]:
-    """What labelled boxes were called `(C + 1, C + 1)`: truth down, found across, none last.
-
-    Args:
-        dataset: N photos; crowds are left out.
-        found: N, of the C `classes`, the dataset's first.
-        classes: names of the rows.
-        threshold: lowest score that counts.
-    """
-    targets = [
-        sv.Detections(photo.xyxy[~photo.crowd], class_id=photo.class_ids[~photo.crowd])
-        for photo in dataset.photos
-    ]
-    plain = [
-        sv.Detections(each.xyxy, confidence=each.confidence, class_id=each.class_id)
-        for each in found
-    ]
-    table = sv.ConfusionMatrix.from_detections(
-        predictions=plain, targets=targets, classes=list(classes), conf_threshold=threshold
-    )
-    return table.matrix.astype(np.intp)
-
-
-def _evaluator(
-    dataset: Dataset, found: Sequence[sv.Detections], *, extra_calc: bool = False
-) -> COCOeval_faster:
-    """COCO's evaluator, with places in the dataset for ids."""
-    lvis = dataset.kind == "lvis"
-    truth = COCO({
-        "images": [
-            {"id": place, "width": photo.size_wh[0], "height": photo.size_wh[1],
-             "neg_category_ids": list(photo.absent or ()),
-             "not_exhaustive_category_ids": list(photo.unfinished)}
-            for place, photo in enumerate(dataset.photos)
-        ],
-        "categories": [
-            {"id": place, "name": name}
-            | ({"frequency": dataset.frequencies[place]} if dataset.frequencies else {})
-            for place, name in enumerate(dataset.classes)
-        ],
-        "annotations": list(_truth(dataset)),
-    })  # fmt: skip
-    rows = list(_rows(found, len(dataset.classes)))
-    return COCOeval_faster(
-        truth, truth.loadRes(rows), "bbox", lvis_style=lvis, extra_calc=extra_calc
-    )
-
-
-def _over_all_sizes(run: COCOeval_faster, counts: list[int]) -> None:
-    """Run it once for all boxes, whatever their size."""
-    run.params.areaRng, run.params.areaRngLbl = [[0, 1e10]], ["all"]
-    run.params.maxDets = counts
-    run.evaluate()
-    run.accumulate()
-
-
-def _truth(dataset: Dataset) -> Iterator[dict[str, object]]:
-    number = count(1)
-    for place, photo in enumerate(dataset.photos):
-        columns = photo.class_ids, photo.crowd, photo.areas, _xywh(photo.xyxy)
-        for class_id, crowd, area, box in zip(*(each.tolist() for each in columns), strict=True):
-            yield {"id": next(number), "image_id": place, "category_id": class_id,
-                   "iscrowd": int(crowd), "area": area, "bbox": box}  # fmt: skip
-
-
-def _rows(found: Sequence[sv.Detections], classes: int) -> Iterator[dict[str, object]]:
-    for place, each in enumerate(found):
-        if each.class_id is None or each.confidence is None:
-            continue
-        known = np.flatnonzero(each.class_id < classes)
-        scores = each.confidence[known].astype(np.float64)
-        columns = known, each.class_id[known], scores, _xywh(each.xyxy[known])
-        for row, class_id, score, box in zip(*(part.tolist() for part in columns), strict=True):
-            yield {"image_id": place, "category_id": class_id, "row": row,
-                   "score": score, "bbox": box}  # fmt: skip
-
-
-def _xywh(xyxy: NDArray[np.number[Any]]) -> Floats:
-    corners = xyxy.astype(np.float64)
-    return np.hstack([corners[:, :2], corners[:, 2:] - corners[:, :2]])
-
-
-def _mean(table: NDArray[np.float64]) -> float:
-    """Of what is not -1, COCO's sign for "nothing labelled"."""
-    known = table[table > -1]
-    return float(known.mean()) if known.size else float("nan")

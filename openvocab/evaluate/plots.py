@@ -1,6 +1,7 @@
 """An evaluation's figures as plots, each a string of SVG."""
 
 import io
+import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +37,19 @@ def plots(evaluation: Evaluation) -> dict[str, str]:
 
 def _svg(draw: Callable[["Axes"], Any], side: float = 4.5) -> str:
     # The same SVG for the same figures; text stays text.
-    with rc_context({"svg.hashsalt": "openvocab", "svg.fonttype": "none", "font.size": 9}):
+    with (
+        rc_context(
+            {
+                "svg.hashsalt": "openvocab",
+                "svg.fonttype": "none",
+                "font.size": 9,
+                "text.parse_math": False,  # names of classes are not formulas
+            }
+        ),
+        warnings.catch_warnings(),
+    ):
+        # The browser's fonts draw the text, not those that lack a sign here.
+        warnings.filterwarnings("ignore", message="Glyph")
         figure = Figure(figsize=(side * 1.25, side), layout="constrained")
         axes = figure.subplots()
         draw(axes)
@@ -64,7 +77,8 @@ def _reliability(axes: "Axes", evaluation: Evaluation) -> None:
     rows = metrics.reliability(scores, right)
     axes.plot([0, 1], [0, 1], color=GREY, linestyle="--", label="as it should be")
     axes.plot(rows[:, 0], rows[:, 1], marker="o", color=BLUE, label="boxes of that score")
-    axes.bar(rows[:, 0], rows[:, 2] / rows[:, 2].sum(), 0.06, color=GREY, alpha=0.5, label="share")
+    share = rows[:, 2] / max(rows[:, 2].sum(), 1)
+    axes.bar(rows[:, 0], share, 0.06, color=GREY, alpha=0.5, label="share")
     axes.axvline(evaluation.threshold, color=ORANGE, label="threshold")
     axes.set(xlabel="score", ylabel="share that is right", xlim=(0, 1), ylim=(0, 1))
     axes.legend(loc="upper left")
@@ -74,7 +88,7 @@ def _f1(axes: "Axes", evaluation: Evaluation) -> None:
     for each in evaluation.asked:
         axes.plot(THRESHOLDS, each.f1, label=each.wording.name)
     axes.axvline(evaluation.threshold, color=ORANGE, linestyle="--", label="threshold")
-    axes.set(xlabel="threshold", ylabel="F1", xlim=(0, 1), ylim=(0, None))
+    axes.set(xlabel="threshold", ylabel="F1", xlim=(0, 1), ylim=(0, 1))
     axes.legend()
 
 

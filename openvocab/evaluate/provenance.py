@@ -44,14 +44,14 @@ def detector_hash(preset: Preset) -> str | None:
         path = weights.resolve(preset.detector)
     except WeightsNotFoundError:  # composed by hand
         return None
-    files = sorted(path.rglob("*")) if path.is_dir() else [path]
-    digest = hashlib.sha256()
-    for file in filter(Path.is_file, files):
+    if path.is_file():
+        with path.open("rb") as opened:
+            return hashlib.file_digest(opened, "sha256").hexdigest()
+    whole = hashlib.sha256()
+    for file in sorted(filter(Path.is_file, path.rglob("*"))):
         with file.open("rb") as opened:
-            digest.update(
-                hashlib.file_digest(opened, "sha256").digest() if path.is_dir() else opened.read()
-            )
-    return digest.hexdigest()
+            whole.update(hashlib.file_digest(opened, "sha256").digest())
+    return whole.hexdigest()
 
 
 def _commit() -> str | None:

@@ -12,9 +12,9 @@ import supervision as sv
 
 from openvocab.annotation import annotate
 from openvocab.errors import OpenVocabError
+from openvocab.evaluate.counting import WRONG
 from openvocab.evaluate.datasets import Photo
 from openvocab.evaluate.evaluation import Evaluation
-from openvocab.evaluate.metrics import WRONG
 from openvocab.evaluate.plots import plots
 from openvocab.protocols import Boxes
 from openvocab.regions import grown, regions

@@ -4,15 +4,16 @@ import hashlib
 import io
 import json
 import time
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
-from zipfile import BadZipFile
 
 import numpy as np
 
-from openvocab import __version__
+import openvocab
 from openvocab.classifier import Regions
 from openvocab.detector import OpenVocabDetector
+from openvocab.errors import ImageError
 from openvocab.evaluate.datasets import Photo
 from openvocab.evaluate.provenance import detector_hash
 from openvocab.files import write
@@ -29,6 +30,7 @@ SEEING = (
     "tile_size",
     "context_scales",
 )
+CODE = ("detector.py", "images.py", "regions.py", "runtimes.py", "encoders/*.py", "proposers/*.py")
 
 
 class Seen(NamedTuple):
@@ -47,16 +49,21 @@ class SeenOnce:
     """Sees each photo once, or reads what an earlier run with the same networks has kept."""
 
     def __init__(self, detector: OpenVocabDetector, folder: Path | None = None) -> None:
-        """Keep in a folder, one file a photo (about 30 kB); None keeps nothing."""
+        """Keep what is seen, or not.
+
+        Args:
+            detector: its preset says which weights it has: two detectors that were composed by
+                hand need a folder each.
+            folder: one file a photo, about 30 kB; None keeps nothing.
+        """
         self._detector = detector
         preset = detector.preset
         key = {name: getattr(preset, name) for name in SEEING} | {
-            "version": __version__,
+            "code": _code(),
             "detector": detector_hash(preset),
             "encoder": detector.encoder.fingerprint,
         }
-        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
-        self._folder = None if folder is None else folder / digest[:16]
+        self._folder = None if folder is None else folder / _digest(json.dumps(key))
 
     def __call__(self, photo: Photo) -> Seen:
         """A photo, without masks.
@@ -68,8 +75,13 @@ class SeenOnce:
         """
         if self._folder is None:
             return self._see(photo)
-        boxes = hashlib.sha256(photo.xyxy.tobytes()).hexdigest()[:12]
-        file = self._folder / f"{photo.path.stem}-{boxes}.npz"
+        try:
+            state = photo.path.stat()
+        except OSError as error:
+            raise ImageError(f"{photo.path} cannot be opened ({error.strerror}).") from error
+        identity = f"{photo.path.resolve()} {state.st_size} {state.st_mtime_ns}"
+        name = _digest(identity + photo.xyxy.tobytes().hex())
+        file = self._folder / f"{name}.npz"
         kept = _read(file)
         if kept is None:
             kept = self._see(photo)
@@ -86,6 +98,18 @@ class SeenOnce:
         (truth,) = self._detector.encode([image], [photo.xyxy])
         plain = Proposals(found.xyxy, found.objectness, found.labels)
         return Seen(Regions(plain, features), truth, proposed - begun, encoded - proposed)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="replace")).hexdigest()[:16]
+
+
+@cache
+def _code() -> str:
+    """Of all modules that have a part in seeing: other code may see otherwise."""
+    package = Path(openvocab.__file__).parent
+    files = sorted(file for place in CODE for file in package.glob(place))
+    return _digest("".join(file.read_text(encoding="utf-8") for file in files))
 
 
 def _packed(seen: Seen) -> bytes:
@@ -109,7 +133,7 @@ def _read(file: Path) -> Seen | None:
         with file.open("rb") as opened, np.load(opened, allow_pickle=False) as kept:
             labels = tuple(json.loads(str(kept["labels"])))
             found = Proposals(kept["xyxy"], kept["objectness"], labels)
-            propose_s, encode_s = kept["seconds"].tolist()
-            return Seen(Regions(found, kept["features"]), kept["truth"], propose_s, encode_s)
-    except (OSError, ValueError, KeyError, EOFError, TypeError, BadZipFile):
+            regions = Regions(found, kept["features"])
+            return Seen(regions, kept["truth"], *kept["seconds"].tolist())
+    except Exception:  # noqa: BLE001  NumPy and zipfile raise a dozen things on a damaged file
         return None

@@ -1,17 +1,19 @@
 """The same classes in other words, and beside others: what a dataset's own names never test."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
-from openvocab.errors import DatasetError
+from openvocab.errors import ClassesError, DatasetError
 from openvocab.files import bundled, read_table
 from openvocab.prompts import article, tidy
+from openvocab.vocabulary import parse
 
 __all__ = ["ClassesMap", "Wording", "wordings"]
 
 DISTRACTORS = (50, 1000)
+AUTOMATIC = ("names", "upper case", "a photo of")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +55,13 @@ class ClassesMap:
         absent, others = raw.pop("absent", []), raw.pop("distractors", [])
         if isinstance(others, str):
             others = _lines(path.parent / others)
-        tables = {
-            name: dict(zip(table, _words(path, table.values()), strict=True))
-            for name, table in raw.items()
-            if isinstance(table, dict) or _wrong(path, name)
-        }
+        tables = {}
+        for name, table in raw.items():
+            if not isinstance(table, dict) or name in AUTOMATIC:
+                raise DatasetError(
+                    f"{path}: {name!r} is no table of words; give [a name of its own]."
+                )
+            tables[name] = dict(zip(table, _words(path, list(table.values())), strict=True))
         return cls(tables, _words(path, absent), _words(path, others))
 
 
@@ -65,7 +69,7 @@ def wordings(classes: Sequence[str], words: ClassesMap | None = None) -> list[Wo
     """The names first, then case, a photo of, the map's tables, and more and more distractors.
 
     Raises:
-        DatasetError: the map names a class that the dataset has not.
+        DatasetError: the map names a class that the dataset has not, or two classes alike.
 
     >>> [each.name for each in wordings(["bus"])]
     ['names', 'upper case', 'a photo of']
@@ -75,10 +79,10 @@ def wordings(classes: Sequence[str], words: ClassesMap | None = None) -> list[Wo
     words = words or ClassesMap()
     plain = [tidy(name) for name in classes]
     result = [
-        Wording("names", tuple(classes)),
-        Wording("upper case", tuple(name.upper() for name in classes), automatic=True),
+        Wording(AUTOMATIC[0], tuple(classes)),
+        Wording(AUTOMATIC[1], tuple(name.upper() for name in classes), automatic=True),
         Wording(
-            "a photo of",
+            AUTOMATIC[2],
             tuple(f"a photo of {article(name)} {name}" for name in plain),
             automatic=True,
         ),
@@ -89,12 +93,21 @@ def wordings(classes: Sequence[str], words: ClassesMap | None = None) -> list[Wo
             raise DatasetError(f"[{name}] names {unknown[0]!r}, which is no class; remove it.")
         result.append(Wording(name, tuple(table.get(each, each) for each in classes)))
     taken = {tidy(word).casefold() for word in classes}
-    others = [word for word in words.distractors if tidy(word).casefold() not in taken]
+    others = [
+        word
+        for key, word in {tidy(word).casefold(): word for word in words.distractors}.items()
+        if key not in taken
+    ]
     for count in DISTRACTORS:
         if len(others) >= count:
             # Spread over the list, which is sorted by how common a word is.
             some = others[:: len(others) // count][:count]
             result.append(Wording(f"+{count:,} distractors", (*classes, *some)))
+    for wording in result:
+        try:
+            parse(wording.classes)
+        except ClassesError as error:
+            raise DatasetError(f"{wording.name}: {error}") from error
     return result
 
 
@@ -106,13 +119,11 @@ def _lines(path: Path) -> list[str]:
     return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
 
 
-def _words(path: Path, words: Iterable[Any]) -> tuple[str, ...]:
-    given = tuple(words)
-    for word in given:
+def _words(path: Path, words: object) -> tuple[str, ...]:
+    """Different words, each a string."""
+    if not isinstance(words, list):
+        raise DatasetError(f"{path} holds {words!r} where a list of words should be; mend it.")
+    for word in words:
         if not isinstance(word, str) or not tidy(word):
             raise DatasetError(f"{path} holds {word!r} where a word should be; mend it.")
-    return given
-
-
-def _wrong(path: Path, name: str) -> bool:
-    raise DatasetError(f"{path}: {name!r} is no table of words; write [{name}] above them.")
+    return tuple(words)

@@ -1,4 +1,4 @@
-"""Any detector that Ultralytics loads, as a class-agnostic proposer."""
+"""Any detector that Ultralytics loads, as a proposer."""
 
 import contextlib
 import os
@@ -32,7 +32,7 @@ _LOADING = threading.RLock()
 
 # Written out where Ultralytics changed a default of late, or saves and shows by default.
 PINNED: dict[str, Any] = {
-    "agnostic_nms": True,
+    "agnostic_nms": False,
     "nms": None,
     "quantize": None,
     "augment": False,
@@ -56,9 +56,9 @@ class UltralyticsProposer:
         self,
         path: str | os.PathLike[str],
         *,
-        threshold: float = 0.05,
-        iou: float = 0.65,
-        max_boxes: int = 100,
+        threshold: float = 0.001,
+        iou: float = 0.7,
+        max_boxes: int = 300,
         image_size: int | None = None,
         device: str | None = None,
         trust_pickle: bool = False,
@@ -68,7 +68,7 @@ class UltralyticsProposer:
         Args:
             path: a file or folder that `ultralytics.YOLO` loads: `.onnx`, `.pt`, OpenVINO, ...
             threshold: lowest objectness proposed, 0 to 1.
-            iou: overlap above which the weaker box goes, whatever its class.
+            iou: overlap above which the weaker box of the same label goes.
             max_boxes: boxes an image at the most.
             image_size: longer side that the network sees, in pixels, rounded up to its stride;
                 None takes what it was made for.
@@ -182,7 +182,8 @@ class UltralyticsProposer:
         order = order[solid[order]]
         if not len(order):
             return order
-        scored = np.column_stack([xyxy[order], proposals.objectness[order]])
+        labels = [self._words.index(proposals.labels[row]) for row in order]
+        scored = np.column_stack([xyxy[order], proposals.objectness[order], labels])
         return order[sv.box_non_max_suppression(scored, self._iou)]
 
 

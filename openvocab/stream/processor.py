@@ -9,7 +9,7 @@ import numpy as np
 import supervision as sv
 from numpy.typing import NDArray
 
-from openvocab.classifier import RegionClassifier
+from openvocab.classifier import RegionClassifier, reachable
 from openvocab.detector import OpenVocabDetector
 from openvocab.errors import ConfigError
 from openvocab.protocols import Frame, Proposals, Source
@@ -206,7 +206,8 @@ class _Lane:
         (found,) = self._detector.proposer.propose([frame.image])
         if self._tracker is None:
             metrics.regions_seen += len(found)
-            found = naming.classifier.reachable(found, naming.thresholds)
+            lowest = float(naming.thresholds.min())
+            found = reachable(found, lowest, self._detector.preset)
             metrics.regions_encoded += len(found)
             (features,) = self._detector.encode([frame.image], [found.xyxy])
             scores = naming.classifier.scores(found, features)

@@ -18,6 +18,8 @@ TRACKERS = {
 # The library's own thresholds (0.6 and 0.7) are for detectors that are surer than an
 # open-vocabulary one: they would start no track.
 START, HIGH = 0.3, 0.25
+FLOOR = 0.05  # objectness of boxes that may go on with a track
+SAME = 0.65  # overlap of two boxes of one thing, whatever the detector calls them
 BUFFER_S = 1.0  # that a track is kept without being seen
 
 
@@ -46,10 +48,11 @@ class Tracker:
 
     def update(self, found: Proposals, time_s: float) -> NDArray[np.intp]:
         """Track `(N,)` of each box; -1 for a box of no track (yet). Time must not go back."""
+        rows = np.flatnonzero(found.objectness >= FLOOR)
+        scored = np.column_stack([found.xyxy[rows], found.objectness[rows]])
+        rows = rows[sv.box_non_max_suppression(scored, SAME)]
         boxes = sv.Detections(
-            found.xyxy,
-            confidence=found.objectness,
-            data={"row": np.arange(len(found))},
+            found.xyxy[rows], confidence=found.objectness[rows], data={"row": rows}
         )
         tracked = self._tracker.update(boxes, timestamp=time_s)
         ids = np.full(len(found), -1, np.intp)

@@ -87,7 +87,7 @@ def test_lvis_knows_what_was_looked_for(tmp_path):
     box = {"id": 1, "image_id": 9, "category_id": 2, "bbox": [0, 0, 4, 4], "area": 16}
     data = load(written(tmp_path, coco([image], [box], categories)))
     assert (data.kind, data.frequencies) == ("lvis", ("r", "f"))
-    assert (data.photos[0].absent, data.photos[0].unfinished) == ({0}, {1})
+    assert (data.photos[0].absent, data.photos[0].not_exhaustive) == ({0}, {1})
 
 
 def yolo(folder: Path, text: str, extra: str = "") -> Path:
@@ -136,12 +136,21 @@ def test_a_turned_picture_has_the_size_it_is_shown_at(tmp_path):
         ("{", "is no COCO or LVIS file"),
         ("[]", "is no COCO or LVIS file"),
         ({"images": []}, "is no COCO or LVIS file"),
+        (coco([IMAGE | {"id": "5"}], [BOX]), "no whole number of its own"),
+        (coco([IMAGE, IMAGE], [BOX]), "no whole number of its own"),
+        (coco([IMAGE], [BOX], [{"id": 7, "name": "a"}, {"id": 7, "name": "b"}]), "of its own"),
+        (coco([IMAGE], [BOX | {"image_id": 6}]), "of image 6, which is none"),
+        (coco([IMAGE], [BOX | {"bbox": [0] * 8}]), "has not four numbers"),
+        (coco([IMAGE], [BOX | {"bbox": [0, 0, 1e30, 1]}]), "is not of numbers of pixels"),
+        (coco([IMAGE | {"width": float("inf")}], []), "is no COCO or LVIS file"),
+        (coco([IMAGE | {"file_name": "..\\a.jpg"}], []), "names must stay in their folder"),
+        (coco([IMAGE | {"file_name": "C:/a.jpg"}], []), "names must stay in their folder"),
         (coco([], []), "names no pictures"),
         (coco([IMAGE | {"file_name": "../a.jpg"}], []), "names must stay in their folder"),
         (coco([IMAGE | {"file_name": "/etc/a.jpg"}], []), "names must stay in their folder"),
         (coco([IMAGE | {"file_name": "b.jpg"}], []), "say where they are with --images"),
         (coco([IMAGE], [BOX | {"bbox": [0, 0, float("nan"), 1]}]), "is not of numbers"),
-        (coco([IMAGE], [BOX | {"bbox": [0, 0, 1]}]), "is no COCO or LVIS file"),
+        (coco([IMAGE], [BOX | {"bbox": [0, 0, 1]}]), "has not four numbers"),
         (coco([IMAGE], [BOX | {"category_id": 99}]), "is no COCO or LVIS file"),
     ],
 )
@@ -155,11 +164,15 @@ def test_wrong_json_is_said_in_one_line(tmp_path, table, said):
 @pytest.mark.parametrize(
     ("text", "extra", "said"),
     [
-        ("7 .5 .5 1 1", "", "cannot be"),
+        ("7 .5 .5 1 1", "", "a class that is none"),
+        ("0.7 .5 .5 1 1", "", "no box"),
+        ("0 12 14 30 40", "", "no box"),
+        ("0 .5 .5 -1 1", "", "no box"),
+        ("", "names: [no, yes]", "write it in quotes"),
         ("0 .5 .5", "", "no box"),
         ("bus .5 .5 1 1", "", "no box"),
-        ("0 nan 0 1 1", "", "cannot be"),
-        ("", "names: [", "no YOLO dataset"),
+        ("0 nan 0 1 1", "", "no box"),
+        ("", "names: [", "is no YOLO dataset"),
         ("", "val: nowhere", "no pictures in"),
         ("", "val:", "no split 'val'"),
     ],
@@ -168,6 +181,33 @@ def test_wrong_yolo_is_said_in_one_line(tmp_path, text, extra, said):
     with pytest.raises(DatasetError, match=said) as caught:
         load(yolo(tmp_path, text, extra))
     assert "\n" not in str(caught.value)
+
+
+def test_of_several_files_the_split_is_taken(tmp_path):
+    for split in ("train", "val"):
+        picture(tmp_path / f"{split}2017/a.jpg")
+        written(
+            tmp_path,
+            coco([IMAGE], [BOX] * (split == "val")),
+            f"annotations/instances_{split}2017.json",
+        )
+    assert load(tmp_path).boxes == 1
+    assert load(tmp_path, split="train").boxes == 0
+
+
+def test_a_name_that_says_nothing_gives_way_to_the_folders(tmp_path):
+    picture(tmp_path / "street/images/a.jpg")
+    assert load(written(tmp_path / "street", coco([IMAGE], [BOX]))).name == "street"
+    assert load(written(tmp_path / "street", coco([IMAGE], [BOX]), "night.json")).name == "night"
+
+
+def test_a_broken_picture_is_no_reason_to_refuse_the_rest(tmp_path):
+    file = yolo(tmp_path, "0 .5 .5 1 1")
+    (tmp_path / "images/val/b.jpg").write_bytes(b"no")
+    good, bad = load(file).photos
+    assert good.load().shape == (30, 40, 3)
+    with pytest.raises(ImageError, match=r"b\.jpg"):
+        bad.load()
 
 
 @pytest.mark.parametrize("path", ["none.json", "none.yaml", "."])

@@ -10,10 +10,11 @@ from fakes import ColourEncoder, FakeProposer
 
 from openvocab import OpenVocabDetector, Preset
 from openvocab.errors import ConfigError, DatasetError
-from openvocab.evaluate import calibration, report
+from openvocab.evaluate import calibrated, calibration, report
+from openvocab.evaluate.asking import absent_words
 from openvocab.evaluate.calibration import calibrate
 from openvocab.evaluate.datasets import Dataset, Photo
-from openvocab.evaluate.evaluation import absent_words, evaluate
+from openvocab.evaluate.evaluation import evaluate
 from openvocab.evaluate.provenance import provenance
 from openvocab.evaluate.seen import SeenOnce
 from openvocab.evaluate.stress import ClassesMap, Wording, wordings
@@ -78,9 +79,9 @@ def test_the_proposals_are_judged_without_names(detector, dataset):
 
 @pytest.mark.parametrize(
     ("labels", "known"),
-    [(("red", "blue"), True), (("red", "thing"), False), (("thing",) * 2, False)],
+    [(("red", "blue"), True), (("red", "thing"), True), (("thing",) * 2, False)],
 )
-def test_the_detector_alone_is_measured_if_it_knows_all_classes(encoder, dataset, labels, known):
+def test_the_detector_by_itself_is_measured_if_it_knows_a_class(encoder, dataset, labels, known):
     proposer = FakeProposer(LEFT, RIGHT, labels=labels)
     found = evaluate(OpenVocabDetector(proposer, encoder, PRESET), dataset, wordings(CLASSES)[:1])
     assert (found.own is not None) == known
@@ -149,6 +150,29 @@ def test_photos_that_cannot_be_read_are_left_out_and_named(detector, dataset):
     assert "001.png" in found.figures()["dataset"]["unread"][0]
 
 
+def test_photos_of_one_name_and_changed_photos_are_not_mistaken(detector, encoder, tmp_path):
+    see = SeenOnce(detector, tmp_path / "seen")
+    for camera, colour in (("one", RED), ("two", BLUE)):
+        (tmp_path / camera).mkdir()
+        photo = drawn(tmp_path / camera, 1, colour, GREY)
+        first = see(photo).regions.features
+        photo.path.write_bytes(drawn(tmp_path, 9, GREY, colour).path.read_bytes())
+        assert not np.allclose(first, see(photo).regions.features)
+    assert len(list((tmp_path / "seen").rglob("*.npz"))) == 4
+
+
+def test_nothing_labelled_is_an_error(detector, tmp_path):
+    empty = Dataset("empty", "coco", CLASSES, (drawn(tmp_path, 1, GREY, GREY),), "hash")
+    with pytest.raises(DatasetError, match="has a labelled box; label some"):
+        evaluate(detector, empty, wordings(CLASSES)[:1])
+
+
+def test_a_class_that_is_there_is_never_absent(dataset):
+    words = ["red", "Blue", "cat", "dog", "cow", "hat", "pen"]
+    for photo in dataset.photos:
+        assert not {"red", "Blue"} & set(absent_words(dataset, photo, words)["absent words"])
+
+
 def test_no_photo_at_all_is_an_error(detector, dataset):
     for photo in dataset.photos:
         photo.path.unlink()
@@ -202,10 +226,29 @@ def test_a_bad_number_is_mended_and_a_good_one_stays(encoder, tmp_path):
     fitted = calibrate(blind, data, wordings(CLASSES)[:1])
     assert fitted.better
     assert fitted.numbers["fusion_exponent"] > 0
-    assert fitted.after.value > fitted.before.value
+    assert fitted.after.objective > fitted.before.objective
     again = calibrate(blind.tuned(**fitted.numbers), data, wordings(CLASSES)[:1])
     assert again.numbers["fusion_exponent"] == fitted.numbers["fusion_exponent"]
-    assert again.after.value >= fitted.after.value
+    assert again.after.objective >= fitted.after.objective
+
+
+@pytest.mark.usefixtures("little")
+def test_before_is_the_preset_at_its_own_threshold(detector, tmp_path):
+    data = many(tmp_path, 60)
+    deaf = detector.tuned(score_threshold=0.99)
+    fitted = calibrate(deaf, data, wordings(CLASSES)[:1])
+    assert (fitted.before.threshold, fitted.before.f1) == (0.99, 0)
+    assert fitted.after.f1 > 0.5
+    assert fitted.numbers["score_threshold"] == fitted.after.threshold
+    assert np.isnan(fitted.after.false_labels)  # no absent class was asked for
+    assert not any("absent" in line for line in calibrated.report(deaf.preset, fitted))
+
+
+@pytest.mark.usefixtures("little")
+def test_an_unreadable_photo_is_left_out_of_a_fit(detector, tmp_path):
+    data = many(tmp_path, 60)
+    data.photos[5].path.write_bytes(b"no")
+    assert calibrate(detector, data, wordings(CLASSES)[:1]).after.f1 > 0
 
 
 @pytest.mark.usefixtures("little")
@@ -213,7 +256,7 @@ def test_what_was_fitted_is_a_preset_that_says_why(detector, tmp_path):
     data = many(tmp_path, 60)
     fitted = calibrate(detector, data, wordings(CLASSES)[:1])
     file = tmp_path / "mine.toml"
-    file.write_text(calibration.toml(PRESET, fitted, data, "all"))
+    file.write_text(calibrated.toml(PRESET, fitted, data, "all"))
     preset = Preset.from_file(file)
     assert {key: getattr(preset, key) for key in fitted.numbers} == fitted.numbers
     assert preset.background == PRESET.background

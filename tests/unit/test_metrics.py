@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import supervision as sv
 
-from openvocab.evaluate import metrics
+from openvocab.evaluate import counting, metrics
 from openvocab.evaluate.datasets import Dataset, Photo
 from openvocab.evaluate.formats import load
 
@@ -108,7 +108,7 @@ def by_pycocotools(file: Path, results: list[dict]) -> np.ndarray:
     return run.stats
 
 
-def ours(precision: metrics.Precision) -> list[float]:
+def ours(precision: counting.Precision) -> list[float]:
     p = precision
     return [p.ap, p.ap50, p.ap75, p.small, p.medium, p.large, p.ar]
 
@@ -119,7 +119,7 @@ def test_average_precision_is_that_of_pycocotools(tmp_path, seed):
     data = read(tmp_path, table)
     reference = by_pycocotools(tmp_path / "instances.json", results)[[0, 1, 2, 3, 4, 5, 8]]
     reference[reference == -1] = np.nan
-    figures = ours(metrics.precision(data, detections(data, table, results)))
+    figures = ours(counting.precision(data, detections(data, table, results)))
     # Labels are kept in float32 pixels, so that a box at IoU .75 to seven digits may fall either way.
     np.testing.assert_allclose(figures, reference, atol=EXACT, rtol=0)
 
@@ -148,7 +148,7 @@ def test_federated_precision_is_that_of_lvis(tmp_path, seed, monkeypatch):
     run = LVISEval(truth, LVISResults(truth, results), "bbox")
     run.run()
     reference = run.get_results()
-    precision = metrics.precision(data, detections(data, table, results))
+    precision = counting.precision(data, detections(data, table, results))
     figures = [precision.ap, precision.ap50, precision.ap75, precision.ar]
     expected = [reference[key] for key in ("AP", "AP50", "AP75", "AR@300")]
     expected += [reference[f"AP{key}"] for key in "rcf"]
@@ -171,8 +171,36 @@ def test_average_precision_on_real_photos_is_that_of_pycocotools(shared):
         for each in table["annotations"]
     ]  # fmt: skip
     reference = by_pycocotools(shared / "coco-dev/instances.json", results)[[0, 1, 2, 3, 4, 5, 8]]
-    figures = ours(metrics.precision(data, detections(data, table, results)))
+    figures = ours(counting.precision(data, detections(data, table, results)))
     np.testing.assert_allclose(figures, reference, atol=EXACT, rtol=0)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_ap50_of_matches_is_that_of_coco_and_counts_photos_as_often_as_asked(tmp_path, seed):
+    table, results = at_random(seed)
+    data = read(tmp_path, table)
+    found = detections(data, table, results)
+    matches = counting.matches(data, found)
+    assert metrics.ap50(matches) == pytest.approx(counting.precision(data, found).ap50, abs=1e-9)
+    some = np.arange(0, len(data), 2)
+    mass = np.zeros(len(data))
+    mass[some] = 3  # thrice as often is the same as once
+    part = data.only([data.photos[place] for place in some])
+    expected = counting.precision(part, [found[place] for place in some]).ap50
+    assert metrics.ap50(matches, mass) == pytest.approx(expected, abs=1e-9)
+
+
+def test_lvis_counts_the_best_300_of_a_photo():
+    one = photo(1, [LEFT, RIGHT], [0, 1])
+    data = dataset(one, kind="lvis", frequencies=("r", "f"))
+    many = found([AWAY] * 300 + [RIGHT], [0] * 300 + [1], [0.9] * 300 + [0.1])
+    assert counting.precision(data, [many]).ap50 == 0
+
+
+@pytest.mark.parametrize("kind", ["coco", "lvis"])
+def test_proposals_need_no_class_of_the_labels(kind):
+    data = dataset(photo(1, [LEFT], [1]), kind=kind, frequencies=("r", "f"))
+    assert counting.proposal_recall(data, [found([LEFT], [0], [0.9])], [10]) == {10: 1.0}
 
 
 @pytest.mark.parametrize(
@@ -189,33 +217,33 @@ def test_average_precision_on_real_photos_is_that_of_pycocotools(shared):
 )
 def test_a_box_is_right_wrong_or_neither(boxes, classes, scores, verdicts):
     data = dataset(photo(1, [LEFT, RIGHT], [0, 1], [False, True]))
-    matches = metrics.matches(data, [found(boxes, classes, scores)])
+    matches = counting.matches(data, [found(boxes, classes, scores)])
     assert matches.verdicts.tolist() == verdicts
     assert matches.labelled == 1
 
 
 def test_lvis_does_not_judge_what_nobody_looked_for():
     one = photo(1, [LEFT, RIGHT], [0, 0])
-    every = dict.fromkeys(("absent", "unfinished"), frozenset())
-    looked = {"absent": frozenset({1}), "unfinished": frozenset()}
-    unfinished = {"absent": frozenset(), "unfinished": frozenset({0})}
+    every = dict.fromkeys(("absent", "not_exhaustive"), frozenset())
+    looked = {"absent": frozenset({1}), "not_exhaustive": frozenset()}
+    not_exhaustive = {"absent": frozenset(), "not_exhaustive": frozenset({0})}
     more = found([LEFT, AWAY, AWAY], [0, 1, 0], [0.9, 0.8, 0.7])
 
     def verdicts(**known) -> list[int]:
         from dataclasses import replace
 
         data = dataset(replace(one, **known), kind="lvis", frequencies=("r", "f"))
-        return metrics.matches(data, [more]).verdicts.tolist()
+        return counting.matches(data, [more]).verdicts.tolist()
 
     assert verdicts(**every) == [1, -1, 0]
     assert verdicts(**looked) == [1, 0, 0]
-    assert verdicts(**unfinished) == [1, -1, -1]
+    assert verdicts(**not_exhaustive) == [1, -1, -1]
 
 
 def test_matches_know_photo_and_row():
     data = dataset(photo(1, [LEFT], [0]), photo(2, [RIGHT], [1]))
     rows = [found([AWAY, LEFT], [5, 0], [0.9, 0.8]), found([RIGHT], [1], [0.7])]
-    matches = metrics.matches(data, rows)
+    matches = counting.matches(data, rows)
     assert matches.photos.tolist() == [0, 1]
     assert matches.rows.tolist() == [1, 0]  # class 5 is a distractor: left out
     assert matches.class_ids.tolist() == [0, 1]
@@ -224,13 +252,13 @@ def test_matches_know_photo_and_row():
 def test_proposals_are_counted_from_the_best():
     data = dataset(photo(1, [LEFT, RIGHT], [0, 1]))
     proposals = found([AWAY, LEFT, RIGHT], [0, 0, 0], [0.9, 0.8, 0.1])
-    assert metrics.proposal_recall(data, [proposals], (1, 2, 3)) == {1: 0.0, 2: 0.5, 3: 1.0}
+    assert counting.proposal_recall(data, [proposals], (1, 2, 3)) == {1: 0.0, 2: 0.5, 3: 1.0}
 
 
 def test_confusion_says_what_boxes_were_called():
     data = dataset(photo(1, [LEFT, RIGHT, AWAY], [0, 0, 1], [False, False, True]))
     called = [found([LEFT, RIGHT], [1, 0], [0.9, 0.2])]
-    table = metrics.confusion(data, called, data.classes, 0.3)
+    table = counting.confusion(data, called, data.classes, 0.3)
     assert table.tolist() == [[0, 1, 1], [0, 0, 0], [0, 0, 0]]
 
 
@@ -243,5 +271,5 @@ def test_scores_that_are_shares_have_no_calibration_error():
 
 def test_nothing_found_is_no_figure():
     assert np.isnan(metrics.calibration_error(np.zeros(0), np.zeros(0, bool)))
-    empty = metrics.precision(dataset(photo(1, [LEFT], [0])), [found([], [], [])])
+    empty = counting.precision(dataset(photo(1, [LEFT], [0])), [found([], [], [])])
     assert (empty.ap50, empty.by_class[1, 0]) == (0, pytest.approx(np.nan, nan_ok=True))

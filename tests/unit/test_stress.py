@@ -40,6 +40,10 @@ def test_distractors_may_stand_in_a_file_and_are_never_classes(tmp_path):
     ("text", "error", "said"),
     [
         ("car = [1]", DatasetError, "no table of words"),
+        ("absent = 5", DatasetError, "a list of words"),
+        ('absent = "piano"', DatasetError, "a list of words"),
+        ("distractors = 5", DatasetError, "a list of words"),
+        ('[names]\ncar = "bus"', DatasetError, "a name of its own"),
         ("absent = [1]", DatasetError, "where a word should be"),
         ('absent = [" "]', DatasetError, "where a word should be"),
         ("[mine]\ncar = 1", DatasetError, "where a word should be"),
@@ -57,6 +61,12 @@ def test_a_class_that_is_none_is_refused(tmp_path):
     words = ClassesMap.from_file(written(tmp_path, '[mine]\nlorry = "truck"'))
     with pytest.raises(DatasetError, match="'lorry', which is no class"):
         wordings(["car"], words)
+
+
+def test_two_classes_of_one_word_are_refused(tmp_path):
+    words = ClassesMap.from_file(written(tmp_path, '[mine]\ncar = "auto"\nbus = "Auto"'))
+    with pytest.raises(DatasetError, match="mine: classes holds 'auto' and 'Auto', the same"):
+        wordings(["car", "bus"], words)
 
 
 def test_there_is_no_such_map():

@@ -1,0 +1,78 @@
+"""Asks a detector what is in photos that were seen: in one wording, and for what is not there."""
+
+import random
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+import supervision as sv
+
+from openvocab.detector import OpenVocabDetector
+from openvocab.errors import ImageError
+from openvocab.evaluate.datasets import Dataset, Photo
+from openvocab.evaluate.seen import Seen, SeenOnce
+from openvocab.evaluate.stress import Wording
+from openvocab.prompts import tidy
+
+__all__ = ["Namer", "absent_words", "readable"]
+
+LEAST = 0.001  # scores under this do not move AP
+ASKED_ABSENT = 5  # absent classes a photo
+
+
+class Namer:
+    """Names what was seen, in one wording, with one detector's numbers."""
+
+    def __init__(
+        self, detector: OpenVocabDetector, wording: Wording, negatives: Sequence[str] = ()
+    ) -> None:
+        self.wording = wording
+        taken = set(wording.classes)
+        bank = detector.vocabulary(wording.classes, [n for n in negatives if n not in taken])
+        self._classifier = detector.classifier(bank)
+        self._features = bank.features
+        self._lowest = np.full(len(bank), LEAST, np.float32)
+
+    def __call__(self, seen: Seen) -> sv.Detections:
+        """Boxes, scores and classes of a photo, down to the lowest scores."""
+        regions = seen.regions
+        scores = self._classifier.scores(*regions)
+        named = self._classifier.detections(regions.proposals, scores, self._lowest)
+        return sv.Detections(named.xyxy, confidence=named.confidence, class_id=named.class_id)
+
+    def right(self, photo: Photo, seen: Seen, classes: int) -> int:
+        """Labelled boxes that the encoder alone gives the right one of the dataset's classes."""
+        guesses = (seen.truth @ self._features[:classes].T).argmax(axis=1)
+        return int((guesses == photo.class_ids)[~photo.crowd].sum())
+
+
+def readable(
+    see: SeenOnce, photos: Iterable[Photo], unread: list[str]
+) -> Iterator[tuple[Photo, Seen]]:
+    """The photos and what is seen in them; why others cannot be read goes into `unread`."""
+    for photo in photos:
+        try:
+            yield photo, see(photo)
+        except ImageError as error:
+            unread.append(str(error))
+
+
+def absent_words(dataset: Dataset, photo: Photo, absent: Sequence[str]) -> dict[str, list[str]]:
+    """Five of the dataset's classes and five words, by kind, of which nothing is in a photo.
+
+    The same ones in every run; a kind that has fewer than five is left out.
+    """
+    chance = random.Random(photo.id)  # noqa: S311  not for secrets
+    known = photo.absent
+    others = [
+        name
+        for place, name in enumerate(dataset.classes)
+        if place not in photo.labelled and (known is None or place in known)
+    ]
+    classes = {tidy(name).casefold() for name in dataset.classes}
+    words = [word for word in absent if tidy(word).casefold() not in classes]
+    kinds = {"classes of the dataset": others, "absent words": words}
+    return {
+        kind: chance.sample(some, ASKED_ABSENT)
+        for kind, some in kinds.items()
+        if len(some) >= ASKED_ABSENT
+    }
