@@ -64,7 +64,6 @@ class Switch(NamedTuple):
 
 
 OTHERWISE: dict[str, tuple[Any, ...]] = {
-    "context_scales": ((1.0,), (1.0, 1.5)),
     "templates": ("none", "simple", "openai"),
     "logit_scale": (10.0, 14.0, 28.0, 40.0),
     "background_weight": (0.5, 1.0, 2.0, 8.0),
@@ -93,7 +92,6 @@ def switches(preset: Preset, square: Path) -> list[Switch]:
     return [
         *values,
         *proposals,
-        Switch("regions made square, not squashed", {"encoder": str(square)}),
         Switch("no background prompts", {"background": ()}),
         Switch("eight look-alikes as negatives", {}, LOOK_ALIKES),
         Switch("no label prior, nor choice by it", {"prior_weight": 0.0}),
@@ -117,6 +115,10 @@ def switches(preset: Preset, square: Path) -> list[Switch]:
             alone,
             post=lambda found: found.with_soft_nms(class_agnostic=True),
         ),
+        # These see the photos anew, which takes minutes each.
+        Switch("regions made square, not squashed", {"encoder": str(square)}),
+        Switch("`context_scales` [1.0]", {"context_scales": (1.0,)}),
+        Switch("`context_scales` [1.0, 1.5]", {"context_scales": (1.0, 1.5)}),
     ]
 
 
