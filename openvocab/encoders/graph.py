@@ -3,11 +3,7 @@
 import copy
 import hashlib
 import json
-import logging
 import tempfile
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from openvocab.encoders.towers import LAYOUT, header
-from openvocab.environment import environment_kept
+from openvocab.environment import environment_kept, quiet
 from openvocab.errors import ModelError
 from openvocab.runtimes import onnxruntime
 
@@ -64,7 +60,7 @@ def traced(visual: nn.Module, size: int, weights: Path) -> bytes:
 
     # Channels last, as torch computes fastest, would leave its traces in the graph.
     tower = copy.deepcopy(visual).to(memory_format=torch.contiguous_format)
-    with _quiet():
+    with environment_kept(), quiet():
         program = torch.onnx.export(
             _ImageTower(tower).eval(),
             (torch.zeros(2, 3, size, size),),
@@ -114,7 +110,7 @@ def quantised(graph: Path) -> bytes:
                 f"session.optimized_model_external_initializers_{key}", value
             )
         runtime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-        with _quiet():
+        with quiet():
             quantize_dynamic(
                 folded,
                 result,
@@ -123,19 +119,6 @@ def quantised(graph: Path) -> bytes:
                 weight_type=QuantType.QInt8,
             )
         return result.read_bytes()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Exporters warn of what they change inside themselves."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
 
 
 def _without_values(model: Any) -> None:  # noqa: ANN401  onnx ships no types

@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from openvocab.environment import quiet
 from openvocab.errors import ModelError, OpenVocabError
 from openvocab.proposers.ultralytics import check_format, contained, one_line
 from openvocab.runtimes import openvino
@@ -104,7 +105,7 @@ def _export(checkpoint: Path, path: Path, arguments: dict[str, Any]) -> Path:
 @contextlib.contextmanager
 def _elsewhere() -> Iterator[None]:
     """Silence what Ultralytics and NNCF print: only the command line prints."""
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):  # noqa: PTH123
+    with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere), quiet():
         yield
 
 
