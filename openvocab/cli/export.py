@@ -25,33 +25,33 @@ PICTURES, BOXES = 40, 10  # at the most, the boxes of a picture at each of the p
 DETECTORS = {".pt", ".onnx"}
 
 
+Network = Annotated[
+    str, typer.Argument(help="A preset, whose encoder it is; a bundle by name or folder; a .pt.")
+]
+Runtime = Annotated[str, typer.Option(help="onnx or openvino.")]
+Precision = Annotated[
+    str, typer.Option(help="fp32; bf16 (openvino); int8 (onnx; openvino for detectors).")
+]
+Pictures = Annotated[
+    Path | None,
+    typer.Option("--images", metavar="DIR", help="To compare with fp32 on; fp32 needs none."),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option("--out", metavar="DIR", help="[default: beside the network, used from then on]"),
+]
+Trust = Annotated[bool, typer.Option("--trust-pickle", help="Load a .pt, which can run any code.")]
+
+
 def export(  # noqa: PLR0913  a command has as many parameters as it has options
-    network: Annotated[
-        str,
-        typer.Argument(help="A preset, whose encoder it is; a bundle by name or folder; a .pt."),
-    ],
+    network: Network,
     *,
-    runtime: Annotated[str, typer.Option(help="onnx or openvino.")] = "onnx",
-    precision: Annotated[
-        str, typer.Option(help="fp32; bf16 (openvino); int8 (onnx; openvino for detectors).")
-    ] = "fp32",
-    pictures: Annotated[
-        Path | None,
-        typer.Option(
-            "--images", metavar="DIR", help="Pictures to compare with fp32 on; not for fp32."
-        ),
-    ] = None,
-    folder: Annotated[
-        Path | None,
-        typer.Option(
-            "--out", metavar="DIR", help="A new folder.  [default: the network's own, used at once]"
-        ),
-    ] = None,
+    runtime: Runtime = "onnx",
+    precision: Precision = "fp32",
+    pictures: Pictures = None,
+    folder: Out = None,
     imgsz: ImageSize = None,
-    trust_pickle: Annotated[
-        bool,
-        typer.Option("--trust-pickle", help="Load a .pt, which can run any code."),
-    ] = False,
+    trust_pickle: Trust = False,
 ) -> None:
     """Write a network as a graph for ONNX Runtime or OpenVINO, for a CPU.
 
@@ -65,15 +65,17 @@ def export(  # noqa: PLR0913  a command has as many parameters as it has options
 
         written = export_detector(
             found, runtime, precision, out=folder, images=paths, image_size=imgsz,
-            trust_pickle=trust_pickle or preset.trust_pickle,
+            trust_pickle=trust_pickle,
         )  # fmt: skip
         out.print(f"{written}: name it as the detector of a preset.", soft_wrap=True)
         return
     if imgsz is not None:
         raise ConfigError("--imgsz is of detectors; leave it out for an encoder.")
 
+    from openvocab.encoders.export import check_kind
     from openvocab.encoders.export import export as export_tower
 
+    check_kind(runtime, precision)  # before what takes a minute
     seen, words = _seen(preset, paths) if paths else ([], ())
     made = export_tower(found, runtime, precision, seen=seen, words=words, out=folder)
     _report(made)

@@ -21,7 +21,7 @@ from openvocab.encoders.towers import GRAPH, INT8_GRAPH, RECORDS, Forward, Recor
 from openvocab.errors import ModelError, OpenVocabError
 from openvocab.protocols import Boxes, Features, Image
 
-__all__ = ["MANY", "Floors", "export"]
+__all__ = ["MANY", "Floors", "check_kind", "export"]
 
 Seen = Sequence[tuple[Image, Boxes]]
 KINDS = {
@@ -81,7 +81,8 @@ def export(  # noqa: PLR0913  keywords, most with a default
         OpenVocabError: the folder cannot be written to.
     """
     floors = floors or Floors()
-    _check(runtime, precision, sum(len(boxes) for _, boxes in seen), words)
+    check_kind(runtime, precision)
+    _check_regions(precision, sum(len(boxes) for _, boxes in seen), words)
     folder = bundle_folder(bundle)
     target = _target(folder, out)
     torch_encoder = OpenClipEncoder(folder, device="cpu", graphs=False, batch_size=BATCH)
@@ -101,12 +102,22 @@ def export(  # noqa: PLR0913  keywords, most with a default
     return record
 
 
-def _check(runtime: str, precision: str, regions: int, words: Sequence[str]) -> None:
+def check_kind(runtime: str, precision: str) -> None:
+    """Whether there is such an export, and what it needs is installed.
+
+    Raises:
+        ModelError: saying what there is, or which package lacks.
+    """
     if precision not in KINDS.get(runtime, ()):
         known = ", ".join(f"{name} {each}" for name, all_ in KINDS.items() for each in all_)
         raise ModelError(f"An image tower is not exported to {runtime} {precision}; use {known}.")
     if runtime == "openvino":
         required("openvino")
+    if precision == "int8":
+        required("onnx")
+
+
+def _check_regions(precision: str, regions: int, words: Sequence[str]) -> None:
     if precision == "fp32" and not regions:
         return
     if regions < MANY or (precision == "int8" and not words):
