@@ -149,4 +149,7 @@ def _report(made: "Record") -> None:
     against = "" if (made.runtime, made.precision) == ("onnx", "fp32") else (
         f", {made.speed:.1f} times as fast as ONNX Runtime in fp32"
     )  # fmt: skip
-    out.print(f"{made.over_torch:.1f} times as fast as torch in fp32, at batches of 16{against}")
+    out.print(
+        f"{made.over_torch:.1f} times as fast as torch in fp32, at batches of 16{against}",
+        soft_wrap=True,
+    )
