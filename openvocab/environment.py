@@ -1,6 +1,8 @@
 """The process we run in: the device to compute on, environment variables left as they were."""
 
+import logging
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -8,7 +10,7 @@ from typing import Any
 
 from openvocab.errors import ModelError
 
-__all__ = ["device_name", "environment_kept", "one_thread"]
+__all__ = ["device_name", "environment_kept", "one_thread", "quiet"]
 
 
 @contextmanager
@@ -64,6 +66,23 @@ def one_thread() -> Iterator[None]:
     """
     with _openmp().limit(limits=1):
         yield
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No log and no warning meanwhile: exporters tell of what they change inside themselves.
+
+    >>> with quiet():
+    ...     warnings.warn("torch.jit.trace is deprecated")
+    """
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
 
 
 @cache

@@ -1,11 +1,17 @@
 """open_clip bundles of the real format with random weights, for tests of the encoder."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import open_clip
 import torch
 from safetensors.torch import save_file
+
+from openvocab.encoders.export import Floors, export
+from openvocab.encoders.towers import Record
+from openvocab.protocols import Boxes, Image
 
 OPENAI = {
     "mean": [0.48145466, 0.4578275, 0.40821073],
@@ -34,3 +40,21 @@ def save_bundle(folder: Path, model_cfg: dict, preprocess_cfg: dict) -> Path:
     state = {key: value.contiguous() for key, value in model.state_dict().items()}
     save_file(state, folder / "open_clip_model.safetensors")
     return folder
+
+
+def seen(number: int = 200) -> list[tuple[Image, Boxes]]:
+    """A picture of coloured noise and boxes in it, enough for the gate of an export."""
+    dice = np.random.default_rng(0)
+    image = dice.integers(0, 256, (30, 40, 3), np.uint8).repeat(16, axis=0).repeat(16, axis=1)
+    corners = dice.uniform(0, 300, (number, 2))
+    boxes = np.hstack([corners, corners + dice.uniform(20, 180, (number, 2))])
+    return [(image, boxes.astype(np.float32))]
+
+
+def export_bundle(
+    folder: Path, runtime: str, precision: str, floors: Floors | None = None, **more: object
+) -> Record:
+    """Export a random bundle; by default whatever it is worth."""
+    words: Sequence[str] = ("cat", "dog", "bus", "tree")
+    floors = floors or Floors(fp32=-1, bf16=-1, int8=-1, speed=0)
+    return export(folder, runtime, precision, seen=seen(), words=words, floors=floors, **more)

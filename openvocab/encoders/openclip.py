@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from torch.nn.functional import interpolate, pad
 
-from openvocab.encoders.onnx import GRAPH, OnnxTower
+from openvocab.encoders.towers import Forward, fastest
 from openvocab.environment import device_name, environment_kept, one_thread
 from openvocab.errors import ModelError, WeightsNotFoundError
 from openvocab.protocols import Boxes, Features, Image
 from openvocab.regions import regions
 
-__all__ = ["OpenClipEncoder"]
+__all__ = ["CONFIG", "WEIGHTS", "OpenClipEncoder", "bundle_folder"]
 
 PROMPTS = 512  # a forward: a long list must not take all memory
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
@@ -31,9 +31,9 @@ class OpenClipEncoder:
 
     Regions are cut from one upload of the image and resized on the device with antialiasing. On
     the CPU that is torch's uint8 resize, within 8 of 255 levels of PIL's bicubic, 0.2 on average
-    (`tests/contract/test_encoders.py` holds it there). A bundle that brings its image tower as
-    `image.onnx` has it run by ONNX Runtime on a CPU. Whole regions are squashed, or made square
-    with real context first where the model's own preprocessing keeps the aspect: no end of a box
+    (`tests/contract/test_encoders.py` holds it there). A bundle that brings its image tower as a
+    graph (`openvocab export`) has it run by ONNX Runtime or OpenVINO on a CPU; elsewhere torch
+    runs it. Whole regions are squashed, or made square with real context first where the model's own preprocessing keeps the aspect: no end of a box
     is ever cut off. Source: CLIP (Radford et al., ICML 2021).
     """
 
@@ -43,6 +43,7 @@ class OpenClipEncoder:
         *,
         device: str | None = None,
         batch_size: int = 32,
+        graphs: bool = True,
     ) -> None:
         """Load a model with its own preprocessing; never random weights, never a download.
 
@@ -50,6 +51,8 @@ class OpenClipEncoder:
             source: folder of an open_clip bundle, or `MODEL:TAG` already in the local cache.
             device: a torch device; None takes CUDA where there is one.
             batch_size: regions a forward pass.
+            graphs: on a CPU, run the fastest graph of the image tower that lies in the bundle;
+                without, torch in fp32, which those are measured against.
 
         Raises:
             WeightsNotFoundError: the bundle or the cached model is not on this machine.
@@ -58,11 +61,14 @@ class OpenClipEncoder:
         self._device = torch.device(device_name(device))
         self._batch = batch_size
         with environment_kept():
-            folder = _bundle(os.fspath(source))
-            self._model, self._tokenize, config, digest = _load(folder, self._device)
-            graph = folder / GRAPH
-            fast = graph.is_file() and self._device.type == "cpu"
-            self._onnx = OnnxTower(graph, folder / WEIGHTS) if fast else None
+            folder = bundle_folder(source)
+            weights_sha256, digest = _digests(folder)
+            self._model, self._tokenize, config = _load(folder, self._device)
+            found = None
+            if graphs and self._device.type == "cpu":
+                found = fastest(folder, folder / WEIGHTS, weights_sha256)
+            self._tower: Forward | None
+            self._tower, mark = found or (None, "")
         process = _preprocessing(self._model, config)
         self._size = process["size"]
         self._square = process["resize_mode"] != "squash"
@@ -70,8 +76,9 @@ class OpenClipEncoder:
         shape = (1, 3, 1, 1)
         mean = torch.tensor(process["mean"], device=self._device).view(shape)
         std = torch.tensor(process["std"], device=self._device).view(shape)
+        # As a sum: 0 to 255 in, zero mean and unit spread out.
         self._factor, self._offset = 1 / (255 * std), -mean / std
-        self._fingerprint = f"{digest}/{json.dumps(process, sort_keys=True)}"
+        self._fingerprint = f"{digest}/{json.dumps(process, sort_keys=True)}{mark}"
         self._width = int(self.encode_text(["a"]).shape[1])
 
     @property
@@ -87,8 +94,19 @@ class OpenClipEncoder:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the weights and configuration, and the preprocessing."""
+        """Hash of the weights and configuration, the preprocessing, and what is not fp32."""
         return self._fingerprint
+
+    @property
+    def visual(self) -> torch.nn.Module:
+        """The image tower in torch, of which an export is made."""
+        tower: torch.nn.Module = self._model.visual
+        return tower
+
+    @property
+    def size(self) -> int:
+        """Side of the square that a region is resized to, in pixels."""
+        return self._size
 
     @torch.inference_mode()
     def encode_text(self, prompts: Sequence[str]) -> Features:
@@ -104,20 +122,23 @@ class OpenClipEncoder:
     @torch.inference_mode()
     def encode_regions(self, images: Sequence[Image], boxes: Sequence[Boxes]) -> list[Features]:
         """Features `(N_i, D)` of the boxes of each BGR image; packed in batches across images."""
+        with nullcontext() if self._tower is None else one_thread():
+            parts = [self.forward(batch) for batch in self.pixels(images, boxes)]
+        if not parts:
+            return [np.empty((0, self._width), np.float32) for _ in images]
+        rows = _finite(torch.cat(parts).cpu().numpy())
+        return np.split(rows, np.cumsum([len(found) for found in boxes])[:-1])
+
+    def pixels(self, images: Sequence[Image], boxes: Sequence[Boxes]) -> Iterator[torch.Tensor]:
+        """The boxes as the image tower sees them, `(N, 3, size, size)`, in batches."""
         crops = (
             crop
             for image, found in zip(images, boxes, strict=True)
             for crop in self._cut(image, found)
         )
-        parts = []
-        with nullcontext() if self._onnx is None else one_thread():
-            # One batch of crops at a time is in memory, however many images there are.
-            while batch := list(islice(crops, self._batch)):
-                parts.append(self._forward(torch.cat(batch)))
-        if not parts:
-            return [np.empty((0, self._width), np.float32) for _ in images]
-        rows = _finite(torch.cat(parts).cpu().numpy())
-        return np.split(rows, np.cumsum([len(found) for found in boxes])[:-1])
+        # One batch of crops at a time is in memory, however many images there are.
+        while batch := list(islice(crops, self._batch)):
+            yield torch.cat(batch).float().mul_(self._factor).add_(self._offset)
 
     def _cut(self, image: Image, boxes: Boxes) -> Iterator[torch.Tensor]:
         """Crops `(1, 3, size, size)` of 0 to 255."""
@@ -143,14 +164,15 @@ class OpenClipEncoder:
         resized = interpolate(crop.float(), size, mode=self._mode, antialias=True)
         return resized.round().clamp(0, 255)  # CUDA has no uint8 resize
 
-    def _forward(self, crops: torch.Tensor) -> torch.Tensor:
-        scaled = crops.float().mul_(self._factor).add_(self._offset)  # (x / 255 - mean) / std
-        if self._onnx is not None:
-            return torch.from_numpy(self._onnx(scaled.numpy()))
-        scaled = scaled.contiguous(memory_format=torch.channels_last)
+    @torch.inference_mode()
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Unit features `(N, D)` of preprocessed pixels."""
+        if self._tower is not None:
+            return torch.from_numpy(self._tower(pixels.numpy()))
+        pixels = pixels.contiguous(memory_format=torch.channels_last)
         fast = self._device.type == "cuda"  # bf16 is slower on CPUs without AMX
         with torch.autocast(self._device.type, torch.bfloat16, enabled=fast):
-            rows: torch.Tensor = self._model.encode_image(scaled, normalize=True)
+            rows: torch.Tensor = self._model.encode_image(pixels, normalize=True)
         return rows.float()
 
 
@@ -161,8 +183,13 @@ def _finite(rows: Features) -> Features:
     return rows
 
 
-def _bundle(source: str) -> Path:
-    """The folder of a bundle: given, or found in the local Hugging Face cache."""
+def bundle_folder(given: str | os.PathLike[str]) -> Path:
+    """The folder of a bundle: given, or found in the local Hugging Face cache.
+
+    Raises:
+        WeightsNotFoundError: there is none.
+    """
+    source = os.fspath(given)
     if ":" not in source or Path(source).is_dir():
         folder = Path(source)
         for name in (CONFIG, WEIGHTS):
@@ -185,8 +212,17 @@ def _bundle(source: str) -> Path:
     return Path(str(found[0])).parent
 
 
-def _load(folder: Path, device: torch.device) -> tuple[Any, Any, dict[str, Any], str]:
-    """Model, tokenizer, configuration, and SHA-256 of weights and configuration."""
+def _digests(folder: Path) -> tuple[str, str]:
+    """SHA-256 of the weights, and of weights and configuration."""
+    with (folder / WEIGHTS).open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256")
+    both = digest.copy()
+    both.update((folder / CONFIG).read_bytes())
+    return digest.hexdigest(), both.hexdigest()
+
+
+def _load(folder: Path, device: torch.device) -> tuple[Any, Any, dict[str, Any]]:
+    """Model, tokenizer and configuration."""
     import open_clip
 
     try:
@@ -204,11 +240,8 @@ def _load(folder: Path, device: torch.device) -> tuple[Any, Any, dict[str, Any],
             f"{folder} cannot be loaded as an open_clip bundle "
             f"({type(error).__name__}: {reason}); pull it again."
         ) from error
-    with (folder / WEIGHTS).open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256")
-    digest.update((folder / CONFIG).read_bytes())
     model.eval().to(memory_format=torch.channels_last)
-    return model, tokenizer, config, digest.hexdigest()
+    return model, tokenizer, config
 
 
 def _preprocessing(model: Any, config: dict[str, Any]) -> dict[str, Any]:  # noqa: ANN401

@@ -23,7 +23,7 @@ from openvocab.errors import ModelError, WeightsNotFoundError
 from openvocab.protocols import Image, Proposals
 from openvocab.runtimes import onnx_session, onnxruntime, openvino
 
-__all__ = ["UltralyticsProposer"]
+__all__ = ["UltralyticsProposer", "check_format", "contained", "one_line"]
 
 OPENVINO = "_openvino_model"
 STRIDE = 64  # the coarsest of any YOLO: Ultralytics rounds an image size up to it
@@ -83,7 +83,7 @@ class UltralyticsProposer:
         file = Path(path)
         if not file.exists():
             raise WeightsNotFoundError(f"No detector at {file}; give the path of an existing file.")
-        _check_format(file, trust_pickle=trust_pickle)
+        check_format(file, trust_pickle=trust_pickle)
         self._iou = iou
         # What runs the network does so in threads of its own; torch only prepares its input.
         self._threads = one_thread if _is_export(file) else contextlib.nullcontext
@@ -102,16 +102,16 @@ class UltralyticsProposer:
     def _load(self, file: Path) -> dict[int, str]:
         """Load the model and run it once; its names by number."""
         try:
-            with _LOADING, environment_kept(), _threads_kept(), _nothing_installed():
+            with contained() as ultralytics:
                 _import_runtime(file)
-                self._model = _load_ultralytics().YOLO(str(file))
+                self._model = ultralytics.YOLO(str(file))
                 # The task and names of an export are known only once it runs.
                 (first,) = self._predict(np.zeros((32, 32, 3), np.uint8))
                 self._rest_between_runs(file)
         # Ultralytics, its eighteen backends and pickle raise anything on a damaged file.
         except Exception as error:
             raise ModelError(
-                f"{file} cannot be loaded as a detector ({_one_line(error)}); "
+                f"{file} cannot be loaded as a detector ({one_line(error)}); "
                 "check the file, or pull or export it again."
             ) from error
         made_for, wanted = max(self._model.predictor.imgsz), self._arguments.get("imgsz")
@@ -187,7 +187,7 @@ class UltralyticsProposer:
         return order[sv.box_non_max_suppression(scored, self._iou)]
 
 
-def _check_format(file: Path, *, trust_pickle: bool) -> None:
+def check_format(file: Path, *, trust_pickle: bool) -> None:
     """Refuse what could run code, unless the user trusts it, and what has no weights."""
     if file.suffix.lower() in {".yaml", ".yml"}:
         raise ModelError(f"{file} describes a model without weights; give a trained one.")
@@ -209,6 +209,13 @@ def _import_runtime(file: Path) -> None:
         openvino()
     elif file.suffix.lower() == ".onnx":
         onnxruntime()
+
+
+@contextlib.contextmanager
+def contained() -> Iterator[Any]:
+    """Ultralytics, to load or export with, while the process is kept as it was."""
+    with _LOADING, environment_kept(), _threads_kept(), _nothing_installed():
+        yield _load_ultralytics()
 
 
 @contextlib.contextmanager
@@ -263,7 +270,7 @@ def _load_ultralytics() -> Any:  # noqa: ANN401
     return ultralytics
 
 
-def _one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
     """The first line of an error, cut to what fits a message."""
     lines = str(error).strip().splitlines() or [""]
     return f"{type(error).__name__}: {lines[0]}"[:160]

@@ -22,7 +22,8 @@ def watch(event, arguments):
         seen.append((event, str(arguments)[:200]))
     if event == "open" and isinstance(arguments[1], str) and set(arguments[1]) & set("wax+"):
         path = str(arguments[0])
-        if not path.startswith(("/dev/null", TEMP)):
+        # By its number: a file that was opened, and seen, by its path.
+        if not path.startswith(("/dev/null", TEMP)) and not isinstance(arguments[0], int):
             seen.append((event, path))
 """
 
@@ -95,6 +96,32 @@ assert "openvino_telemetry" not in sys.modules
 print(seen, [])
 """
 
+EXPORT = """
+sys.path.insert(0, TESTS)
+from pathlib import Path
+from bundles import OPENAI, SMALL, export_bundle, save_bundle
+import torch
+before = dict(os.environ)
+folder = save_bundle(Path(TEMP) / "bundle", SMALL, OPENAI)
+sys.addaudithook(watch)
+for kind in (("onnx", "int8"), ("openvino", "bf16")):
+    export_bundle(folder, *kind)
+assert dict(os.environ) == before, set(os.environ.items()) ^ set(before.items())
+assert "openvino_telemetry" not in sys.modules
+print(seen, [])
+"""
+
+EXPORT_DETECTOR = """
+from pathlib import Path
+from openvocab.proposers.export import export_detector
+before = dict(os.environ)
+sys.addaudithook(watch)
+for runtime in ("onnx", "openvino"):
+    export_detector(Path(CHECKPOINT), runtime, "fp32", out=Path(TEMP), image_size=64, trust_pickle=True)
+assert dict(os.environ) == before, set(os.environ.items()) ^ set(before.items())
+print(seen, [])
+"""
+
 
 def run(program: str, tmp_path: Path, photo: Path, **environment: str) -> str:
     cores = len(os.sched_getaffinity(0))
@@ -140,4 +167,16 @@ def test_a_backend_that_is_missing_is_not_installed_even_if_the_user_imported_fi
 @pytest.mark.skipif(find_spec("openvino") is None, reason="OpenVINO is not installed")
 def test_openvino_tells_nobody_what_it_reads(tmp_path, assets):
     assert run(OPENVINO, tmp_path, assets / "bus.jpg") == "[] []"
+    assert not (tmp_path / "home").exists()
+
+
+def test_an_export_opens_no_socket_starts_no_process_and_writes_only_the_bundle(tmp_path, assets):
+    tests = str(Path(__file__).parents[1])
+    assert run(EXPORT.replace("TESTS", repr(tests)), tmp_path, assets / "bus.jpg") == "[] []"
+    assert not (tmp_path / "home").exists()
+
+
+def test_nor_does_one_of_a_detector(tmp_path, assets, checkpoint):
+    program = EXPORT_DETECTOR.replace("CHECKPOINT", repr(str(checkpoint("yolo11n.yaml"))))
+    assert run(program, tmp_path, assets / "bus.jpg") == "[] []"
     assert not (tmp_path / "home").exists()

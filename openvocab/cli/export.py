@@ -1,0 +1,155 @@
+"""`openvocab export`: networks as graphs that run faster on a CPU, if they see the same."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import numpy as np
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from openvocab import images, presets, weights
+from openvocab.cli.console import complain, err, out
+from openvocab.cli.options import ImageSize
+from openvocab.errors import ConfigError, ImageError, ModelError
+from openvocab.presets import Preset
+from openvocab.protocols import Boxes, Image, Proposer
+from openvocab.regions import grown
+
+if TYPE_CHECKING:
+    from openvocab.encoders.towers import Record
+
+__all__ = ["export"]
+
+PICTURES, BOXES = 40, 10  # at the most, the boxes of a picture at each of the preset's scales
+DETECTORS = {".pt", ".onnx"}
+
+
+Network = Annotated[
+    str, typer.Argument(help="A preset, whose encoder it is; a bundle by name or folder; a .pt.")
+]
+Runtime = Annotated[str, typer.Option(help="onnx or openvino.")]
+Precision = Annotated[
+    str, typer.Option(help="fp32; bf16 (openvino); int8 (onnx; openvino for detectors).")
+]
+Pictures = Annotated[
+    Path | None,
+    typer.Option("--images", metavar="DIR", help="To compare with fp32 on; fp32 needs none."),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option("--out", metavar="DIR", help="[default: beside the network, used from then on]"),
+]
+Trust = Annotated[bool, typer.Option("--trust-pickle", help="Load a .pt, which can run any code.")]
+
+
+def export(  # noqa: PLR0913  a command has as many parameters as it has options
+    network: Network,
+    *,
+    runtime: Runtime = "onnx",
+    precision: Precision = "fp32",
+    pictures: Pictures = None,
+    folder: Out = None,
+    imgsz: ImageSize = None,
+    trust_pickle: Trust = False,
+) -> None:
+    """Write a network as a graph for ONNX Runtime or OpenVINO, for a CPU.
+
+    An encoder's image tower is compared with torch in fp32 on regions of your pictures, and is
+    refused if it sees otherwise or is no faster. Words stay data: any classes, after the export.
+    """
+    preset, found = _found(network)
+    paths = images.find([str(pictures)]) if pictures is not None else []
+    if found.suffix.lower() in DETECTORS:
+        from openvocab.proposers.export import export_detector
+
+        written = export_detector(
+            found, runtime, precision, out=folder, images=paths, image_size=imgsz,
+            trust_pickle=trust_pickle,
+        )  # fmt: skip
+        out.print(f"{written}: name it as the detector of a preset.", soft_wrap=True)
+        return
+    if imgsz is not None:
+        raise ConfigError("--imgsz is of detectors; leave it out for an encoder.")
+
+    from openvocab.encoders.export import check_kind
+    from openvocab.encoders.export import export as export_tower
+
+    check_kind(runtime, precision)  # before what takes a minute
+    seen, words = _seen(preset, paths) if paths else ([], ())
+    made = export_tower(found, runtime, precision, seen=seen, words=words, out=folder)
+    _report(made)
+    where = folder or found
+    used = f'encoder = "{folder}" in a preset' if folder else "every preset of this encoder"
+    out.print(f"{where}: on a CPU, {used} uses its fastest graph.", soft_wrap=True)
+
+
+def _found(network: str) -> tuple[Preset, Path]:
+    """What is exported, and the preset whose detector finds the regions for it."""
+    if network in presets.available() or network.endswith(".toml"):
+        preset = presets.load(network)
+        return preset, _bundle(preset.encoder)
+    return presets.load("starter"), _bundle(network)
+
+
+def _bundle(name: str) -> Path:
+    if ":" in name and not Path(name).exists():
+        from openvocab.encoders.openclip import bundle_folder
+
+        return bundle_folder(name)
+    return weights.resolve(name)
+
+
+def _seen(
+    preset: Preset, paths: Sequence[Path]
+) -> tuple[list[tuple[Image, Boxes]], tuple[str, ...]]:
+    """Boxes of the preset's detector in pictures, as the encoder sees them, and its words."""
+    from openvocab.proposers.ultralytics import UltralyticsProposer
+
+    proposer: Proposer = UltralyticsProposer(
+        weights.resolve(preset.detector),
+        threshold=preset.proposal_threshold,
+        iou=preset.proposal_iou,
+        max_boxes=BOXES,
+        image_size=preset.image_size,
+        device="cpu",
+        trust_pickle=preset.trust_pickle,
+    )
+    step = max(1, len(paths) // PICTURES)
+    seen = []
+    for path in _progress(paths[::step][:PICTURES]):
+        try:
+            picture = images.load(path)
+        except ImageError as error:
+            complain(str(error))
+            continue
+        (found,) = proposer.propose([picture])
+        boxes = np.vstack([grown(found.xyxy, scale) for scale in preset.context_scales])
+        seen.append((picture, boxes))
+    if not seen:
+        raise ModelError("None of the pictures can be read; give others (--images).")
+    return seen, proposer.names
+
+
+def _progress(paths: Sequence[Path]) -> Iterator[Path]:
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
+        yield from bar.track(paths, description="looking")
+
+
+def _report(made: "Record") -> None:
+    compared = f"{made.regions} regions" if made.regions else "noise, for want of --images"
+    out.print(
+        f"{made.runtime} {made.precision}, compared with torch fp32 on {compared}: "
+        f"cosine {made.cosine_min:.5f} at worst, {made.cosine_mean:.5f} on average",
+        soft_wrap=True,
+    )
+    if made.agreement is not None:
+        out.print(f"{made.agreement:.1%} keep their nearest word")
+    against = "" if (made.runtime, made.precision) == ("onnx", "fp32") else (
+        f", {made.speed:.1f} times as fast as ONNX Runtime in fp32"
+    )  # fmt: skip
+    out.print(
+        f"{made.over_torch:.1f} times as fast as torch in fp32, at batches of 16{against}",
+        soft_wrap=True,
+    )

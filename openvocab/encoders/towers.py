@@ -1,0 +1,203 @@
+"""The image tower of a bundle as a graph: which of those that lie there is run, and by what."""
+
+import hashlib
+import json
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from openvocab.errors import ModelError
+from openvocab.protocols import Features
+from openvocab.runtimes import onnx_session, openvino
+
+__all__ = [
+    "GRAPH",
+    "INT8_GRAPH",
+    "LAYOUT",
+    "RECORDS",
+    "Forward",
+    "Record",
+    "fastest",
+    "graph_of",
+    "header",
+    "load",
+    "read_records",
+    "sha256",
+    "to_json",
+]
+
+GRAPH, INT8_GRAPH = "image.onnx", "image-int8.onnx"
+RECORDS = "image.json"
+"""What was exported beyond `image.onnx`, and what that is worth: a list of `Record`."""
+LAYOUT = "safetensors_header_sha256"
+"""Of the file whose places the graph refers to: kept in its metadata, written by the export."""
+
+Forward = Callable[[NDArray[np.float32]], Features]
+"""Preprocessed pixels `(N, 3, S, S)` to unit features `(N, D)`; thread-safe."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A tower that passed its gate, tied to the weights that it was measured with."""
+
+    runtime: str
+    """`onnx` or `openvino`."""
+    precision: str
+    """`fp32`, `bf16` or `int8`."""
+    weights_sha256: str
+    graph_sha256: str
+    regions: int
+    """On how many regions of real pictures it was compared with torch in fp32; 0 for noise."""
+    cosine_min: float
+    cosine_mean: float
+    agreement: float | None
+    """Share of the regions that keep their nearest word; None without words."""
+    over_torch: float
+    """Times as fast as torch in fp32, at batches of 16, where it was exported."""
+    speed: float
+    """Times as fast as `image.onnx` in ONNX Runtime, likewise."""
+
+    @property
+    def mark(self) -> str:
+        """What a fingerprint must add: nothing where the features are those of fp32."""
+        if self.precision == "fp32":
+            return ""
+        of = f"/{self.graph_sha256[:16]}" if self.precision == "int8" else ""
+        return f"/{self.runtime}-{self.precision}{of}"
+
+
+def fastest(folder: Path, weights: Path, weights_sha256: str) -> tuple[Forward, str] | None:
+    """The fastest tower of a bundle that this machine can run, and its mark; None: there is none.
+
+    Raises:
+        ModelError: a graph or a record that is damaged, or made of other weights.
+    """
+    records = sorted(read_records(folder), key=lambda record: -record.speed)
+    for record in records:
+        if record.weights_sha256 != weights_sha256:
+            raise ModelError(
+                f"{folder / RECORDS} is not of the {weights.name} beside it; "
+                "delete it and run `openvocab export` again."
+            )
+        if record.runtime == "openvino" and find_spec("openvino") is None:
+            logger.warning(
+                "%s was exported for OpenVINO, which is not installed; for its speed run "
+                '`pip install "openvocab[export]"`.', folder,
+            )  # fmt: skip
+            continue
+        graph = graph_of(folder, record.precision)
+        if graph.is_file() and sha256(graph) != record.graph_sha256:
+            raise ModelError(f"{graph} is not the one of {RECORDS}; run `openvocab export` again.")
+        return load(graph, weights, record.runtime, record.precision), record.mark
+    if (folder / GRAPH).is_file():
+        return load(folder / GRAPH, weights, "onnx", "fp32"), ""
+    return None
+
+
+def load(graph: Path, weights: Path, runtime: str, precision: str) -> Forward:
+    """A graph in its runtime, with as many threads as torch has.
+
+    `image.onnx` holds no weights. It refers to those of the safetensors file beside it (ONNX
+    external data), so that text and images cannot come from two trainings.
+
+    Raises:
+        ModelError: not a graph, or of another safetensors file.
+    """
+    make = _openvino if runtime == "openvino" else _onnx
+    try:
+        forward, metadata = make(graph, precision)
+    # Both runtimes have a dozen errors of their own, few of them public.
+    except Exception as error:
+        raise ModelError(
+            f"{graph} cannot be loaded ({type(error).__name__}); delete it or pull it again."
+        ) from error
+    # OpenVINO does not tell the metadata; the record beside it holds the hash of both files.
+    layout = hashlib.sha256(header(weights)).hexdigest()
+    if metadata is not None and precision == "fp32" and metadata.get(LAYOUT) != layout:
+        raise ModelError(f"{graph} is not of the {weights.name} beside it; delete it.")
+    return forward
+
+
+def _onnx(graph: Path, _: str) -> tuple[Forward, dict[str, str] | None]:
+    session = onnx_session(graph, torch.get_num_threads())
+
+    def forward(pixels: NDArray[np.float32]) -> Features:
+        (features,) = session.run(None, {"pixels": pixels})
+        return features
+
+    return forward, session.get_modelmeta().custom_metadata_map
+
+
+def _openvino(graph: Path, precision: str) -> tuple[Forward, dict[str, str] | None]:
+    core = openvino().Core()
+    # By default it computes in bf16 wherever the processor can.
+    settings = {
+        "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+    compiled = core.compile_model(core.read_model(graph), "CPU", settings)
+    lock = threading.Lock()  # a compiled model has one request, which all calls of it share
+
+    def forward(pixels: NDArray[np.float32]) -> Features:
+        with lock:
+            features: Features = compiled(pixels)[0]
+        return features
+
+    return forward, None
+
+
+def read_records(folder: Path) -> list[Record]:
+    """What `image.json` lists; nothing where there is none.
+
+    Raises:
+        ModelError: it is damaged.
+    """
+    path = folder / RECORDS
+    if not path.is_file():
+        return []
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))["towers"]
+        records = [Record(**row) for row in rows]
+        for record in records:
+            float(record.speed)
+            if (record.runtime, record.precision) not in {
+                ("onnx", "int8"), ("openvino", "fp32"), ("openvino", "bf16"),
+            }:  # fmt: skip
+                raise ValueError(f"{record.runtime} {record.precision}")  # noqa: TRY301
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(
+            f"{path} cannot be read ({error}); delete it and run `openvocab export` again."
+        ) from error
+    return records
+
+
+def to_json(records: list[Record]) -> bytes:
+    """As `read_records` reads them."""
+    return (json.dumps({"towers": [asdict(each) for each in records]}, indent=1) + "\n").encode()
+
+
+def graph_of(folder: Path, precision: str) -> Path:
+    """int8 has weights and a graph of its own; OpenVINO reads the one of ONNX Runtime."""
+    return folder / (INT8_GRAPH if precision == "int8" else GRAPH)
+
+
+def header(weights: Path) -> bytes:
+    """Of a safetensors file, JSON: type, shape and place of each tensor."""
+    with weights.open("rb") as file:
+        return file.read(int.from_bytes(file.read(8), "little"))
+
+
+def sha256(path: Path) -> str:
+    """Of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,147 @@
+"""Exports a detector by Ultralytics' own means, with what that does to the process contained."""
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from openvocab.environment import quiet
+from openvocab.errors import ModelError, OpenVocabError
+from openvocab.proposers.ultralytics import check_format, contained, one_line
+from openvocab.runtimes import openvino
+
+__all__ = ["export_detector"]
+
+NEEDS = {
+    ("onnx", "fp32"): ("onnx",),
+    ("openvino", "fp32"): ("openvino",),
+    ("openvino", "int8"): ("openvino", "nncf"),
+}
+CALIBRATED_ON = 300  # pictures at the most; NNCF looks at as many
+
+
+def export_detector(  # noqa: PLR0913  keywords, most with a default
+    path: Path,
+    runtime: str,
+    precision: str,
+    *,
+    out: Path | None = None,
+    images: Sequence[Path] = (),
+    image_size: int | None = None,
+    trust_pickle: bool = False,
+) -> Path:
+    """Write a `.pt` detector as ONNX, or as a folder of OpenVINO; nothing is installed.
+
+    Args:
+        path: a checkpoint of Ultralytics.
+        runtime: `onnx` or `openvino`.
+        precision: `fp32`; or `int8`, in OpenVINO, whose scales are calibrated on `images`.
+        out: folder; None takes the one of `path`.
+        images: pictures like those to come, for int8 alone.
+        image_size: longer side that it will see, in pixels; None takes what it was trained for.
+        trust_pickle: a `.pt` is a pickle, and can run any code.
+
+    Returns:
+        What was written, as a preset's `detector` takes it.
+
+    Raises:
+        ModelError: an export already, an untrusted pickle, a damaged file, a package that lacks.
+        OpenVocabError: the folder cannot be written to.
+    """
+    if path.suffix.lower() != ".pt":
+        raise ModelError(f"{path} is an export already; give the .pt that it was made of.")
+    check_format(path, trust_pickle=trust_pickle)
+    _check(runtime, precision, images)
+    arguments: dict[str, Any] = {"format": runtime, "device": "cpu", "verbose": False}
+    arguments |= {"dynamic": False, "nms": False}
+    if runtime == "onnx":
+        arguments["simplify"] = False  # by another package, for less than ONNX Runtime does itself
+    if image_size is not None:
+        arguments["imgsz"] = image_size
+    with tempfile.TemporaryDirectory(prefix="openvocab-export-") as place:
+        checkpoint = Path(place) / path.name
+        shutil.copyfile(path, checkpoint)
+        if precision == "int8":
+            arguments |= {"quantize": 8, "data": str(_dataset(Path(place), images))}
+            # One picture a step, else fewer than a batch are thrown away.
+            arguments |= {"batch": 1, "fraction": 1.0}
+        made = _export(checkpoint, path, arguments)
+        return _deliver(made, out or path.parent)
+
+
+def _check(runtime: str, precision: str, images: Sequence[Path]) -> None:
+    if (runtime, precision) not in NEEDS:
+        known = ", ".join(" ".join(kind) for kind in NEEDS)
+        raise ModelError(f"A detector is not exported to {runtime} {precision}; use {known}.")
+    for name in NEEDS[runtime, precision]:
+        if find_spec(name) is None:
+            raise ModelError(f'The export needs {name}; run `pip install "openvocab[export]"`.')
+    if precision == "int8" and not images:
+        raise ModelError("int8 is calibrated on real pictures; give a folder of them (--images).")
+
+
+def _export(checkpoint: Path, path: Path, arguments: dict[str, Any]) -> Path:
+    try:
+        with contained() as ultralytics, _elsewhere():
+            if arguments["format"] == "openvino":
+                openvino()  # before Ultralytics does, which would leave its telemetry on
+            model = ultralytics.YOLO(str(checkpoint))
+            if arguments.get("data"):
+                _names(Path(arguments["data"]), model.names)
+            return Path(model.export(**arguments))
+    # Ultralytics, torch, the exporters and pickle raise anything.
+    except Exception as error:
+        raise ModelError(
+            f"{path} cannot be exported ({one_line(error)}); check that it is a detector of "
+            "Ultralytics, or use another runtime."
+        ) from error
+
+
+@contextlib.contextmanager
+def _elsewhere() -> Iterator[None]:
+    """Silence what Ultralytics and NNCF print: only the command line prints."""
+    with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere), quiet():
+        yield
+
+
+def _dataset(place: Path, images: Sequence[Path]) -> Path:
+    """A list of pictures without labels, in Ultralytics' form."""
+    pictures = place / "pictures"
+    pictures.mkdir()
+    step = max(1, len(images) // CALIBRATED_ON)
+    for number, image in enumerate(images[::step][:CALIBRATED_ON]):
+        shutil.copyfile(image, pictures / f"{number:04}{image.suffix.lower()}")
+    return place / "pictures.yaml"
+
+
+def _names(file: Path, names: dict[int, str]) -> None:
+    """YAML is a superset of JSON."""
+    listed = {"path": str(file.parent), "train": "pictures", "val": "pictures"}
+    file.write_text(json.dumps(listed | {"names": {str(k): v for k, v in names.items()}}))
+
+
+def _deliver(made: Path, folder: Path) -> Path:
+    """Move an exported file or folder into its place, over an older one."""
+    target = folder / made.name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if made.is_file():
+            part = target.with_name(f".{target.name}.part")
+            shutil.copyfile(made, part)
+            part.replace(target)
+        else:
+            part = folder / f".{made.name}.part"
+            shutil.rmtree(part, ignore_errors=True)
+            shutil.copytree(made, part)
+            shutil.rmtree(target, ignore_errors=True)
+            part.replace(target)
+    except OSError as error:
+        raise OpenVocabError(
+            f"{target} cannot be written ({error.strerror}); give another folder (--out)."
+        ) from error
+    return target
