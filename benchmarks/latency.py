@@ -225,7 +225,7 @@ def measured(whole: OpenVocabDetector, eager: OpenClipEncoder, picture: Image) -
 
 def random_networks(folder: Path) -> Preset:
     """ViT-B-32 and yolo26n as they are published, but for the weights: speed does not need them."""
-    import open_clip
+    import open_clip  # noqa: TID251  its stock configuration
     from safetensors.torch import save_file
 
     from openvocab.proposers.ultralytics import _load_ultralytics
