@@ -15,6 +15,10 @@ from openvocab.vocabulary import Vocabulary
 __all__ = ["RegionClassifier", "Regions", "Scores", "Share", "reachable"]
 
 SAME = 0.999  # cosine over which two prompts are the same word
+# Overlap over which two boxes of two classes are one box, which has one label. At .6 what stands
+# before something else (a bowl on a table) goes as well, which costs 1.2 of 46 AP50; without it, one
+# box in 17 has two labels, and one in 60 so.
+SAME_BOX = 0.85
 
 
 class Regions(NamedTuple):
@@ -199,4 +203,5 @@ class RegionClassifier:
                 "proposal_label": np.array([found.labels[row] for row in rows], dtype=object),
             },
         )
-        return named.with_nms(self._preset.nms_iou, class_agnostic=True)
+        distinct = named.with_nms(self._preset.nms_iou)
+        return distinct.with_nms(max(SAME_BOX, self._preset.nms_iou), class_agnostic=True)

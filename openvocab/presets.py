@@ -84,7 +84,7 @@ class Preset:
     score_threshold: float = 0.3
     """Boxes with a lower fused score are not returned."""
     nms_iou: float = 0.6
-    """Overlap above which the box of lower score goes, whatever its class."""
+    """Overlap above which the box of lower score of the same class goes; of another, above .85."""
     trust_pickle: bool = False
     """Load `.pt` detectors, which can run code; only for files whose origin you trust."""
 

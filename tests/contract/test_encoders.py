@@ -56,7 +56,11 @@ ENCODERS: dict[str, Callable[[Path], Encoder]] = {
 COARSE = {"onnx int8": 2e-2}
 
 
-@pytest.fixture(scope="module", params=ENCODERS)
+SLOW = {"onnx int8", "openvino fp32", "openvino bf16"}
+PARAMS = [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in ENCODERS]
+
+
+@pytest.fixture(scope="module", params=PARAMS)
 def encoder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Encoder:
     return ENCODERS[request.param](tmp_path_factory.mktemp("bundle"))
 

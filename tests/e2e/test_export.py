@@ -14,6 +14,8 @@ from openvocab import cli
 from openvocab.encoders.openclip import OpenClipEncoder
 from openvocab.proposers.ultralytics import UltralyticsProposer
 
+pytestmark = pytest.mark.slow  # exports take seconds each
+
 
 @pytest.fixture
 def run(monkeypatch, capsys):

@@ -18,6 +18,8 @@ from openvocab.errors import ModelError, OpenVocabError
 
 KINDS = [("onnx", "fp32"), ("onnx", "int8"), ("openvino", "fp32"), ("openvino", "bf16")]
 
+pytestmark = pytest.mark.slow  # exports take seconds each
+
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Path]:
