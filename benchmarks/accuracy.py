@@ -42,7 +42,7 @@ from openvocab.protocols import Image, Proposals, Proposer
 
 ASKED = ("names", "synonyms", "more synonyms", "+1,000 distractors")
 PARTS = ("all", "calibration", "test")
-RESAMPLES = 500
+RESAMPLES = 100
 LOOK_ALIKES = ("statue", "poster", "reflection", "shadow", "mannequin", "drawing", "toy", "screen")
 
 Post = Callable[[sv.Detections], sv.Detections]
@@ -64,14 +64,14 @@ class Switch(NamedTuple):
 
 
 OTHERWISE: dict[str, tuple[Any, ...]] = {
-    "templates": ("none", "simple", "openai"),
-    "logit_scale": (10.0, 14.0, 28.0, 40.0),
-    "background_weight": (0.5, 1.0, 2.0, 8.0),
-    "prior_weight": (3.0, 5.0, 12.0),
+    "templates": ("none", "simple"),
+    "logit_scale": (10.0, 40.0),
+    "background_weight": (1.0, 8.0),
+    "prior_weight": (5.0, 12.0),
     "prior_scale": (10.0, 40.0),
-    "prior_floor": (0.3, 0.4, 0.6),
-    "fusion_exponent": (0.1, 0.2, 0.4, 0.5),
-    "nms_iou": (0.5, 0.7),
+    "prior_floor": (0.4, 0.6),
+    "fusion_exponent": (0.2, 0.4),
+    "nms_iou": (0.7,),
 }
 
 
@@ -85,8 +85,8 @@ def switches(preset: Preset, square: Path, *, twice: bool) -> list[Switch]:
     ]
     iou, alone = preset.nms_iou, {"nms_iou": 1.0}
     proposals = [
-        *(Switch(f"`proposal_threshold` {low}", {}, keep=_over(low)) for low in (0.01, 0.05, 0.2)),
-        *(Switch(f"`max_boxes` {most}", {}, keep=_first(most)) for most in (10, 30, 100)),
+        *(Switch(f"`proposal_threshold` {low}", {}, keep=_over(low)) for low in (0.01, 0.05)),
+        *(Switch(f"`max_boxes` {most}", {}, keep=_first(most)) for most in (10, 100)),
         Switch("proposals suppressed whatever their label", {}, keep=_alike),
     ]
     return [

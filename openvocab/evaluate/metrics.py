@@ -19,14 +19,15 @@ def ap50(matches: Matches, weights: Floats | None = None) -> float:
         weights: `(P,)` how often each photo counts, as in a bootstrap; None: once.
     """
     weights = np.ones(len(matches.labels)) if weights is None else weights
-    judged = matches.verdicts != IGNORED
-    order = np.flatnonzero(judged)[np.argsort(-matches.scores[judged], kind="stable")]
-    ids, mass = matches.class_ids[order], weights[matches.photos[order]]
+    judged = np.flatnonzero(matches.verdicts != IGNORED)
+    order = judged[np.lexsort((-matches.scores[judged], matches.class_ids[judged]))]
+    mass = weights[matches.photos[order]]
     right = mass * (matches.verdicts[order] == RIGHT)
     positives = weights @ matches.labels  # (K,)
+    edges = np.searchsorted(matches.class_ids[order], np.arange(len(positives) + 1))
     values = []
     for class_id in np.flatnonzero(positives):
-        rows = ids == class_id
+        rows = slice(edges[class_id], edges[class_id + 1])
         true, every = right[rows].cumsum(), mass[rows].cumsum()
         held = np.divide(true, every, out=np.zeros_like(true), where=every > 0)
         envelope = np.append(np.maximum.accumulate(held[::-1])[::-1], 0)
@@ -48,8 +49,10 @@ def f1(
     array([1.  , 0.67])
     """
     mass = np.ones(len(scores)) if weights is None else weights
-    over = scores[None] >= thresholds[:, None]  # (T, D)
-    result: Floats = 2 * (over @ (mass * right)) / np.maximum(over @ mass + labelled, 1)
+    order = np.argsort(-scores, kind="stable")
+    over = np.searchsorted(-scores[order], -thresholds, side="right")  # boxes over each threshold
+    every, hits = (np.append(0, np.cumsum(each[order]))[over] for each in (mass, mass * right))
+    result: Floats = 2 * hits / np.maximum(every + labelled, 1)
     return result
 
 
