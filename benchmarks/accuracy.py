@@ -27,11 +27,10 @@ from rich.progress import track
 from openvocab import OpenVocabDetector, Preset, weights
 from openvocab.classifier import Regions
 from openvocab.detector import AT_LOADING
-from openvocab.evaluate import counting
-from openvocab.evaluate.asking import Namer, absent_words
-from openvocab.evaluate.calibration import Tried, fit
+from openvocab.evaluate.asking import Namer
+from openvocab.evaluate.calibration import Tried, fit, try_numbers
 from openvocab.evaluate.datasets import Dataset
-from openvocab.evaluate.evaluation import THRESHOLDS, evaluate
+from openvocab.evaluate.evaluation import evaluate
 from openvocab.evaluate.formats import labels_of
 from openvocab.evaluate.formats import load as load_dataset
 from openvocab.evaluate.provenance import provenance
@@ -55,7 +54,7 @@ class Switch(NamedTuple):
     changes: dict[str, Any]
     """Of the preset."""
     negatives: tuple[str, ...] = ()
-    post: Post | None = None
+    post: Post = lambda found: found
     """Done to what was found."""
     keep: Callable[[Proposals], Proposals] | None = None
     """Of what was seen: fewer proposals, or without their labels."""
@@ -154,35 +153,11 @@ def _alike(found: Proposals) -> Proposals:
     return found[sv.box_non_max_suppression(scored, 0.7)]
 
 
-def tried(
-    detector: OpenVocabDetector,
-    switch: Switch,
-    dataset: Dataset,
-    seen: Sequence[Seen],
-    words: ClassesMap,
-) -> Tried:
-    """What is found in every wording, and for what is not there, with a thing done otherwise."""
-    asked = [each for each in wordings(dataset.classes, words) if each.name in ASKED]
-    post = switch.post or (lambda found: found)
-    matches = {}
-    for wording in asked:
-        namer = Namer(detector, wording, switch.negatives)
-        matches[wording.name] = counting.matches(dataset, [post(namer(each)) for each in seen])
-    over = []
-    for photo, each in zip(dataset.photos, seen, strict=True):
-        scores = []
-        for absent in absent_words(dataset, photo, words.absent).values():
-            negatives = [word for word in switch.negatives if word not in absent]
-            found = detector.name(each.regions, absent, negatives=negatives, score_threshold=0)
-            scores.append(np.asarray(post(found).confidence))
-        over.append(np.mean([(s[None] >= THRESHOLDS[:, None]).sum(axis=1) for s in scores], axis=0))
-    return Tried(matches, np.array(over))
-
-
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """All rows."""
     dataset = load_dataset(options.dataset)
     words, preset = ClassesMap.from_file("coco"), load_preset(options.preset)
+    asked = [each for each in wordings(dataset.classes, words) if each.name in ASKED]
     whole = OpenVocabDetector.from_preset(preset)
     gc.freeze()  # the collector need not look through all of torch each time
     chance = np.random.default_rng(0)
@@ -203,7 +178,10 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             detector = _detector(whole, switch)
             see = SeenOnce(detector, home)
             seen = [_seen(see(photo), switch) for photo in dataset.photos]
-            found = tried(detector, switch, dataset, seen, words)
+            found = try_numbers(
+                detector, dataset, seen, asked, words.absent,
+                negatives=switch.negatives, post=switch.post,
+            )  # fmt: skip
             after = [fit(found, sample).objective for sample in samples]
             row = _row(switch, found, dataset) | {
                 "encoder_accuracy": _accuracy(detector, dataset, seen)

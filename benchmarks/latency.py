@@ -1,7 +1,6 @@
 """How near `detect` comes to its floor, the two networks themselves, and how far others stay from it.
 
     .venv/bin/python benchmarks/latency.py PHOTO --json benchmarks/results/latency.json
-    .venv/bin/python benchmarks/latency.py --json benchmarks/results/latency.json --page docs/performance.md
 
 What is compared takes turns in one process, after a warm-up, on the same weights: medians and
 quartiles in milliseconds, ratios of one round. A detector finds what it finds; for a given number of
@@ -284,7 +283,7 @@ def measure(photo: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure, or write the page of what was measured."""
+    """Measure."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("photo", type=Path, nargs="?")
     parser.add_argument("--json", type=Path, required=True)

@@ -7,7 +7,7 @@ from openvocab.errors import WeightsNotFoundError
 from openvocab.presets import Preset, available
 from openvocab.protocols import Encoder, Proposer
 
-__all__ = ["networks"]
+__all__ = ["networks", "proposer_of"]
 
 
 def networks(preset: Preset, device: str | None = None) -> tuple[Proposer, Encoder]:
@@ -22,12 +22,18 @@ def networks(preset: Preset, device: str | None = None) -> tuple[Proposer, Encod
         ModelError: a weights file is damaged or of an unsupported kind.
     """
     from openvocab.encoders.openclip import OpenClipEncoder
+
+    detector_file, bundle = _locate(preset)
+    return proposer_of(preset, detector_file, device), OpenClipEncoder(bundle, device=device)
+
+
+def proposer_of(preset: Preset, file: Path, device: str | None = None) -> Proposer:
+    """A detector with the numbers of a preset; `networks` says what is raised."""
     from openvocab.proposers.tiled import TiledProposer
     from openvocab.proposers.ultralytics import UltralyticsProposer
 
-    detector_file, bundle = _locate(preset)
-    proposer: Proposer = UltralyticsProposer(
-        detector_file,
+    proposer = UltralyticsProposer(
+        file,
         threshold=preset.proposal_threshold,
         iou=preset.proposal_iou,
         max_boxes=preset.max_boxes,
@@ -35,11 +41,11 @@ def networks(preset: Preset, device: str | None = None) -> tuple[Proposer, Encod
         device=device,
         trust_pickle=preset.trust_pickle,
     )
-    if preset.tile_size is not None:
-        proposer = TiledProposer(
-            proposer, preset.tile_size, iou=preset.proposal_iou, max_boxes=preset.max_boxes
-        )
-    return proposer, OpenClipEncoder(bundle, device=device)
+    if preset.tile_size is None:
+        return proposer
+    return TiledProposer(
+        proposer, preset.tile_size, iou=preset.proposal_iou, max_boxes=preset.max_boxes
+    )
 
 
 def _locate(preset: Preset) -> tuple[Path, str | Path]:

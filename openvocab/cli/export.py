@@ -1,5 +1,6 @@
 """`openvocab export`: networks as graphs that run faster on a CPU, if they see the same."""
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,7 +14,7 @@ from openvocab.cli.console import complain, err, out
 from openvocab.cli.options import ImageSize
 from openvocab.errors import ConfigError, ImageError, ModelError
 from openvocab.presets import Preset
-from openvocab.protocols import Boxes, Image, Proposer
+from openvocab.protocols import Boxes, Image
 from openvocab.regions import grown
 
 if TYPE_CHECKING:
@@ -104,17 +105,10 @@ def _seen(
     preset: Preset, paths: Sequence[Path]
 ) -> tuple[list[tuple[Image, Boxes]], tuple[str, ...]]:
     """Boxes of the preset's detector in pictures, as the encoder sees them, and its words."""
-    from openvocab.proposers.ultralytics import UltralyticsProposer
+    from openvocab.networks import proposer_of
 
-    proposer: Proposer = UltralyticsProposer(
-        weights.resolve(preset.detector),
-        threshold=preset.proposal_threshold,
-        iou=preset.proposal_iou,
-        max_boxes=BOXES,
-        image_size=preset.image_size,
-        device="cpu",
-        trust_pickle=preset.trust_pickle,
-    )
+    whole = dataclasses.replace(preset, max_boxes=BOXES, tile_size=None)
+    proposer = proposer_of(whole, weights.resolve(preset.detector), "cpu")
     step = max(1, len(paths) // PICTURES)
     seen = []
     for path in _progress(paths[::step][:PICTURES]):

@@ -1,11 +1,12 @@
 """Fits the numbers of a preset to labelled photos, and says what they are worth on others."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any, NamedTuple
 
 import numpy as np
+import supervision as sv
 from numpy.typing import NDArray
 
 from openvocab.detector import OpenVocabDetector
@@ -96,32 +97,41 @@ class Tried(NamedTuple):
     asked for."""
 
 
-def try_numbers(
+def try_numbers(  # noqa: PLR0913  keywords, each with a default
     detector: OpenVocabDetector,
     dataset: Dataset,
     seen: Sequence[Seen],
     wordings: Sequence[Wording],
     absent: Sequence[str],
+    *,
+    negatives: Sequence[str] = (),
+    post: Callable[[sv.Detections], sv.Detections] = lambda found: found,
 ) -> Tried:
-    """Name what was seen with a detector's numbers."""
+    """Name what was seen with a detector's numbers.
+
+    Args:
+        detector: with the numbers.
+        dataset: P photos.
+        seen: P, what is seen in them.
+        wordings: how the classes are asked for, the dataset's own names first.
+        absent: words of which nothing is in any photo.
+        negatives: that compete with all that is asked for.
+        post: done to what is found.
+    """
     found = {}
     for wording in wordings:
-        namer = Namer(detector, wording)
-        found[wording.name] = counting.matches(dataset, [namer(each) for each in seen])
-    rows = [
-        _over(detector, absent_words(dataset, photo, absent), each)
-        for photo, each in zip(dataset.photos, seen, strict=True)
-    ]
+        namer = Namer(detector, wording, negatives)
+        found[wording.name] = counting.matches(dataset, [post(namer(each)) for each in seen])
+    rows = []
+    for photo, each in zip(dataset.photos, seen, strict=True):
+        counts = []
+        for words in absent_words(dataset, photo, absent).values():
+            others = [word for word in negatives if word not in words]
+            wild = detector.name(each.regions, words, negatives=others, score_threshold=0)
+            scores = np.asarray(post(wild).confidence)
+            counts.append((scores[None] >= THRESHOLDS[:, None]).sum(axis=1))
+        rows.append(np.mean(counts, axis=0) if counts else np.full(len(THRESHOLDS), np.nan))
     return Tried(found, np.array(rows))
-
-
-def _over(detector: OpenVocabDetector, asked: Mapping[str, list[str]], seen: Seen) -> Floats:
-    """Boxes `(T,)` over each threshold for what is absent, the mean of its kinds."""
-    counts = []
-    for words in asked.values():
-        scores = np.asarray(detector.name(seen.regions, words, score_threshold=0).confidence)
-        counts.append((scores[None] >= THRESHOLDS[:, None]).sum(axis=1))
-    return np.mean(counts, axis=0) if counts else np.full(len(THRESHOLDS), np.nan)
 
 
 def fit(tried: Tried, mass: Floats, threshold: float | None = None) -> Fit:

@@ -172,12 +172,8 @@ def confusion(
         sv.Detections(photo.xyxy[~photo.crowd], class_id=photo.class_ids[~photo.crowd])
         for photo in dataset.photos
     ]
-    plain = [
-        sv.Detections(each.xyxy, confidence=each.confidence, class_id=each.class_id)
-        for each in found
-    ]
     table = sv.ConfusionMatrix.from_detections(
-        predictions=plain, targets=targets, classes=list(classes), conf_threshold=threshold
+        predictions=list(found), targets=targets, classes=list(classes), conf_threshold=threshold
     )
     return table.matrix.astype(np.intp)
 
