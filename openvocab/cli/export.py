@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["export"]
 
-PICTURES, BOXES = 40, 10  # at the most, the boxes of a picture at each of the preset's scales
+PICTURES, BOXES = 40, 20  # at the most, the boxes of a picture at each of the preset's scales
 DETECTORS = {".pt", ".onnx"}
 
 
