@@ -86,7 +86,7 @@ def floor(detector: OpenVocabDetector, pictures: list[Image]) -> Callable[[], No
     """The two networks on what they take, ready made."""
     encoder, proposer = detector.encoder, detector.proposer
     boxes = [each.xyxy for each in proposer.propose(pictures)]
-    batches = list(encoder.pixels(pictures, boxes))
+    batches = list(encoder.regions(pictures, boxes))
 
     def run() -> None:
         proposer.propose(pictures)
@@ -174,14 +174,14 @@ def stages(whole: OpenVocabDetector, picture: Image) -> dict[str, Any]:
     detector = OpenVocabDetector(Given(whole.proposer, 30), whole.encoder, whole.preset)
     encoder = whole.encoder
     (found,) = detector.proposer.propose([picture])
-    batches = list(encoder.pixels([picture], [found.xyxy]))
+    batches = list(encoder.regions([picture], [found.xyxy]))
     (features,) = encoder.encode_regions([picture], [found.xyxy])
     bank = detector.vocabulary(FEW)
     classifier, lowest = detector.classifier(bank), np.zeros(len(FEW), np.float32)
     return times(
         {
             "propose": lambda: detector.proposer.propose([picture]),
-            "cut": lambda: list(encoder.pixels([picture], [found.xyxy])),
+            "cut": lambda: list(encoder.regions([picture], [found.xyxy])),
             "encode": lambda: [encoder.forward(batch) for batch in batches],
             "vocabulary": lambda: detector.classifier(detector.vocabulary(FEW)),
             "name": lambda: classifier.detections(

@@ -98,7 +98,9 @@ class RegionClassifier:
         self._affinity = matching.label_affinity(near, scale, floor)
         self._covered = matching.covers(near, among, self._affinity, scale, floor)
         self._rows = np.concatenate([words, background, name_features])
-        same = vocabulary.features @ background.T > SAME  # who asks for the sky wants the sky
+        same = (
+            matching.products(vocabulary.features, background) > SAME
+        )  # who asks for the sky wants the sky
         negatives = np.ones((len(vocabulary), len(vocabulary.negatives)), np.bool_)
         nothing = np.ones((len(vocabulary), 1), np.bool_)
         covered = self._covered[: len(vocabulary)]
@@ -150,7 +152,7 @@ class RegionClassifier:
         """Cosines `(N, R)` with all rows, and logits `(N, R + 1)`: the last is of nothing at all."""
         preset, worded = self._preset, len(self._affinity)
         evidence = matching.label_evidence(self._affinity, self._covered, self._label_ids(found))
-        similarity = features @ self._rows.T
+        similarity = matching.products(features, self._rows)
         logits = self._scale * similarity
         logits[:, :worded] += self._trust(found) * evidence
         logits[:, worded:] += np.log(preset.background_weight)
@@ -187,8 +189,8 @@ class RegionClassifier:
         posterior = scores.posterior[np.arange(len(found)), chosen]
         score = matching.fuse(found.objectness, posterior, self._preset.fusion_exponent)
         over = np.flatnonzero(score >= thresholds[chosen])
-        rows = over[np.argsort(-score[over], kind="stable")]
-        named = sv.Detections(
+        rows = self._distinct(over[np.argsort(-score[over], kind="stable")], found, score, chosen)
+        return sv.Detections(
             xyxy=found.xyxy[rows],
             mask=None if found.masks is None else found.masks[rows],
             confidence=score[rows],
@@ -203,5 +205,24 @@ class RegionClassifier:
                 "proposal_label": np.array([found.labels[row] for row in rows], dtype=object),
             },
         )
-        distinct = named.with_nms(self._preset.nms_iou)
-        return distinct.with_nms(max(SAME_BOX, self._preset.nms_iou), class_agnostic=True)
+
+    def _distinct(
+        self,
+        rows: NDArray[np.intp],
+        found: Proposals,
+        score: NDArray[np.float32],
+        chosen: NDArray[np.intp],
+    ) -> NDArray[np.intp]:
+        """Of rows, best first, those that no better one of their class, or at one place, overlaps."""
+        for iou, label in (
+            (self._preset.nms_iou, chosen),
+            (max(SAME_BOX, self._preset.nms_iou), np.zeros_like(chosen)),
+        ):
+            scored = np.column_stack([found.xyxy[rows], score[rows], label[rows]])
+            if not len(rows):
+                break
+            if found.masks is None:
+                rows = rows[sv.box_non_max_suppression(scored, iou)]
+            else:
+                rows = rows[sv.mask_non_max_suppression(scored, found.masks[rows], iou)]
+        return rows

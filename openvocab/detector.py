@@ -1,7 +1,7 @@
 """The five stages in order: propose, encode regions, encode classes, match, keep."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from copy import copy
 from dataclasses import fields, replace
 from typing import Any, Self
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from openvocab import images as doors
 from openvocab.classifier import RegionClassifier, Regions, Share, reachable
-from openvocab.encoders.caching import WordFeatures
+from openvocab.encoders.caching import Recent, WordFeatures
 from openvocab.errors import ClassesError, ConfigError
 from openvocab.networks import networks
 from openvocab.presets import Preset, load
@@ -29,6 +29,9 @@ AT_LOADING = {
 }  # fmt: skip
 
 
+LISTS, LONG = 8, 5000  # class lists whose comparison with the detector's words is remembered; words
+
+
 class OpenVocabDetector:
     """A proposer says where things are, an encoder says what they are, in the caller's words.
 
@@ -42,6 +45,7 @@ class OpenVocabDetector:
         self.encoder = encoder
         self.preset = preset
         self._words = WordFeatures(encoder, preset.templates)
+        self._asked: Recent[Hashable, RegionClassifier] = Recent(LISTS)
 
     @classmethod
     def from_preset(
@@ -75,6 +79,7 @@ class OpenVocabDetector:
         other.preset = replace(self.preset, **numbers)
         if other.preset.templates != self.preset.templates:
             other._words = WordFeatures(self.encoder, other.preset.templates)
+        other._asked = Recent(LISTS)
         return other
 
     def vocabulary(
@@ -194,10 +199,9 @@ class OpenVocabDetector:
             ImageError: an image cannot be read (nothing is detected in the others).
             ClassesError: classes, negatives or thresholds cannot be used.
         """
-        bank = self.vocabulary(classes, negatives)
-        cut = self.thresholds(bank.names, score_threshold, thresholds)
+        classifier = self._classifier(classes, negatives)
+        cut = self.thresholds(classifier.names, score_threshold, thresholds)
         pictures = doors.load_all(images)
-        classifier = self.classifier(bank)
         # What cannot reach a threshold is not encoded.
         lowest, found = float(cut.min()), self.proposer.propose(pictures)
         proposals = [reachable(each, lowest, self.preset) for each in found]
@@ -237,9 +241,8 @@ class OpenVocabDetector:
         Raises:
             ClassesError: classes, negatives or thresholds cannot be used.
         """
-        bank = self.vocabulary(classes, negatives)
-        cut = self.thresholds(bank.names, score_threshold, thresholds)
-        classifier = self.classifier(bank)
+        classifier = self._classifier(classes, negatives)
+        cut = self.thresholds(classifier.names, score_threshold, thresholds)
         return classifier.detections(regions.proposals, classifier.scores(*regions), cut)
 
     def explain(
@@ -270,6 +273,18 @@ class OpenVocabDetector:
             regions.proposals[first], regions.features[first], called
         )
 
+    def _classifier(
+        self, classes: Classes | Vocabulary, negatives: Sequence[str]
+    ) -> RegionClassifier:
+        """As `classifier`; of a list that was asked for of late, the same."""
+        key = _words_alone(classes, negatives)
+        known = self._asked.look_up([key]) if key is not None else {}
+        if not known:
+            known = {key: self.classifier(self.vocabulary(classes, negatives))}
+            if key is not None:
+                self._asked.update(known)
+        return known[key]
+
     def _encode_examples(self, examples: Sequence[Example]) -> Features:
         pictures = [doors.load(example) for example in examples]
         whole = [
@@ -277,3 +292,24 @@ class OpenVocabDetector:
             for picture in pictures
         ]
         return np.concatenate(self.encoder.encode_regions(pictures, whole))
+
+
+def _words_alone(classes: Classes | Vocabulary, negatives: Sequence[str]) -> Hashable:
+    """What tells classes from others; None for pictures, which may change, and for too many."""
+    if not isinstance(negatives, list | tuple):
+        return None
+    if isinstance(classes, Vocabulary):
+        return None if negatives else classes
+    if isinstance(classes, list | tuple):
+        groups = [(name, (name,)) for name in classes]
+    elif isinstance(classes, dict):
+        groups = [
+            (name, tuple(parts) if isinstance(parts, list | tuple) else (parts,))
+            for name, parts in classes.items()
+        ]
+    else:
+        return None
+    words = [*(word for name, parts in groups for word in (name, *parts)), *negatives]
+    if len(words) > LONG or not all(type(word) is str for word in words):
+        return None
+    return tuple(groups), tuple(negatives)

@@ -3,27 +3,61 @@
 import threading
 import zlib
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Generic, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from openvocab.prompts import TEMPLATES, render, tidy
 from openvocab.protocols import Encoder, Features
 
-__all__ = ["WordFeatures"]
+__all__ = ["Recent", "WordFeatures"]
 
 CAPACITY = 20_000  # words; 40 MB at 512 dimensions, 15 times LVIS
 
+Key = TypeVar("Key", bound=Hashable)
+Value = TypeVar("Value")
+
+
+class Recent(Generic[Key, Value]):
+    """So many values at the most, the least recently used forgotten first; thread-safe.
+
+    >>> two = Recent(2)
+    >>> for word in ("cat", "dog", "bus"):
+    ...     two.update({word: len(word)})
+    >>> two.look_up(["cat", "bus"])
+    {'bus': 3}
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._known: OrderedDict[Key, Value] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def look_up(self, keys: Sequence[Key]) -> dict[Key, Value]:
+        """Those of the keys that are known, with their values."""
+        with self._lock:
+            found = {key: self._known[key] for key in keys if key in self._known}
+            for key in found:
+                self._known.move_to_end(key)
+            return found
+
+    def update(self, values: Mapping[Key, Value]) -> None:
+        """Remember them."""
+        with self._lock:
+            self._known.update(values)
+            while len(self._known) > self._capacity:
+                self._known.popitem(last=False)
+
 
 class WordFeatures:
-    """Words to pooled, unit template features, least recently used ones forgotten first."""
+    """Words to pooled, unit template features; the last used ones are remembered."""
 
     def __init__(self, encoder: Encoder, templates: str, capacity: int = CAPACITY) -> None:
         self._encoder = encoder
         self._templates = templates
-        self._capacity = capacity
-        self._known: OrderedDict[str, Features] = OrderedDict()
-        self._lock = threading.Lock()  # the dictionary
+        self._known: Recent[str, NDArray[np.float32]] = Recent(capacity)
         self._encoding = threading.Lock()  # the text tower
 
     @property
@@ -37,29 +71,16 @@ class WordFeatures:
         keys = [tidy(word) for word in words]
         if not keys:
             return self._encoder.encode_text([])
-        rows = self._look_up(keys)
+        rows = self._known.look_up(keys)
         if any(key not in rows for key in keys):
             # Of two threads with the same new word one encodes; known words never wait for it.
             with self._encoding:
-                rows |= self._look_up(keys)
+                rows |= self._known.look_up(keys)
                 if new := [key for key in dict.fromkeys(keys) if key not in rows]:
                     fresh = dict(zip(new, self._encode(new), strict=True))
-                    self._remember(fresh)
+                    self._known.update(fresh)
                     rows |= fresh
         return np.stack([rows[key] for key in keys])
-
-    def _look_up(self, keys: Sequence[str]) -> dict[str, Features]:
-        with self._lock:
-            found = {key: self._known[key] for key in keys if key in self._known}
-            for key in found:
-                self._known.move_to_end(key)
-            return found
-
-    def _remember(self, rows: Mapping[str, Features]) -> None:
-        with self._lock:
-            self._known.update(rows)
-            while len(self._known) > self._capacity:
-                self._known.popitem(last=False)
 
     def _encode(self, words: Sequence[str]) -> Features:
         prompts = [render(word, self._templates) for word in words]

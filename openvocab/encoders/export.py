@@ -89,7 +89,7 @@ def export(  # noqa: PLR0913  keywords, most with a default
     with _staged(folder, target) as stage:
         weights = stage / WEIGHTS
         if not (stage / GRAPH).is_file() or (runtime, precision) == ("onnx", "fp32"):
-            graph = traced(torch_encoder.visual, torch_encoder.size, weights)
+            graph = traced(torch_encoder.tower, torch_encoder.size, weights)
             (stage / GRAPH).write_bytes(graph)
         if precision == "int8":
             (stage / INT8_GRAPH).write_bytes(quantised(stage / GRAPH))
@@ -138,7 +138,7 @@ def _measured(
     """Features and speed against torch in fp32, and speed against ONNX Runtime in fp32."""
     runtime, precision = kind
     images, boxes = zip(*(seen or [_noise()]), strict=True)
-    batches = list(encoder.pixels(images, boxes))
+    batches = list(encoder.regions(images, boxes))
     expected = np.vstack([encoder.forward(batch).numpy() for batch in batches])
     found = np.vstack([tower(batch.numpy()) for batch in batches])
     cosines = _unit(expected, found)
@@ -178,14 +178,14 @@ def _noise() -> tuple[Image, Boxes]:
 
 
 def _speeds(
-    encoder: OpenClipEncoder, tower: Forward, plain: Forward, pixels: torch.Tensor
+    encoder: OpenClipEncoder, tower: Forward, plain: Forward, regions: torch.Tensor
 ) -> tuple[float, float]:
     """How often as fast as torch, and as `plain`: medians of rounds in which all take turns."""
-    array = pixels.numpy()
+    array = regions.numpy()
     ratios = []
     for number in range(ROUNDS + 1):
         spent = []
-        for run in (lambda: encoder.forward(pixels), lambda: plain(array), lambda: tower(array)):
+        for run in (lambda: encoder.forward(regions), lambda: plain(array), lambda: tower(array)):
             start = time.perf_counter()
             run()
             spent.append(time.perf_counter() - start)

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import normalize
+from torch import nn
 
 from openvocab.encoders.towers import LAYOUT, header
 from openvocab.environment import environment_kept, quiet
@@ -33,20 +32,8 @@ def required(*packages: str) -> None:
             raise ModelError(f'The export needs {name}; run `pip install "openvocab[export]"`.')
 
 
-class _ImageTower(nn.Module):
-    """Preprocessed pixels `(N, 3, S, S)` to unit features `(N, D)`; names as in the bundle."""
-
-    def __init__(self, visual: nn.Module) -> None:
-        super().__init__()
-        self.visual = visual
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        """As the bundle's `encode_image(..., normalize=True)`."""
-        return normalize(self.visual(pixels), dim=-1)
-
-
-def traced(visual: nn.Module, size: int, weights: Path) -> bytes:
-    """The graph of an image tower for any batch size, its weights referred to by their places.
+def traced(tower: nn.Module, size: int, weights: Path) -> bytes:
+    """The graph of a tower of `visual` for any batch size, its weights referred to by their places.
 
     It is small, and the two can never disagree. The runtimes widen and fold the weights when they
     load it.
@@ -59,16 +46,16 @@ def traced(visual: nn.Module, size: int, weights: Path) -> bytes:
     from onnxscript import ir, optimizer
 
     # Channels last, as torch computes fastest, would leave its traces in the graph.
-    tower = copy.deepcopy(visual).to(memory_format=torch.contiguous_format)
+    tower = copy.deepcopy(tower).to(memory_format=torch.contiguous_format)
     with environment_kept(), quiet():
         program = torch.onnx.export(
-            _ImageTower(tower).eval(),
-            (torch.zeros(2, 3, size, size),),
+            tower,
+            (torch.zeros(2, size, size, 3, dtype=torch.uint8),),
             dynamo=True,
             optimize=False,
             verbose=False,
             dynamic_shapes=({0: torch.export.Dim("regions")},),
-            input_names=["pixels"],
+            input_names=["regions"],
             output_names=["features"],
         )
     if program is None:
@@ -124,6 +111,8 @@ def quantised(graph: Path) -> bytes:
 def _without_values(model: Any) -> None:  # noqa: ANN401  onnx ships no types
     """Weights become inputs, so that the optimizer computes nothing from them."""
     for name, value in list(model.graph.initializers.items()):
+        if not name.startswith("visual."):
+            continue  # the preprocessing's
         del model.graph.initializers[name]
         value.const_value = None
         model.graph.inputs.append(value)
@@ -134,7 +123,7 @@ def _refer(graph: Any, file: str, header_bytes: int, entries: dict[str, Any]) ->
     from onnx import TensorProto, helper
 
     widened = []
-    for value in [value for value in graph.input if value.name != "pixels"]:
+    for value in [value for value in graph.input if value.name != "regions"]:
         entry = entries.get(value.name, {})
         shape = [size.dim_value for size in value.type.tensor_type.shape.dim]
         if entry.get("dtype") not in KINDS or entry.get("shape") != shape:

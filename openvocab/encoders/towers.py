@@ -39,8 +39,8 @@ RECORDS = "image.json"
 LAYOUT = "safetensors_header_sha256"
 """Of the file whose places the graph refers to: kept in its metadata, written by the export."""
 
-Forward = Callable[[NDArray[np.float32]], Features]
-"""Preprocessed pixels `(N, 3, S, S)` to unit features `(N, D)`; thread-safe."""
+Forward = Callable[[NDArray[np.uint8]], Features]
+"""Regions `(N, S, S, 3)` BGR to unit features `(N, D)`; thread-safe."""
 
 logger = logging.getLogger(__name__)
 
@@ -130,8 +130,8 @@ def load(graph: Path, weights: Path, runtime: str, precision: str) -> Forward:
 def _onnx(graph: Path, _: str) -> tuple[Forward, dict[str, str] | None]:
     session = onnx_session(graph, torch.get_num_threads())
 
-    def forward(pixels: NDArray[np.float32]) -> Features:
-        (features,) = session.run(None, {"pixels": pixels})
+    def forward(regions: NDArray[np.uint8]) -> Features:
+        (features,) = session.run(None, {"regions": regions})
         return features
 
     return forward, session.get_modelmeta().custom_metadata_map
@@ -148,9 +148,9 @@ def _openvino(graph: Path, precision: str) -> tuple[Forward, dict[str, str] | No
     compiled = core.compile_model(core.read_model(graph), "CPU", settings)
     lock = threading.Lock()  # a compiled model has one request, which all calls of it share
 
-    def forward(pixels: NDArray[np.float32]) -> Features:
+    def forward(regions: NDArray[np.uint8]) -> Features:
         with lock:
-            features: Features = compiled(pixels)[0]
+            features: Features = compiled(regions)[0]
         return features
 
     return forward, None

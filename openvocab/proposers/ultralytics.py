@@ -14,9 +14,8 @@ from typing import Any
 import cv2
 import numpy as np
 import PIL.Image
-import supervision as sv
 import torch
-from numpy.typing import NDArray
+from torchvision.ops import batched_nms
 
 from openvocab.environment import device_name, environment_kept, one_thread
 from openvocab.errors import ModelError, WeightsNotFoundError
@@ -151,40 +150,35 @@ class UltralyticsProposer:
 
     def _proposals(self, result: Any, image: Image) -> Proposals:  # noqa: ANN401
         height, width = image.shape[:2]
-        boxes = result.boxes.cpu().numpy()
-        xyxy = boxes.xyxy.astype(np.float32).reshape(-1, 4)
-        xyxy = xyxy.clip(0, np.array([width, height] * 2, np.float32))
+        boxes = result.boxes.cpu()
+        xyxy = boxes.xyxy.float().reshape(-1, 4)
+        limits = torch.tensor([width, height, width, height])
+        xyxy = torch.minimum(xyxy.clamp(min=0), limits)
+        rows = self._best(xyxy, boxes.conf, boxes.cls)
         masks = None
         if self._model.task == "segment":
             found = result.masks
             masks = (
                 np.zeros((0, height, width), bool)
                 if found is None
-                else found.data.cpu().numpy().astype(bool)
+                else found.data.cpu()[rows].numpy().astype(bool)
             )
-        proposals = Proposals(
-            xyxy,
-            boxes.conf.astype(np.float32).clip(0, 1),
-            tuple(self._names[int(index)] for index in boxes.cls),
+        return Proposals(
+            xyxy[rows].numpy(),
+            boxes.conf[rows].float().clamp(0, 1).numpy(),
+            tuple(self._names[int(index)] for index in boxes.cls[rows].tolist()),
             masks,
         )
-        return proposals[self._best(proposals)]
 
-    def _best(self, proposals: Proposals) -> NDArray[np.intp]:
+    def _best(self, xyxy: torch.Tensor, scores: torch.Tensor, classes: torch.Tensor) -> Any:  # noqa: ANN401
         """Rows to keep, best first, without specks and near-duplicates.
 
         NMS-free heads skip Ultralytics' NMS, and do return some.
         """
-        xyxy = proposals.xyxy
-        sides = xyxy[:, 2:] - xyxy[:, :2]
-        solid = np.logical_and.reduce(np.hstack([np.isfinite(xyxy), sides >= 1]), axis=1)
-        order = np.argsort(-proposals.objectness, kind="stable")
-        order = order[solid[order]]
-        if not len(order):
-            return order
-        labels = [self._words.index(proposals.labels[row]) for row in order]
-        scored = np.column_stack([xyxy[order], proposals.objectness[order], labels])
-        return order[sv.box_non_max_suppression(scored, self._iou)]
+        solid = (xyxy.isfinite() & scores.isfinite()[:, None]).all(dim=1)
+        solid &= (xyxy[:, 2:] - xyxy[:, :2] >= 1).all(dim=1)
+        (rows,) = solid.nonzero(as_tuple=True)
+        return rows[batched_nms(xyxy[rows], scores[rows].float(), classes[rows], self._iou)]
 
 
 def check_format(file: Path, *, trust_pickle: bool) -> None:
