@@ -5,7 +5,7 @@ STAMP := .venv/.installed
 DATA ?= ../shared/data
 PHOTO ?= $(shell $(BIN)/python -c "import importlib.util as u; print(u.find_spec('ultralytics').submodule_search_locations[0])")/assets/bus.jpg
 
-.PHONY: accuracy detect demo screenshots chromium test test-slow lint types contracts format wheel starter clean help
+.PHONY: accuracy performance detect demo screenshots chromium test test-slow lint types contracts format wheel starter clean help
 
 help: ## List the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -34,6 +34,11 @@ test-slow: $(STAMP) ## The checks that take minutes.
 accuracy: $(STAMP) ## Measure what each part of the starter preset is worth (half an hour), and write docs/accuracy.md.
 	$(BIN)/python benchmarks/tiling.py $(DATA)/coco-dev --json benchmarks/results/tiling.json
 	$(BIN)/python benchmarks/accuracy.py $(DATA)/coco-dev --seen out/seen --json benchmarks/results/accuracy.json --page docs/accuracy.md
+
+performance: $(STAMP) ## Measure how fast the two networks and everything else run (half an hour), and write docs/performance.md.
+	$(BIN)/python benchmarks/dense.py $(DATA)/coco-dev --seen out/seen --json benchmarks/results/dense.json
+	$(BIN)/python benchmarks/latency.py $(DATA)/coco-dev/images --json benchmarks/results/latency.json
+	$(BIN)/python benchmarks/performance.py benchmarks/results docs
 
 lint: $(STAMP) ## Style and formatting.
 	$(BIN)/ruff check

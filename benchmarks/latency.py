@@ -1,14 +1,17 @@
 """How near `detect` comes to its floor, the two networks themselves, and how far others stay from it.
 
-    .venv/bin/python benchmarks/latency.py PHOTO --json benchmarks/results/latency.json
+    .venv/bin/python benchmarks/latency.py ../shared/data/coco-dev/images --json benchmarks/results/latency.json
 
 What is compared takes turns in one process, after a warm-up, on the same weights: medians and
-quartiles in milliseconds, ratios of one round. A detector finds what it finds; for a given number of
-boxes, its work is done and its boxes replaced.
+quartiles in milliseconds, ratios within each round. Boxes are the detector's best proposals on the
+photo of Ultralytics' wheel, no two of them alike. The folder of photos is for the exports' gates.
 
-- floor: the detector alone, then the image tower on pixels that are ready, in batches.
+- floor: Ultralytics' `predict`, then the image tower on regions that lie ready, in batches.
 - crop by crop: as autodistill does it (a temporary JPEG, one region, one forward each).
 - label by label: as a zero-shot pipeline that runs the picture once for each label.
+
+Two pairs of networks: the starter preset, and ViT-B-32 with yolo26n in random weights, which take as
+long as trained ones; its tower is exported to OpenVINO in bf16, as `openvocab export` does it.
 """
 
 import argparse
@@ -21,6 +24,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -30,40 +34,43 @@ import PIL.Image
 import torch
 
 from openvocab import OpenVocabDetector, Preset, images
+from openvocab.cli.export import regions_of
+from openvocab.encoders.export import export
 from openvocab.encoders.openclip import OpenClipEncoder
+from openvocab.errors import ModelError
 from openvocab.evaluate.provenance import provenance
 from openvocab.files import bundled
 from openvocab.presets import load
+from openvocab.proposers.export import export_detector
+from openvocab.proposers.ultralytics import UltralyticsProposer
 from openvocab.protocols import Image, Proposals, Proposer
+from openvocab.regions import grown, shown
+from openvocab.weights import resolve
 
 BOXES = (1, 10, 30, 100, 300)
-CLASSES = (1, 10, 100, 1000)
+CLASSES = (1, 10, 100, 1000, 1203)
 FEW = ("bus", "person", "traffic light", "dog", "bicycle", "car", "tree", "hat", "bag", "sign")
-ROUNDS = 11
+ROUNDS, FEW_ROUNDS = 15, 3
 SLOW = 30  # boxes over which the slow ways are not waited for
+BATCHES = (1, 4, 8, 16, 32)
+MEGAPIXELS_12 = (4000, 3000)
+
+Way = Callable[[], Any]
 
 
 class Given:
-    """A detector that does its work and then gives so many boxes of its own choice."""
+    """A detector that does its work, and then gives the boxes it was given."""
 
-    def __init__(self, proposer: Proposer, count: int) -> None:
-        self._proposer, self.names, self._count = proposer, proposer.names, count
+    def __init__(self, proposer: Proposer, given: Proposals) -> None:
+        self._proposer, self._given, self.names = proposer, given, proposer.names
 
     def propose(self, pictures: Sequence[Image]) -> list[Proposals]:
         """As the detector, but for the boxes."""
         self._proposer.propose(pictures)
-        return [self._boxes(*picture.shape[:2]) for picture in pictures]
-
-    def _boxes(self, height: int, width: int) -> Proposals:
-        chance = np.random.default_rng(self._count)
-        sides = chance.uniform(0.05, 0.5, (self._count, 2)) * (width, height)
-        first = chance.uniform(0, 1, (self._count, 2)) * ((width, height) - sides)
-        xyxy = np.hstack([first, first + sides]).astype(np.float32)
-        labels = tuple(self.names[number % len(self.names)] for number in range(self._count))
-        return Proposals(xyxy, np.full(self._count, 0.9, np.float32), labels)
+        return [self._given for _ in pictures]
 
 
-def times(ways: dict[str, Callable[[], Any]], rounds: int = ROUNDS) -> dict[str, Any]:
+def times(ways: dict[str, Way], rounds: int = ROUNDS) -> dict[str, Any]:
     """Milliseconds of each way, and its ratio to the first, the median of rounds in turn."""
     spent: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(rounds + 1):
@@ -75,150 +82,210 @@ def times(ways: dict[str, Callable[[], Any]], rounds: int = ROUNDS) -> dict[str,
     first = next(iter(spent.values()))
     return {
         name: {
-            "ms": [round(value, 2) for value in np.percentile(each, (25, 50, 75))],
+            "ms": [round(float(value), 3) for value in np.percentile(each, (25, 50, 75))],
             "ratio": round(statistics.median(a / b for a, b in zip(each, first, strict=True)), 3),
         }
         for name, each in spent.items()
     }
 
 
-def floor(detector: OpenVocabDetector, pictures: list[Image]) -> Callable[[], None]:
-    """The two networks on what they take, ready made."""
-    encoder, proposer = detector.encoder, detector.proposer
-    boxes = [each.xyxy for each in proposer.propose(pictures)]
-    batches = list(encoder.regions(pictures, boxes))
+class Pair:
+    """Two networks, a photo, and as many boxes in it as are wanted."""
 
-    def run() -> None:
-        proposer.propose(pictures)
-        for batch in batches:
-            encoder.forward(batch)
+    def __init__(self, preset: Preset, picture: Image) -> None:
+        self.whole = OpenVocabDetector.from_preset(preset)
+        self.eager = OpenClipEncoder(resolve(preset.encoder), device="cpu", graphs=False)
+        self.picture = picture
+        starter = self.whole if preset.name == "starter" else OpenVocabDetector.from_preset()
+        self._boxes = _distinct(starter.proposer, picture, max(BOXES))
 
-    return run
+    def detector(self, count: int) -> OpenVocabDetector:
+        """Which finds so many boxes."""
+        boxes, names = self._boxes[:count], self.whole.proposer.names
+        labels = tuple(names[number % len(names)] for number in range(count))
+        given = Proposals(boxes, np.full(count, 0.9, np.float32), labels)
+        return OpenVocabDetector(
+            Given(self.whole.proposer, given), self.whole.encoder, self.whole.preset
+        )
+
+    def floor(self, detector: OpenVocabDetector, pictures: list[Image]) -> Way:
+        """The two networks on what they take, ready made."""
+        (scale,) = self.whole.preset.context_scales[:1]
+        boxes = [grown(each.xyxy, scale) for each in detector.proposer.propose(pictures)]
+        batches = list(self.whole.encoder.regions(pictures, boxes))
+        yolo = self.whole.proposer
+
+        def run() -> None:
+            for picture in pictures:
+                with yolo._threads():
+                    yolo._predict(picture)
+            for batch in batches:
+                self.whole.encoder.forward(batch)
+
+        return run
+
+    def crop_by_crop(self, detector: OpenVocabDetector) -> Way:
+        """Each box through a file, one forward each, in torch; the text is remembered."""
+        text = self.eager.encode_text(FEW)
+
+        def run() -> None:
+            (found,) = detector.proposer.propose([self.picture])
+            with tempfile.TemporaryDirectory() as folder:
+                for x1, y1, x2, y2 in found.xyxy.astype(int).tolist():
+                    file = Path(folder) / "crop.jpg"
+                    cv2.imwrite(str(file), self.picture[y1 : y2 + 1, x1 : x2 + 1])
+                    crop = np.asarray(PIL.Image.open(file).convert("RGB"))[:, :, ::-1]
+                    whole = np.array([[0, 0, crop.shape[1], crop.shape[0]]], np.float32)
+                    (feature,) = self.eager.encode_regions([np.ascontiguousarray(crop)], [whole])
+                    (feature @ text.T).argmax()
+
+        return run
+
+    def label_by_label(self, detector: OpenVocabDetector) -> Way:
+        """All boxes in batches, in torch, but once for each label."""
+
+        def run() -> None:
+            for label in FEW:
+                (found,) = detector.proposer.propose([self.picture])
+                (features,) = self.eager.encode_regions([self.picture], [found.xyxy])
+                features @ self.eager.encode_text([label]).T
+
+        return run
 
 
-def crop_by_crop(
-    detector: OpenVocabDetector, eager: OpenClipEncoder, picture: Image
-) -> Callable[[], None]:
-    """Each box through a file, one forward each, in torch; the text is remembered."""
-    text = eager.encode_text(FEW)
-
-    def run() -> None:
-        (found,) = detector.proposer.propose([picture])
-        with tempfile.TemporaryDirectory() as folder:
-            for x1, y1, x2, y2 in found.xyxy.astype(int).tolist():
-                file = Path(folder) / "crop.jpg"
-                cv2.imwrite(str(file), picture[y1:y2, x1:x2])
-                crop = np.asarray(PIL.Image.open(file).convert("RGB"))[:, :, ::-1]
-                whole = np.array([[0, 0, crop.shape[1], crop.shape[0]]], np.float32)
-                (feature,) = eager.encode_regions([np.ascontiguousarray(crop)], [whole])
-                (feature @ text.T).argmax()
-
-    return run
+def _distinct(proposer: Proposer, picture: Image, count: int) -> np.ndarray:
+    """The best proposals, then those of the mirrored photo; of boxes that show the same, one."""
+    (found,), (mirrored,) = (
+        proposer.propose([each]) for each in (picture, np.ascontiguousarray(picture[:, ::-1]))
+    )
+    boxes = np.vstack([found.xyxy, mirrored.xyxy])
+    return boxes[np.unique(shown(boxes, 0.9))][:count]
 
 
-def label_by_label(
-    detector: OpenVocabDetector, eager: OpenClipEncoder, picture: Image
-) -> Callable[[], None]:
-    """All boxes in batches, in torch, but once for each label."""
-
-    def run() -> None:
-        (found,) = detector.proposer.propose([picture])
-        for label in FEW:
-            (features,) = eager.encode_regions([picture], [found.xyxy])
-            features @ eager.encode_text([label]).T
-
-    return run
-
-
-def by_boxes(
-    whole: OpenVocabDetector, eager: OpenClipEncoder, picture: Image
-) -> dict[str, dict[str, Any]]:
+def by_boxes(pair: Pair) -> dict[str, Any]:
     """Every way at every number of boxes."""
-    rows = {}
+    rows: dict[str, Any] = {}
     for count in BOXES:
-        detector = OpenVocabDetector(Given(whole.proposer, count), whole.encoder, whole.preset)
+        detector = pair.detector(count)
         ways = {
-            "floor": floor(detector, [picture]),
-            "detect": lambda detector=detector: detector.detect(picture, FEW, score_threshold=0),
+            "floor": pair.floor(detector, [pair.picture]),
+            "detect": lambda one=detector: one.detect(pair.picture, FEW, score_threshold=0),
         }
         rows[str(count)] = times(ways)
         if count <= SLOW:
             slow = {
                 "detect": ways["detect"],
-                "crop by crop": crop_by_crop(detector, eager, picture),
-                "label by label": label_by_label(detector, eager, picture),
+                "crop by crop": pair.crop_by_crop(detector),
+                "label by label": pair.label_by_label(detector),
             }
-            rows[str(count)]["others"] = times(slow, rounds=3)
+            rows[str(count)]["others"] = times(slow, FEW_ROUNDS)
     return rows
 
 
-def by_classes(whole: OpenVocabDetector, picture: Image) -> dict[str, Any]:
-    """The same 30 boxes and more and more classes, whose text is known; and one that is new."""
-    detector = OpenVocabDetector(Given(whole.proposer, 30), whole.encoder, whole.preset)
+def linear(rows: dict[str, Any]) -> dict[str, float]:
+    """A line through the medians of `detect`."""
+    medians = np.array([rows[str(count)]["detect"]["ms"][1] for count in BOXES])
+    slope, first = np.polyfit(BOXES, medians, 1)
+    rest = medians - (slope * np.array(BOXES) + first)
+    r2 = 1 - rest.var() / medians.var()
+    return {"ms": round(first, 1), "ms_a_box": round(slope, 2), "r2": round(float(r2), 5)}
+
+
+def by_classes(pair: Pair) -> dict[str, Any]:
+    """The same 30 boxes, and more and more classes whose text is known; and one that is new."""
+    detector = pair.detector(30)
     lines = (bundled("configs") / "classes/distractors.txt").read_text().splitlines()
-    words = [*FEW, *(line for line in lines if not line.startswith("#") and line not in FEW)]
+    words = [*FEW, *(line for line in lines if line[:1] not in ("", "#") and line not in FEW)]
+    words += [f"thing number {number}" for number in range(max(CLASSES) - len(words))]
     lists = {str(count): words[:count] for count in CLASSES}
-    detector.vocabulary(words[: max(CLASSES)])
+    for some in lists.values():
+        detector.detect(pair.picture, some)
     ways = {
-        name: lambda some=some: detector.detect(picture, some, score_threshold=0)
+        name: lambda some=some: detector.detect(pair.picture, some, score_threshold=0)
         for name, some in {"10": lists["10"], **lists}.items()
     }
-    known = times({"look-up of ten": lambda: detector.vocabulary(FEW)}, rounds=50)
-    fresh = iter(range(10_000))
-    new = times({"one new word": lambda: detector.vocabulary([f"thing {next(fresh)}"])})
-    return times(ways) | known | new
+    bank, fresh = detector.vocabulary(FEW), iter(range(10_000))
+    return {
+        "known": times(ways),
+        "list instead of a Vocabulary": times(
+            {
+                "Vocabulary": lambda: detector.name(seen, bank),
+                "list": lambda: detector.name(seen, FEW),
+            }
+            if (seen := detector.regions(pair.picture))
+            else {},
+            rounds=100,
+        ),
+        "one new word": times(
+            {
+                "vocabulary of it": lambda: detector.vocabulary([f"thing {next(fresh)}"]),
+                "text tower": lambda: detector.encoder.encode_text([f"thing {next(fresh)}"]),
+            }
+        ),
+    }
 
 
-def stages(whole: OpenVocabDetector, picture: Image) -> dict[str, Any]:
+def stages(pair: Pair) -> dict[str, Any]:
     """Where the time of 30 boxes goes."""
-    detector = OpenVocabDetector(Given(whole.proposer, 30), whole.encoder, whole.preset)
-    encoder = whole.encoder
-    (found,) = detector.proposer.propose([picture])
-    batches = list(encoder.regions([picture], [found.xyxy]))
-    (features,) = encoder.encode_regions([picture], [found.xyxy])
-    bank = detector.vocabulary(FEW)
-    classifier, lowest = detector.classifier(bank), np.zeros(len(FEW), np.float32)
+    detector, encoder, yolo = pair.detector(30), pair.whole.encoder, pair.whole.proposer
+    (found,) = detector.proposer.propose([pair.picture])
+    batches = list(encoder.regions([pair.picture], [found.xyxy]))
+    (features,) = detector.encode([pair.picture], [found.xyxy])
+    classifier, none = detector.classifier(detector.vocabulary(FEW)), np.zeros(len(FEW), np.float32)
+
+    def named() -> None:
+        classifier.detections(found, classifier.scores(found, features), none)
+
     return times(
         {
-            "propose": lambda: detector.proposer.propose([picture]),
-            "cut": lambda: list(encoder.regions([picture], [found.xyxy])),
-            "encode": lambda: [encoder.forward(batch) for batch in batches],
-            "vocabulary": lambda: detector.classifier(detector.vocabulary(FEW)),
-            "name": lambda: classifier.detections(
-                found, classifier.scores(found, features), lowest
-            ),
+            "detector (Ultralytics predict)": lambda: yolo._predict(pair.picture),
+            "detector, as a proposer": lambda: detector.proposer.propose([pair.picture]),
+            "cut out": lambda: list(encoder.regions([pair.picture], [found.xyxy])),
+            "image tower": lambda: [encoder.forward(batch) for batch in batches],
+            "look up ten known classes": lambda: detector.vocabulary(FEW),
+            "name": named,
         }
     )
 
 
-def measured(whole: OpenVocabDetector, eager: OpenClipEncoder, picture: Image) -> dict[str, Any]:
+def towers(pair: Pair) -> dict[str, Any]:
+    """The image tower that is chosen by default, and eager torch in fp32."""
+    encoder, side = pair.whole.encoder, pair.eager.size
+    regions = torch.randint(0, 256, (max(BATCHES), side, side, 3), dtype=torch.uint8)
+    rows = {}
+    for count in BATCHES:
+        batch = regions[:count]
+        rows[str(count)] = times(
+            {
+                "chosen": lambda batch=batch: encoder.forward(batch),
+                "torch": lambda batch=batch: pair.eager.forward(batch),
+            },
+            FEW_ROUNDS + 2,
+        )
+    return rows
+
+
+def measured(preset: Preset, picture: Image) -> dict[str, Any]:
     """Everything about one pair of networks."""
-    batch = torch.rand(16, 3, eager.size, eager.size)
-    tower = times(
-        {"chosen": lambda: whole.encoder.forward(batch), "torch": lambda: eager.forward(batch)}
-    )
+    pair = Pair(preset, picture)
+    rows = by_boxes(pair)
     pictures = [np.roll(picture, number, axis=1) for number in range(8)]
-    eight = OpenVocabDetector(Given(whole.proposer, 10), whole.encoder, whole.preset)
-    rows = by_boxes(whole, eager, picture)
-    medians = np.array([rows[str(count)]["detect"]["ms"][1] for count in BOXES])
-    fit = np.polyfit(BOXES, medians, 1)
-    residual = medians - np.polyval(fit, BOXES)
+    ten = pair.detector(10)
     return {
         "boxes": rows,
-        "linear": {
-            "ms": round(float(fit[1]), 1),
-            "ms_a_box": round(float(fit[0]), 2),
-            "r2": round(float(1 - residual.var() / medians.var()), 4),
-        },
+        "linear": linear(rows),
         "batch of 8, 10 boxes each": times(
             {
-                "floor": floor(eight, pictures),
-                "detect_batch": lambda: eight.detect_batch(pictures, FEW, score_threshold=0),
+                "floor": pair.floor(ten, pictures),
+                "detect_batch": lambda: ten.detect_batch(pictures, FEW, score_threshold=0),
+                "detect of each": lambda: [
+                    ten.detect(each, FEW, score_threshold=0) for each in pictures
+                ],
             }
         ),
-        "classes": by_classes(whole, picture),
-        "stages of 30 boxes": stages(whole, picture),
-        "tower at batch 16": tower,
+        "classes": by_classes(pair),
+        "stages of 30 boxes": stages(pair),
+        "tower": towers(pair),
     }
 
 
@@ -242,58 +309,109 @@ def random_networks(folder: Path) -> Preset:
     state = open_clip.create_model("ViT-B-32", pretrained=None).state_dict()
     tensors = {key: value.contiguous() for key, value in state.items()}
     save_file(tensors, bundle / "open_clip_model.safetensors")
-    return Preset(name="random", detector=str(detector), encoder=str(bundle), trust_pickle=True)
+    return Preset(
+        name="random", detector=str(detector), encoder=str(bundle), context_scales=(1.0,),
+        trust_pickle=True,
+    )  # fmt: skip
 
 
-def memory(preset: str, photo: Path) -> float:
-    """MiB that 300 boxes of a 12-megapixel photo need over what a small one does."""
+def exports(preset: Preset, bundle: Path, photos: list[Path], folder: Path) -> dict[str, Any]:
+    """What each export of an image tower gives, or why it is refused."""
+    seen, words = regions_of(load("starter"), photos)
+    rows: dict[str, Any] = {}
+    for runtime, precision in (
+        ("onnx", "fp32"), ("onnx", "int8"), ("openvino", "fp32"), ("openvino", "bf16"),
+    ):  # fmt: skip
+        name = f"{runtime} {precision}"
+        try:
+            made = export(bundle, runtime, precision, seen=seen, words=words, out=folder / name)
+        except ModelError as error:
+            rows[name] = {"refused": str(error)}
+            continue
+        keys = ("cosine_min", "cosine_mean", "agreement", "over_torch", "speed")
+        rows[name] = {key: getattr(made, key) for key in keys}
+    print(json.dumps({preset.name: rows}), flush=True)  # noqa: T201
+    return rows
+
+
+def detectors(file: Path, picture: Image, photos: list[Path], folder: Path) -> dict[str, Any]:
+    """yolo26n at 640 pixels in torch, and as `openvocab export` writes it."""
+    proposers = {"torch": UltralyticsProposer(file, device="cpu", trust_pickle=True)}
+    for runtime, precision in (("onnx", "fp32"), ("openvino", "fp32"), ("openvino", "int8")):
+        if runtime == "openvino" and find_spec("openvino") is None:
+            continue
+        out = folder / f"{runtime} {precision}"
+        made = export_detector(file, runtime, precision, out=out, images=photos, trust_pickle=True)
+        proposers[out.name] = UltralyticsProposer(made, device="cpu")
+    return times({name: lambda one=one: one.propose([picture]) for name, one in proposers.items()})
+
+
+def memory(preset: str, photo: Path) -> dict[str, float]:
+    """In a process of its own: MiB at the most of the networks alone, then of `detect`."""
     command = [sys.executable, __file__, str(photo), "--json", os.devnull, "--memory", preset]
     done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603  own words
-    return float(done.stdout.split()[-1])
+    networks, detect = map(float, done.stdout.split()[-2:])
+    return {"networks": networks, "detect": detect, "more": round(detect - networks, 1)}
 
 
-def peak(preset: str, photo: Path) -> float:
-    """In a process of its own: MiB at the most, after a small picture and after a large one."""
-    picture = images.load(photo)
-    whole = OpenVocabDetector.from_preset(preset)
-    detector = OpenVocabDetector(Given(whole.proposer, 300), whole.encoder, whole.preset)
-    few = OpenVocabDetector(Given(whole.proposer, 64), whole.encoder, whole.preset)
-    few.detect(cv2.resize(picture, (640, 480)), FEW, score_threshold=0)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    detector.detect(cv2.resize(picture, (4000, 3000)), FEW, score_threshold=0)
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+def peaks(preset: str, photo: Path) -> tuple[float, float]:
+    """300 boxes of a 12-megapixel photo: the detector and one batch, then the whole."""
+    picture = cv2.resize(images.load(photo), MEGAPIXELS_12)
+    pair = Pair(load(preset), picture)
+    detector = pair.detector(300)
+
+    def peak() -> float:
+        return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
+
+    pair.floor(pair.detector(16), [picture])()
+    networks = peak()
+    detector.detect(picture, FEW, score_threshold=0)
+    return networks, peak()
 
 
-def measure(photo: Path) -> dict[str, Any]:
+def measure(photos: list[Path], photo: Path) -> dict[str, Any]:
     """Both pairs of networks."""
-    picture = images.load(photo)
-    starter = OpenVocabDetector.from_preset("starter")
-    results: dict[str, Any] = {"provenance": provenance(starter)}
-    with tempfile.TemporaryDirectory() as folder:
-        for preset in (load("starter"), random_networks(Path(folder))):
-            whole = OpenVocabDetector.from_preset(preset)
-            source = preset.encoder
-            if preset.name == "starter":
-                source = str(bundled("weights") / "starter/encoder")
-            eager = OpenClipEncoder(source, device="cpu", graphs=False)
-            results[preset.name] = measured(whole, eager, picture)
+    picture, starter = images.load(photo), load("starter")
+    results: dict[str, Any] = {
+        "provenance": provenance(OpenVocabDetector.from_preset(starter)),
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "MiB of 300 boxes in 12 megapixels": memory("starter", photo),
+        "exports": {},
+    }
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        random = random_networks(folder)
+        for preset in (starter, random):
+            home = folder / f"exports of {preset.name}"
+            bundle = resolve(preset.encoder)
+            results["exports"][preset.name] = exports(preset, bundle, photos, home)
+        results["detectors"] = detectors(Path(random.detector), picture, photos, folder)
+        exported = Preset(
+            name="random", detector=random.detector, context_scales=(1.0,), trust_pickle=True,
+            encoder=str(folder / "exports of random/openvino bf16"),
+        )  # fmt: skip
+        for preset in (starter, exported):
+            results[preset.name] = measured(preset, picture)
             print(json.dumps({preset.name: results[preset.name]}), flush=True)  # noqa: T201
-    results["MiB of 300 boxes in 12 megapixels"] = round(memory("starter", photo), 1)
     return results
 
 
 def main() -> None:
     """Measure."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("photo", type=Path, nargs="?")
+    parser.add_argument("photos", type=Path, help="folder of photos, for the exports' gates")
     parser.add_argument("--json", type=Path, required=True)
     parser.add_argument("--memory", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.memory is not None:
-        print(peak(options.memory, options.photo))  # noqa: T201
+        print(*peaks(options.memory, options.photos))  # noqa: T201
         return
-    if options.photo is not None:
-        options.json.write_text(json.dumps(measure(options.photo), indent=1) + "\n")
+    # Not imported: that would change how many threads torch has.
+    package = find_spec("ultralytics").submodule_search_locations[0]
+    photo = Path(package) / "assets/bus.jpg"
+    found = measure(images.find([str(options.photos)]), photo)
+    options.json.write_text(json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -51,9 +51,10 @@ class Scores(NamedTuple):
 
 
 def reachable(found: Proposals, threshold: float, preset: Preset) -> Proposals:
-    """Boxes that may reach a threshold: a score cannot exceed objectness**(1 - fusion_exponent)."""
+    """Boxes worth encoding: a score cannot exceed objectness**(1 - fusion_exponent)."""
     power = 1 / max(1 - preset.fusion_exponent, 1e-6)
-    return found[found.objectness >= threshold**power]
+    rows = np.flatnonzero(found.objectness >= threshold**power)
+    return found[rows[: preset.max_regions]]
 
 
 class RegionClassifier:

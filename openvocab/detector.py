@@ -17,7 +17,7 @@ from openvocab.errors import ClassesError, ConfigError
 from openvocab.networks import networks
 from openvocab.presets import Preset, load
 from openvocab.protocols import Boxes, Encoder, Features, Image, Proposer
-from openvocab.regions import grown
+from openvocab.regions import grown, shown
 from openvocab.vocabulary import Classes, Example, Vocabulary, check_threshold, check_thresholds
 
 __all__ = ["OpenVocabDetector"]
@@ -29,6 +29,7 @@ AT_LOADING = {
 }  # fmt: skip
 
 
+SAME_LOOK = 0.9  # overlap over which two boxes are one region to the encoder: 4 % of boxes
 LISTS, LONG = 8, 5000  # class lists whose comparison with the detector's words is remembered; words
 
 
@@ -109,18 +110,25 @@ class OpenVocabDetector:
         return RegionClassifier(vocabulary, self.proposer.names, *words, self.encoder, self.preset)
 
     def encode(self, images: Sequence[Image], boxes: Sequence[Boxes]) -> list[Features]:
-        """Features `(N_i, D)` of the boxes of each BGR image, averaged over the context scales."""
+        """Features `(N_i, D)` of the boxes of each BGR image, averaged over the context scales.
+
+        A box that shows what an earlier one does is not looked at again.
+        """
         scales = self.preset.context_scales
+        looks = [np.unique(shown(found, SAME_LOOK), return_inverse=True) for found in boxes]
         # (N, scales, 4): all scales of a box stay together
         seen = [
-            np.stack([grown(found, scale) for scale in scales], axis=1).reshape(-1, 4)
-            for found in boxes
+            np.stack([grown(found[first], scale) for scale in scales], axis=1).reshape(-1, 4)
+            for found, (first, _) in zip(boxes, looks, strict=True)
         ]
         means = [
             rows.reshape(-1, len(scales), rows.shape[1]).mean(axis=1)
             for rows in self.encoder.encode_regions(images, seen)
         ]
-        return [rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in means]
+        return [
+            (rows / np.linalg.norm(rows, axis=1, keepdims=True))[of]
+            for rows, (_, of) in zip(means, looks, strict=True)
+        ]
 
     def thresholds(
         self,

@@ -22,7 +22,7 @@ __all__ = [
 KIND = 0.7  # of the floor of a synonym: how near a broader word must be
 
 # What OpenBLAS multiplies in the calling thread: so many pairs with one row, so many rows of those.
-PAIRS, ROWS = 9216, 28
+PAIRS, ROWS = 9000, 28
 
 Floats = NDArray[np.float32]
 Mask = NDArray[np.bool_]
@@ -77,7 +77,10 @@ def posterior(logits: Floats, others: Floats, competes: Mask) -> Floats:
     # float64: what does not compete may be so far ahead that float32 leaves 0 of 0 to a class.
     both = np.hstack([logits, others]).astype(np.float64)
     raised = np.exp(both - both.max(axis=1, keepdims=True))
-    mine, rest = raised[:, : logits.shape[1]], products(raised[:, logits.shape[1] :], competes.astype(np.float64))
+    mine, rest = (
+        raised[:, : logits.shape[1]],
+        products(raised[:, logits.shape[1] :], competes.astype(np.float64)),
+    )
     return (mine / (mine + rest)).astype(np.float32)
 
 

@@ -26,9 +26,12 @@ RANGES: dict[str, tuple[float, float]] = {
     "logit_scale": (1e-6, 1e6),
     "background_weight": (1e-6, 1e6),
     "max_boxes": (1, 10_000),
+    "max_regions": (1, 10_000),
     "image_size": (32, 8192),
     "tile_size": (64, 8192),
 }
+OPTIONAL = {"logit_scale", "image_size", "tile_size", "max_regions"}
+WHOLE = {"max_boxes", "max_regions", "image_size", "tile_size"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +70,8 @@ class Preset:
     """Overlap, intersection over union, above which the detector's weaker box of a label goes."""
     max_boxes: int = 300
     """Boxes an image, the best first."""
+    max_regions: int | None = None
+    """Boxes an image that are encoded at the most, the best first; None sets no limit."""
     logit_scale: float | None = None
     """Factor on the cosine; None takes the encoder's own."""
     background: tuple[str, ...] = ("background", "texture", "wall", "floor", "sky", "grass")
@@ -95,7 +100,7 @@ class Preset:
             )
         for key, (low, high) in RANGES.items():
             value = getattr(self, key)
-            if value is None and key in {"logit_scale", "image_size", "tile_size"}:
+            if value is None and key in OPTIONAL:
                 continue
             if not isinstance(value, int | float):
                 raise ConfigError(f"{self.name}: {key} is {value!r}; give a number.")
@@ -157,7 +162,7 @@ def _typed(path: Path, key: str, value: Any) -> Any:  # noqa: ANN401  TOML value
         expected, result = "a list", tuple(value) if fits else None
     elif key in _TEXT:
         fits, expected, result = isinstance(value, str), "a string", value
-    elif key in {"max_boxes", "image_size", "tile_size"}:
+    elif key in WHOLE:
         fits = isinstance(value, int) and not isinstance(value, bool)
         expected, result = "a whole number", value
     elif key == "trust_pickle":

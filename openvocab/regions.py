@@ -1,11 +1,11 @@
-"""Boxes grown by their context, and laid on whole pixels: never empty, always inside. Pure NumPy."""
+"""Boxes grown by their context, laid on whole pixels, and told apart by what they show."""
 
 import numpy as np
 from numpy.typing import NDArray
 
 from openvocab.protocols import Boxes
 
-__all__ = ["grown", "regions"]
+__all__ = ["grown", "regions", "shown"]
 
 
 def grown(xyxy: Boxes, scale: float | NDArray[np.float32]) -> Boxes:
@@ -41,3 +41,22 @@ def regions(xyxy: Boxes, size_wh: tuple[int, int], *, square: bool = False) -> N
     first = np.floor(centre - half).astype(np.int64).clip(0, limit - 1)
     last = np.ceil(centre + half).astype(np.int64).clip(first + 1, limit)
     return np.hstack([first, last])
+
+
+def shown(xyxy: Boxes, iou: float) -> NDArray[np.intp]:
+    """Which box shows what each of `(N, 4)` does, `(N,)`: itself, or an earlier one it overlaps so.
+
+    >>> shown(np.array([[0, 0, 10, 10], [20, 0, 30, 10], [0, 0, 10, 9.5]], np.float32), 0.9)
+    array([0, 1, 0])
+    """
+    low, high = xyxy[:, :2], xyxy[:, 2:]
+    area = (high - low).prod(axis=1)
+    sides = np.minimum(high[:, None], high) - np.maximum(low[:, None], low)
+    shared = sides.clip(min=0).prod(axis=2)
+    same = shared >= iou * (area[:, None] + area - shared)
+    first = np.arange(len(xyxy))
+    for row in first.tolist():
+        if first[row] == row:
+            later = np.flatnonzero(same[row, row + 1 :]) + row + 1
+            first[later] = np.minimum(first[later], row)
+    return first

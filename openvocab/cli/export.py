@@ -20,7 +20,7 @@ from openvocab.regions import grown
 if TYPE_CHECKING:
     from openvocab.encoders.towers import Record
 
-__all__ = ["export"]
+__all__ = ["export", "regions_of"]
 
 PICTURES, BOXES = 40, 20  # at the most, the boxes of a picture at each of the preset's scales
 DETECTORS = {".pt", ".onnx"}
@@ -77,7 +77,7 @@ def export(  # noqa: PLR0913  a command has as many parameters as it has options
     from openvocab.encoders.export import export as export_tower
 
     check_kind(runtime, precision)  # before what takes a minute
-    seen, words = _seen(preset, paths) if paths else ([], ())
+    seen, words = regions_of(preset, paths) if paths else ([], ())
     made = export_tower(found, runtime, precision, seen=seen, words=words, out=folder)
     _report(made)
     where = folder or found
@@ -101,7 +101,7 @@ def _bundle(name: str) -> Path:
     return weights.resolve(name)
 
 
-def _seen(
+def regions_of(
     preset: Preset, paths: Sequence[Path]
 ) -> tuple[list[tuple[Image, Boxes]], tuple[str, ...]]:
     """Boxes of the preset's detector in pictures, as the encoder sees them, and its words."""

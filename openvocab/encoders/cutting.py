@@ -27,9 +27,9 @@ class Cutter:
     """Regions `(N, size, size, 3)` uint8 BGR of boxes of images, in batches.
 
     On the CPU by torch's uint8 resize with antialiasing, within 8 of 255 levels of PIL's, 0.2 on
-    average; boxes of over four times the size from a halved image, .6 on average
-    (`tests/contract/test_encoders.py` holds both there). More threads, or cutting a batch while the
-    tower runs the last, were tried: 1 to 2 % of `detect`, as the Python lock goes to and fro.
+    average; boxes of over four times the size come from a halved image, 1 to 3 on average
+    (`tests/contract/test_encoders.py` holds both there). More threads, or cutting a batch while
+    the tower runs the last, were tried: 1 to 2 % of `detect`, as Python's lock goes to and fro.
     """
 
     size: int
@@ -51,7 +51,11 @@ class Cutter:
             for view in self._views(image, found)
         )
         while batch := list(islice(views, batch_size)):
-            yield torch.cat([self._resized(view) for view in batch]).permute(0, 2, 3, 1)
+            shape = len(batch), self.size, self.size, 3
+            cut = torch.empty(shape, dtype=torch.uint8, device=self.device)
+            for place, view in zip(cut, batch, strict=True):
+                place.copy_(self._resized(view)[0].permute(1, 2, 0))
+            yield cut
 
     def _views(self, image: Image, boxes: Boxes) -> Iterator[Tensor]:
         """Boxes as they lie in the image, or in a halved one, `(1, 3, h, w)`."""

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from importlib.util import find_spec
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -122,8 +123,9 @@ class OpenClipEncoder:
             parts = [self.forward(batch) for batch in self.regions(images, boxes)]
         if not parts:
             return [np.empty((0, self._width), np.float32) for _ in images]
-        rows = _finite(torch.cat(parts).cpu().numpy())
-        return np.split(rows, np.cumsum([len(found) for found in boxes])[:-1])
+        rows = _finite(np.concatenate([part.cpu().numpy() for part in parts]))
+        ends = list(accumulate(len(found) for found in boxes))
+        return [rows[end - len(found) : end] for end, found in zip(ends, boxes, strict=True)]
 
     def regions(self, images: Sequence[Image], boxes: Sequence[Boxes]) -> Iterator[Tensor]:
         """The boxes as the image tower takes them, `(N, size, size, 3)` uint8 BGR, in batches."""

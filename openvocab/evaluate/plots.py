@@ -15,7 +15,7 @@ from openvocab.evaluate.evaluation import THRESHOLDS, Evaluation
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["plots"]
+__all__ = ["BLUE", "GREY", "ORANGE", "plots", "svg"]
 
 MANY = 100  # classes; more make a confusion matrix nobody can read
 BLUE, ORANGE, GREY = "#2563eb", "#ea580c", "#9ca3af"
@@ -24,18 +24,19 @@ BLUE, ORANGE, GREY = "#2563eb", "#ea580c", "#9ca3af"
 def plots(evaluation: Evaluation) -> dict[str, str]:
     """Title and SVG of each plot."""
     drawn = {
-        "AP50 by wording": _svg(lambda axes: _wordings(axes, evaluation)),
-        "How often a score is right": _svg(lambda axes: _reliability(axes, evaluation)),
-        "F1 by threshold": _svg(lambda axes: _f1(axes, evaluation)),
-        "Recall of the proposals": _svg(lambda axes: _recall(axes, evaluation)),
+        "AP50 by wording": svg(lambda axes: _wordings(axes, evaluation)),
+        "How often a score is right": svg(lambda axes: _reliability(axes, evaluation)),
+        "F1 by threshold": svg(lambda axes: _f1(axes, evaluation)),
+        "Recall of the proposals": svg(lambda axes: _recall(axes, evaluation)),
     }
     if len(evaluation.dataset.classes) <= MANY:
         title = "What labelled boxes were called"
-        drawn[title] = _svg(lambda axes: _confusion(axes, evaluation), side=11)
+        drawn[title] = svg(lambda axes: _confusion(axes, evaluation), side=11)
     return drawn
 
 
-def _svg(draw: Callable[["Axes"], Any], side: float = 4.5) -> str:
+def svg(draw: Callable[..., Any], side: float = 4.5, columns: int = 1) -> str:
+    """What `draw` draws on so many axes side by side, as SVG."""
     # The same SVG for the same figures; text stays text.
     with (
         rc_context(
@@ -50,10 +51,11 @@ def _svg(draw: Callable[["Axes"], Any], side: float = 4.5) -> str:
     ):
         # The browser's fonts draw the text, not those that lack a sign here.
         warnings.filterwarnings("ignore", message="Glyph")
-        figure = Figure(figsize=(side * 1.25, side), layout="constrained")
-        axes = figure.subplots()
-        draw(axes)
-        axes.spines[["top", "right"]].set_visible(False)
+        figure = Figure(figsize=(side * 1.25 * columns, side), layout="constrained")
+        axes = figure.subplots(1, columns, squeeze=False)[0]
+        draw(*axes)
+        for each in axes:
+            each.spines[["top", "right"]].set_visible(False)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     text = buffer.getvalue()

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 import openvocab
-from openvocab.classifier import Regions
+from openvocab.classifier import Regions, reachable
 from openvocab.detector import OpenVocabDetector
 from openvocab.errors import ImageError
 from openvocab.evaluate.datasets import Photo
@@ -26,6 +26,7 @@ SEEING = (
     "proposal_threshold",
     "proposal_iou",
     "max_boxes",
+    "max_regions",
     "image_size",
     "tile_size",
     "context_scales",
@@ -92,6 +93,7 @@ class SeenOnce:
         image = photo.load()
         begun = time.perf_counter()
         (found,) = self._detector.proposer.propose([image])
+        found = reachable(found, 0, self._detector.preset)
         proposed = time.perf_counter()
         (features,) = self._detector.encode([image], [found.xyxy])
         encoded = time.perf_counter()

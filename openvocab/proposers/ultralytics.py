@@ -15,11 +15,12 @@ import cv2
 import numpy as np
 import PIL.Image
 import torch
-from torchvision.ops import batched_nms
+from numpy.typing import NDArray
+from torchvision.ops import nms
 
 from openvocab.environment import device_name, environment_kept, one_thread
 from openvocab.errors import ModelError, WeightsNotFoundError
-from openvocab.protocols import Image, Proposals
+from openvocab.protocols import Boxes, Image, Proposals
 from openvocab.runtimes import onnx_session, onnxruntime, openvino
 
 __all__ = ["UltralyticsProposer", "check_format", "contained", "one_line"]
@@ -150,35 +151,39 @@ class UltralyticsProposer:
 
     def _proposals(self, result: Any, image: Image) -> Proposals:  # noqa: ANN401
         height, width = image.shape[:2]
-        boxes = result.boxes.cpu()
-        xyxy = boxes.xyxy.float().reshape(-1, 4)
-        limits = torch.tensor([width, height, width, height])
-        xyxy = torch.minimum(xyxy.clamp(min=0), limits)
-        rows = self._best(xyxy, boxes.conf, boxes.cls)
+        boxes = result.boxes.cpu().numpy()
+        xyxy = boxes.xyxy.astype(np.float32).reshape(-1, 4)
+        xyxy = xyxy.clip(0, np.array([width, height] * 2, np.float32))
+        objectness, classes = boxes.conf.astype(np.float32).clip(0, 1), boxes.cls.astype(np.intp)
+        rows = self._best(xyxy, objectness, classes)
         masks = None
         if self._model.task == "segment":
             found = result.masks
             masks = (
                 np.zeros((0, height, width), bool)
                 if found is None
-                else found.data.cpu()[rows].numpy().astype(bool)
+                else found.data.cpu().numpy()[rows].astype(bool)
             )
-        return Proposals(
-            xyxy[rows].numpy(),
-            boxes.conf[rows].float().clamp(0, 1).numpy(),
-            tuple(self._names[int(index)] for index in boxes.cls[rows].tolist()),
-            masks,
-        )
+        names = self._names
+        labels = tuple(names[index] for index in classes[rows].tolist())
+        return Proposals(xyxy[rows], objectness[rows], labels, masks)
 
-    def _best(self, xyxy: torch.Tensor, scores: torch.Tensor, classes: torch.Tensor) -> Any:  # noqa: ANN401
+    def _best(
+        self, xyxy: Boxes, objectness: NDArray[np.float32], classes: NDArray[np.intp]
+    ) -> NDArray[np.intp]:
         """Rows to keep, best first, without specks and near-duplicates.
 
         NMS-free heads skip Ultralytics' NMS, and do return some.
         """
-        solid = (xyxy.isfinite() & scores.isfinite()[:, None]).all(dim=1)
-        solid &= (xyxy[:, 2:] - xyxy[:, :2] >= 1).all(dim=1)
-        (rows,) = solid.nonzero(as_tuple=True)
-        return rows[batched_nms(xyxy[rows], scores[rows].float(), classes[rows], self._iou)]
+        sides = xyxy[:, 2:] - xyxy[:, :2]
+        solid = np.isfinite(xyxy).all(axis=1) & (sides >= 1).all(axis=1)
+        rows = np.flatnonzero(solid)
+        # Boxes of two classes lie too far apart to meet.
+        apart = xyxy[rows] + (classes[rows, None] * (xyxy[rows].max(initial=0) + 1)).astype(
+            np.float32
+        )
+        scores = torch.from_numpy(objectness[rows])
+        return rows[nms(torch.from_numpy(apart), scores, self._iou).numpy()]
 
 
 def check_format(file: Path, *, trust_pickle: bool) -> None:

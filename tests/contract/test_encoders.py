@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 
+import cv2
 import numpy as np
 import open_clip
 import PIL.Image
@@ -161,13 +162,35 @@ def test_a_graph_that_does_not_fit_its_bundle_is_refused(tmp_path, damage):
 
 def test_the_resize_is_as_close_to_pils_as_the_docstring_says(photos):
     encoder = OpenClipEncoder(weights.resolve("starter-encoder"))
-    crops = torch.cat(list(encoder._cut(photos[0], BOXES))).permute(0, 2, 3, 1).numpy()
+    crops = torch.cat(list(encoder.regions(photos[:1], [BOXES]))).flip(3).numpy()
     photo = PIL.Image.fromarray(photos[0][:, :, ::-1])
     for crop, box in zip(crops, BOXES.astype(int).tolist(), strict=True):
         reference = photo.crop(tuple(box)).resize((224, 224), PIL.Image.Resampling.BICUBIC)
         difference = np.abs(crop.astype(float) - np.asarray(reference, float))
         assert difference.max() <= 8
         assert difference.mean() <= 0.2
+
+
+def test_a_large_box_is_cut_from_a_halved_image(photos):
+    """As close to PIL's resize as the docstring says, and from the same place."""
+    encoder = OpenClipEncoder(weights.resolve("starter-encoder"))
+    large = cv2.resize(photos[0], (3239, 4321), interpolation=cv2.INTER_CUBIC)
+    boxes = np.array([[0, 0, 3239, 4321], [101, 1003, 2203, 2905], [1301, 2001, 3239, 4321]])
+    crops = torch.cat(list(encoder.regions([large], [boxes.astype(np.float32)]))).flip(3).numpy()
+    photo = PIL.Image.fromarray(large[:, :, ::-1])
+    for crop, box in zip(crops, boxes.tolist(), strict=True):
+        reference = photo.crop(tuple(box)).resize((224, 224), PIL.Image.Resampling.BICUBIC)
+        difference = np.abs(crop.astype(float) - np.asarray(reference, float))
+        assert difference.mean() <= 3
+
+
+@pytest.mark.parametrize("size_wh", [(3000, 40), (40, 3000), (897, 897), (1, 1)])
+def test_boxes_of_any_shape_are_cut(size_wh):
+    encoder = OpenClipEncoder(weights.resolve("starter-encoder"))
+    width, height = size_wh
+    image = np.random.default_rng(0).integers(0, 255, (height, width, 3), np.uint8)
+    (batch,) = encoder.regions([image], [np.array([[0, 0, width, height]], np.float32)])
+    assert tuple(batch.shape) == (1, 224, 224, 3)
 
 
 def test_fingerprints_tell_weights_and_preprocessing_apart(tmp_path):

@@ -1,7 +1,7 @@
 """What must hold for every score."""
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -88,3 +88,14 @@ def test_evidence_stays_between_minus_one_and_one(logits):
     covered = affinity[:, :-1] > 0.5
     found = matching.label_evidence(affinity, covered, np.arange(logits.shape[1]))
     assert (np.abs(found) <= 1 + 1e-5).all()
+
+
+@settings(deadline=None)
+@given(st.integers(0, 70), st.integers(0, 70), st.sampled_from([1, 384, 10_000]), st.booleans())
+def test_products_in_pieces_are_the_product(rows, columns, width, double):
+    chance = np.random.default_rng(0)
+    kind = np.float64 if double else np.float32
+    left, right = (chance.normal(size=(count, width)).astype(kind) for count in (rows, columns))
+    found = matching.products(left, right)
+    assert found.dtype == kind
+    np.testing.assert_allclose(found, left @ right.T, atol=1e-3)

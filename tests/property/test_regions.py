@@ -1,11 +1,12 @@
 """A region is never empty and always inside its image, whatever the box."""
 
 import numpy as np
+import supervision as sv
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from openvocab.regions import grown, regions
+from openvocab.regions import grown, regions, shown
 
 SIDE = st.integers(1, 4000)
 BOXES = hnp.arrays(
@@ -39,3 +40,21 @@ def test_scaling_image_and_box_together_scales_the_region(factor, scale):
     once = regions(grown(box, scale), (100, 90))
     larger = regions(grown(box * factor, scale), (100 * factor, 90 * factor))
     assert np.abs(larger - once * factor).max() <= factor
+
+
+@given(
+    hnp.arrays(np.float32, st.tuples(st.integers(0, 12), st.just(4)), elements=st.integers(0, 6)),
+    st.floats(0.1, 1),
+)
+def test_every_box_is_shown_by_itself_or_by_an_earlier_one_that_overlaps_it(corners, iou):
+    boxes = np.hstack([corners[:, :2], corners[:, :2] + corners[:, 2:] + 1])
+    first = shown(boxes, iou)
+    assert first.shape == (len(boxes),)
+    overlap = sv.box_iou_batch(boxes, boxes)
+    for row, of in enumerate(first.tolist()):
+        assert of <= row
+        assert first[of] == of
+        assert overlap[row, of] >= iou - 1e-5
+    own = np.unique(first)
+    distinct = overlap[own][:, own][~np.eye(len(own), dtype=bool)]
+    assert (distinct < iou + 1e-5).all()

@@ -160,6 +160,75 @@ def test_known_classes_cost_no_text_forward_and_a_new_word_exactly_one(detector,
     assert encoder.text_forwards == [("green",)]
 
 
+def test_classes_are_compared_with_the_detectors_words_once(detector, picture, monkeypatch):
+    built = []
+    whole = detector.classifier
+    monkeypatch.setattr(detector, "classifier", lambda bank: built.append(bank) or whole(bank))
+    bank = detector.vocabulary(["red"])
+    for _ in range(2):
+        for classes in (["red"], ("red",), {"red": ["red"]}, {"red": "red"}, bank, {"red": "blue"}):
+            detector.detect(picture, classes)
+    # Of ["red"] in four ways, of the vocabulary, and of red by another word.
+    assert len(built) == 3
+
+
+def test_what_is_remembered_of_classes_is_what_they_were(detector, picture):
+    classes, words = ["red"], {"ours": ["red"]}
+    assert by_name(detector.detect(picture, classes)) == {"red": list(LEFT)}
+    assert by_name(detector.detect(picture, words)) == {"ours": list(LEFT)}
+    classes[0], words["ours"] = "blue", ["blue"]
+    assert by_name(detector.detect(picture, classes)) == {"blue": list(RIGHT)}
+    assert by_name(detector.detect(picture, words)) == {"ours": list(RIGHT)}
+    with pytest.raises(ClassesError, match="the same"):
+        detector.detect(picture, ["blue", "blue"])
+    bank = detector.vocabulary(["red"])
+    detector.detect(picture, bank)
+    with pytest.raises(ClassesError, match="brings its own negatives"):
+        detector.detect(picture, bank, negatives=["blue"])
+
+
+def test_example_pictures_are_looked_at_each_time(detector, picture, tmp_path):
+    file = tmp_path / "ours.png"
+    for box, colour in ((LEFT, (0, 0, 255)), (RIGHT, (255, 0, 0))):
+        cv2.imwrite(str(file), np.full((8, 8, 3), colour, np.uint8))
+        assert by_name(detector.detect(picture, {"ours": file})) == {"ours": list(box)}
+
+
+def test_other_numbers_are_used_at_once(detector, picture):
+    before = detector.detect(picture, ["red"]).confidence
+    after = detector.tuned(fusion_exponent=1.0).detect(picture, ["red"]).confidence
+    assert before != after
+
+
+class Counting(ColourEncoder):
+    """Counts the regions it is shown."""
+
+    shown = 0
+
+    def encode_regions(self, images, boxes):
+        self.shown += sum(len(found) for found in boxes)
+        return super().encode_regions(images, boxes)
+
+
+def test_boxes_that_show_the_same_are_looked_at_once(picture):
+    encoder = Counting()
+    boxes = (LEFT, RIGHT, (0, 0, 19, 20), (1, 0, 20, 20), (0, 0, 12, 20))
+    detector = OpenVocabDetector(FakeProposer(*boxes), encoder, PRESET)
+    (features,) = detector.regions(picture).features[None]
+    assert encoder.shown == 3
+    np.testing.assert_array_equal(features[0], features[2])
+    np.testing.assert_array_equal(features[0], features[3])
+    assert (features[0] != features[1]).any()
+
+
+def test_no_more_regions_are_encoded_than_the_budget_allows(picture):
+    encoder = Counting()
+    proposer = FakeProposer(LEFT, RIGHT, (0, 0, 10, 10))
+    detector = OpenVocabDetector(proposer, encoder, PRESET).tuned(max_regions=1)
+    assert by_name(detector.detect(picture, ["red", "blue"])) == {"red": list(LEFT)}
+    assert encoder.shown == 1
+
+
 def test_eight_threads_with_eight_class_lists_give_the_single_thread_results(picture):
     lists = [["blue", "red", f"word {index}"] for index in range(8)]
     detector = OpenVocabDetector(FakeProposer(LEFT, RIGHT), ColourEncoder(), PRESET)

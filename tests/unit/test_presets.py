@@ -44,6 +44,8 @@ def test_a_file_of_ones_own_is_read(tmp_path):
         (GOOD + "nms_iou = 2.0", "use 0 to 1"),
         (GOOD + "max_boxes = 1.5", "a whole number"),
         (GOOD + "tile_size = 640.5", "a whole number"),
+        (GOOD + "max_regions = 0", "use 1 to"),
+        (GOOD + "max_regions = true", "a whole number"),
         (GOOD + "tile_size = 63", "use 64 to 8192"),
         (GOOD + "tile_size = 8193", "use 64 to 8192"),
         (GOOD + "prior_weight = nan", "use 0 to"),
