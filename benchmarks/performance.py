@@ -36,7 +36,7 @@ def page(results: dict[str, Any], dense: dict[str, Any]) -> str:
         results=results,
         pairs=pairs,
         boxes=list(pairs[0]["boxes"]),
-        classes=list(pairs[0]["classes"]["known"]),
+        classes=sorted(pairs[0]["classes"]["known"], key=int),
         stages=list(pairs[0]["stages"]),
         batches=list(pairs[0]["tower"]),
         exports={TITLES[key]: rows for key, rows in results["exports"].items()},
@@ -69,6 +69,7 @@ def by_boxes(results: dict[str, Any]) -> str:
             points = [(count, row["ms"][1]) for count, row in rows.items() if row]
             axes.plot(*zip(*points, strict=True), marker="o", color=colour, label=way)
         axes.set(xscale="log", yscale="log", xlabel="boxes", ylabel="milliseconds a photo")
+        _plain(axes, [int(count) for count in measured["boxes"]])
         axes.legend()
 
     return _both(results, draw)
@@ -91,10 +92,18 @@ def by_classes(results: dict[str, Any]) -> str:
         )  # fmt: skip
         axes.plot(x, [middle[place] for place in order], marker="o", color=BLUE, label="detect")
         axes.set(xscale="log", xlabel="classes", ylabel="milliseconds a photo of 30 boxes")
+        _plain(axes, x[:-1])  # the last two would lie on each other
         axes.set_ylim(bottom=0)
         axes.legend(loc="lower left")
 
     return _both(results, draw)
+
+
+def _plain(axes: "Axes", places: list[int]) -> None:
+    """Numbers on a logarithmic axis as they are spoken."""
+    axes.set_xticks(places, [f"{place:,}" for place in places])
+    axes.yaxis.set_major_formatter("{x:,.0f}")
+    axes.xaxis.minorticks_off()
 
 
 def _both(results: dict[str, Any], draw: Any) -> str:  # noqa: ANN401

@@ -50,11 +50,10 @@ class Scores(NamedTuple):
     """`(N, K)` whose largest decides the class of a box."""
 
 
-def reachable(found: Proposals, threshold: float, preset: Preset) -> Proposals:
-    """Boxes worth encoding: a score cannot exceed objectness**(1 - fusion_exponent)."""
+def reachable(found: Proposals, threshold: float, preset: Preset) -> NDArray[np.intp]:
+    """Rows of the boxes worth encoding: no score exceeds objectness**(1 - fusion_exponent)."""
     power = 1 / max(1 - preset.fusion_exponent, 1e-6)
-    rows = np.flatnonzero(found.objectness >= threshold**power)
-    return found[rows[: preset.max_regions]]
+    return np.flatnonzero(found.objectness >= threshold**power)[: preset.max_regions]
 
 
 class RegionClassifier:

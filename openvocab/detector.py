@@ -18,7 +18,14 @@ from openvocab.networks import networks
 from openvocab.presets import Preset, load
 from openvocab.protocols import Boxes, Encoder, Features, Image, Proposer
 from openvocab.regions import grown, shown
-from openvocab.vocabulary import Classes, Example, Vocabulary, check_threshold, check_thresholds
+from openvocab.vocabulary import (
+    Classes,
+    Example,
+    Vocabulary,
+    check_threshold,
+    check_thresholds,
+    words_alone,
+)
 
 __all__ = ["OpenVocabDetector"]
 
@@ -30,7 +37,7 @@ AT_LOADING = {
 
 
 SAME_LOOK = 0.9  # overlap over which two boxes are one region to the encoder: 4 % of boxes
-LISTS, LONG = 8, 5000  # class lists whose comparison with the detector's words is remembered; words
+LISTS = 8  # lists of classes whose comparison with the detector's words is remembered
 
 
 class OpenVocabDetector:
@@ -104,10 +111,39 @@ class OpenVocabDetector:
             raise ClassesError("A Vocabulary brings its own negatives; build it with these.")
         return classes
 
-    def classifier(self, vocabulary: Vocabulary) -> RegionClassifier:
-        """What names boxes from their features, for callers that propose and encode themselves."""
-        words = self._words(self.proposer.names), self._words(self.preset.background)
-        return RegionClassifier(vocabulary, self.proposer.names, *words, self.encoder, self.preset)
+    def classifier(
+        self, classes: Classes | Vocabulary, negatives: Sequence[str] = ()
+    ) -> RegionClassifier:
+        """What names boxes from their features; of words that were asked for of late, the same.
+
+        Raises:
+            ClassesError: see `vocabulary`.
+        """
+        key = words_alone(classes, negatives)
+        known = self._asked.look_up([key]) if key is not None else {}
+        if not known:
+            bank = self.vocabulary(classes, negatives)
+            own = self._words(self.proposer.names), self._words(self.preset.background)
+            known = {
+                key: RegionClassifier(bank, self.proposer.names, *own, self.encoder, self.preset)
+            }
+            if key is not None:
+                self._asked.update(known)
+        return known[key]
+
+    def see(self, images: Sequence[Image], score_thresholds: Sequence[float]) -> list[Regions]:
+        """Propose and encode, whatever will be asked for, the regions of all images packed.
+
+        Args:
+            images: BGR.
+            score_thresholds: for each image the lowest that will be asked for: what cannot reach
+                it is left out.
+        """
+        found = [
+            each[reachable(each, lowest, self.preset)]
+            for each, lowest in zip(self.proposer.propose(images), score_thresholds, strict=True)
+        ]
+        return list(map(Regions, found, self.encode(images, [each.xyxy for each in found])))
 
     def encode(self, images: Sequence[Image], boxes: Sequence[Boxes]) -> list[Features]:
         """Features `(N_i, D)` of the boxes of each BGR image, averaged over the context scales.
@@ -207,16 +243,12 @@ class OpenVocabDetector:
             ImageError: an image cannot be read (nothing is detected in the others).
             ClassesError: classes, negatives or thresholds cannot be used.
         """
-        classifier = self._classifier(classes, negatives)
+        classifier = self.classifier(classes, negatives)
         cut = self.thresholds(classifier.names, score_threshold, thresholds)
         pictures = doors.load_all(images)
-        # What cannot reach a threshold is not encoded.
-        lowest, found = float(cut.min()), self.proposer.propose(pictures)
-        proposals = [reachable(each, lowest, self.preset) for each in found]
-        features = self.encode(pictures, [found.xyxy for found in proposals])
         return [
-            classifier.detections(found, classifier.scores(found, rows), cut)
-            for found, rows in zip(proposals, features, strict=True)
+            classifier.detections(regions.proposals, classifier.scores(*regions), cut)
+            for regions in self.see(pictures, [float(cut.min())] * len(pictures))
         ]
 
     def regions(self, image: doors.ImageLike, *, score_threshold: float = 0.1) -> Regions:
@@ -229,11 +261,8 @@ class OpenVocabDetector:
         Raises:
             ImageError: the image cannot be read.
         """
-        picture = doors.load(image)
-        (found,) = self.proposer.propose([picture])
-        found = reachable(found, score_threshold, self.preset)
-        (features,) = self.encode([picture], [found.xyxy])
-        return Regions(found, features)
+        (seen,) = self.see([doors.load(image)], [score_threshold])
+        return seen
 
     def name(
         self,
@@ -249,7 +278,7 @@ class OpenVocabDetector:
         Raises:
             ClassesError: classes, negatives or thresholds cannot be used.
         """
-        classifier = self._classifier(classes, negatives)
+        classifier = self.classifier(classes, negatives)
         cut = self.thresholds(classifier.names, score_threshold, thresholds)
         return classifier.detections(regions.proposals, classifier.scores(*regions), cut)
 
@@ -281,18 +310,6 @@ class OpenVocabDetector:
             regions.proposals[first], regions.features[first], called
         )
 
-    def _classifier(
-        self, classes: Classes | Vocabulary, negatives: Sequence[str]
-    ) -> RegionClassifier:
-        """As `classifier`; of a list that was asked for of late, the same."""
-        key = _words_alone(classes, negatives)
-        known = self._asked.look_up([key]) if key is not None else {}
-        if not known:
-            known = {key: self.classifier(self.vocabulary(classes, negatives))}
-            if key is not None:
-                self._asked.update(known)
-        return known[key]
-
     def _encode_examples(self, examples: Sequence[Example]) -> Features:
         pictures = [doors.load(example) for example in examples]
         whole = [
@@ -300,24 +317,3 @@ class OpenVocabDetector:
             for picture in pictures
         ]
         return np.concatenate(self.encoder.encode_regions(pictures, whole))
-
-
-def _words_alone(classes: Classes | Vocabulary, negatives: Sequence[str]) -> Hashable:
-    """What tells classes from others; None for pictures, which may change, and for too many."""
-    if not isinstance(negatives, list | tuple):
-        return None
-    if isinstance(classes, Vocabulary):
-        return None if negatives else classes
-    if isinstance(classes, list | tuple):
-        groups = [(name, (name,)) for name in classes]
-    elif isinstance(classes, dict):
-        groups = [
-            (name, tuple(parts) if isinstance(parts, list | tuple) else (parts,))
-            for name, parts in classes.items()
-        ]
-    else:
-        return None
-    words = [*(word for name, parts in groups for word in (name, *parts)), *negatives]
-    if len(words) > LONG or not all(type(word) is str for word in words):
-        return None
-    return tuple(groups), tuple(negatives)

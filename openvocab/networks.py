@@ -7,7 +7,7 @@ from openvocab.errors import WeightsNotFoundError
 from openvocab.presets import Preset, available
 from openvocab.protocols import Encoder, Proposer
 
-__all__ = ["networks", "proposer_of"]
+__all__ = ["encoder_of", "networks", "proposer_of"]
 
 
 def networks(preset: Preset, device: str | None = None) -> tuple[Proposer, Encoder]:
@@ -21,10 +21,18 @@ def networks(preset: Preset, device: str | None = None) -> tuple[Proposer, Encod
         WeightsNotFoundError: its weights are not here; the message says how to pull them.
         ModelError: a weights file is damaged or of an unsupported kind.
     """
+    detector_file = _located(preset, preset.detector)
+    encoder = encoder_of(preset, device)
+    return proposer_of(preset, detector_file, device), encoder
+
+
+def encoder_of(preset: Preset, device: str | None = None) -> Encoder:
+    """The encoder of a preset alone; `networks` says what is raised."""
     from openvocab.encoders.openclip import OpenClipEncoder
 
-    detector_file, bundle = _locate(preset)
-    return proposer_of(preset, detector_file, device), OpenClipEncoder(bundle, device=device)
+    in_cache = ":" in preset.encoder and not Path(preset.encoder).exists()
+    bundle = preset.encoder if in_cache else _located(preset, preset.encoder)
+    return OpenClipEncoder(bundle, device=device)
 
 
 def proposer_of(preset: Preset, file: Path, device: str | None = None) -> Proposer:
@@ -48,12 +56,10 @@ def proposer_of(preset: Preset, file: Path, device: str | None = None) -> Propos
     )
 
 
-def _locate(preset: Preset) -> tuple[Path, str | Path]:
-    """Where the weights of a preset lie; what lacks can be pulled at once by the preset's name."""
+def _located(preset: Preset, name: str) -> Path:
+    """Where the weights lie; what lacks of a preset of ours can be pulled by the preset's name."""
     try:
-        in_cache = ":" in preset.encoder and not Path(preset.encoder).exists()
-        encoder = preset.encoder if in_cache else weights.resolve(preset.encoder)
-        return weights.resolve(preset.detector), encoder
+        return weights.resolve(name)
     except WeightsNotFoundError as error:
         if preset.name not in available():
             raise

@@ -3,7 +3,7 @@
 import io
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set, Sized
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence, Set, Sized
 from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
@@ -17,7 +17,17 @@ from openvocab.files import write
 from openvocab.prompts import tidy
 from openvocab.protocols import Features
 
-__all__ = ["Classes", "Example", "Vocabulary", "check_threshold", "check_thresholds", "parse"]
+__all__ = [
+    "Classes",
+    "Example",
+    "Vocabulary",
+    "check_threshold",
+    "check_thresholds",
+    "parse",
+    "words_alone",
+]
+
+LONG = 5000  # words of which more are not compared as a whole
 
 Example = os.PathLike[str] | np.ndarray
 """An example picture of a class: a `Path` or a BGR array; a plain string is always words."""
@@ -145,6 +155,31 @@ def parse(classes: Classes) -> dict[str, tuple[str | Example, ...]]:
         names = _check_names(list(classes), "classes")
         return {name: _check_parts(name, classes[name]) for name in names}
     return {name: (name,) for name in _check_names(classes, "classes")}
+
+
+def words_alone(classes: Classes | Vocabulary, negatives: Sequence[str]) -> Hashable:
+    """What tells classes from others; None for pictures, which may change, and for too many.
+
+    >>> words_alone(["bus"], []) == words_alone({"bus": ["bus"]}, ())
+    True
+    """
+    if not isinstance(negatives, list | tuple):
+        return None
+    if isinstance(classes, Vocabulary):
+        return None if negatives else classes
+    if isinstance(classes, list | tuple):
+        groups = [(name, (name,)) for name in classes]
+    elif isinstance(classes, dict):
+        groups = [
+            (name, tuple(parts) if isinstance(parts, list | tuple) else (parts,))
+            for name, parts in classes.items()
+        ]
+    else:
+        return None
+    words = [*(word for name, parts in groups for word in (name, *parts)), *negatives]
+    if len(words) > LONG or not all(type(word) is str for word in words):
+        return None
+    return tuple(groups), tuple(negatives)
 
 
 def check_threshold(what: str, value: object) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from openvocab import __version__
-from openvocab.cli import demo, detect, doctor, evaluate, export, stream, weights
+from openvocab.cli import demo, detect, doctor, evaluate, export, serve, stream, weights
 from openvocab.cli.console import complain, out
 from openvocab.errors import OpenVocabError
 
@@ -24,6 +24,7 @@ app.command()(demo.demo)
 app.command("eval")(evaluate.evaluate)
 app.command()(evaluate.calibrate)
 app.command()(export.export)
+app.command()(serve.serve)
 app.command()(doctor.doctor)
 app.add_typer(weights.app, name="weights")
 

@@ -27,7 +27,7 @@ from openvocab.cli.options import (
     read_classes,
     read_preset,
 )
-from openvocab.errors import ImageError, one_line
+from openvocab.errors import ConfigError, ImageError, one_line
 from openvocab.files import numbered, write
 from openvocab.prompts import split_list
 from openvocab.protocols import Image
@@ -63,6 +63,15 @@ def detect(  # noqa: PLR0913  a command has as many parameters as it has options
         str | None, typer.Option("--json", metavar="FILE|-", help="Write the result as JSON.")
     ] = None,
     show: Annotated[bool, typer.Option("--show", help="Show each annotated picture.")] = False,
+    label_format: Annotated[
+        str | None,
+        typer.Option(
+            "--format", help="Write labels for other tools: coco, yolo, label-studio or cvat."
+        ),
+    ] = None,
+    labels: Annotated[
+        Path, typer.Option("--labels", metavar="DIR", help="Where --format writes.")
+    ] = Path("labels"),
 ) -> None:
     """Find CLASSES in pictures.
 
@@ -71,6 +80,7 @@ def detect(  # noqa: PLR0913  a command has as many parameters as it has options
     paths = _sources(sources)
     names = read_classes(classes)
     targets = _targets(paths, save)
+    collected = _Labels(label_format, paths)
     if show and not has_display():
         raise ImageError("--show needs a display and there is none; use --save DIR instead.")
 
@@ -81,18 +91,52 @@ def detect(  # noqa: PLR0913  a command has as many parameters as it has options
     records: list[dict[str, Any]] = []
     with suppress(KeyboardInterrupt):  # what was found so far is still reported
         for path, target in _progress(list(zip(paths, targets, strict=True))):
-            records.append(_detect_one(detector, bank, path, target, threshold, show=show))
+            record, found = _detect_one(detector, bank, path, target, threshold, show=show)
+            records.append(record)
+            collected.add(record, found)
     failed = sum("error" in record for record in records)
     if failed and failed == len(paths):
         raise typer.Exit(2)
     _report(records, {"classes": names, "preset": preset}, json_file)
     if save is not None and json_file != "-":
         out.print(f"annotated pictures are in {save}{os.sep}", soft_wrap=True)
+    collected.write(names, labels)
     if len(records) < len(paths):
         complain(f"interrupted after {len(records)} of {len(paths)} images; run the rest again.")
         raise typer.Exit(130)
     if failed:
         raise typer.Exit(1)
+
+
+class _Labels:
+    """What --format writes in the end."""
+
+    def __init__(self, kind: str | None, paths: list[str]) -> None:
+        self._kind = kind
+        self._found: list[Any] = []
+        if kind is None:
+            return
+        from openvocab.labels import check_format
+
+        check_format(kind)
+        if paths == ["-"]:
+            raise ConfigError("Labels need files, not standard input; leave --format out.")
+
+    def add(self, record: dict[str, Any], found: "sv.Detections | None") -> None:
+        """An image, unless it could not be read."""
+        if self._kind is not None and found is not None:
+            from openvocab.labels import Labelled
+
+            size = record["width"], record["height"]
+            self._found.append(Labelled(Path(record["image"]), size, found))
+
+    def write(self, classes: list[str], folder: Path) -> None:
+        """Labels of all that were seen."""
+        if self._kind is not None:
+            from openvocab.labels import write_labels
+
+            written = write_labels(self._kind, self._found, classes, folder)
+            err.print(f"{self._kind} labels are in {written}", soft_wrap=True)
 
 
 def _detect_one(
@@ -103,16 +147,16 @@ def _detect_one(
     threshold: float | None,
     *,
     show: bool,
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], "sv.Detections | None"]:
     """Detect, save, show; an image that cannot be read is reported, not raised."""
     try:
         picture = _read(path)
     except ImageError as error:
         complain(str(error))
-        return {"image": path, "error": str(error)}
+        return {"image": path, "error": str(error)}, None
     found = detector.detect(picture, bank, score_threshold=threshold)
     _deliver(picture, found, target, show=show)
-    return _record(path, picture.shape, found)
+    return _record(path, picture.shape, found), found
 
 
 def _sources(sources: list[str]) -> list[str]:

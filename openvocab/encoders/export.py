@@ -48,7 +48,7 @@ class Floors:
     int8: float = 0.98
     """Share of the regions that keep their nearest word."""
     speed: float = 1.0
-    """Times as fast as ONNX Runtime in fp32, which every other tower is there to beat."""
+    """Times as fast as torch, and as ONNX Runtime in fp32, which every other tower is to beat."""
 
 
 def export(  # noqa: PLR0913  keywords, most with a default
@@ -209,6 +209,11 @@ def _gate(record: Record, floors: Floors) -> None:
     if low:
         raise ModelError(
             f"Refused: {name} {said}, under {floor}; nothing was written, use another precision."
+        )
+    if record.over_torch <= floors.speed:
+        raise ModelError(
+            f"Refused: {name} is {record.over_torch:.2f} times as fast here as torch in fp32, no "
+            "gain; nothing was written, use another runtime, or torch as it is."
         )
     if (record.runtime, record.precision) != ("onnx", "fp32") and record.speed <= floors.speed:
         raise ModelError(

@@ -49,8 +49,8 @@ class OpenClipEncoder:
         Args:
             source: folder of an open_clip bundle, or `MODEL:TAG` already in the local cache.
             device: a torch device; None takes CUDA where there is one.
-            batch_size: regions a forward pass; None takes 16 on a CPU, of whose cache more would
-                fall out (32 take 9 % longer each), and 64 elsewhere.
+            batch_size: regions a forward pass; None takes 16 on a CPU, where more are no faster,
+                and 64 elsewhere.
             graphs: on a CPU, run the fastest graph of the image tower that lies in the bundle;
                 without, torch in fp32, which those are measured against.
 

@@ -93,7 +93,7 @@ class SeenOnce:
         image = photo.load()
         begun = time.perf_counter()
         (found,) = self._detector.proposer.propose([image])
-        found = reachable(found, 0, self._detector.preset)
+        found = found[reachable(found, 0, self._detector.preset)]
         proposed = time.perf_counter()
         (features,) = self._detector.encode([image], [found.xyxy])
         encoded = time.perf_counter()

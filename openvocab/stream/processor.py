@@ -97,9 +97,9 @@ class StreamProcessor:
         Raises:
             ClassesError: they cannot be used; the stream goes on with those it has.
         """
-        bank = self._detector.vocabulary(classes, negatives)
-        cut = self._detector.thresholds(bank.names, self._threshold, thresholds)
-        self._naming = _Naming(self._detector.classifier(bank), cut)
+        classifier = self._detector.classifier(classes, negatives)
+        cut = self._detector.thresholds(classifier.names, self._threshold, thresholds)
+        self._naming = _Naming(classifier, cut)
 
     def pause(self) -> None:
         """Take no frame until `resume`; a live source drops its frames meanwhile."""
@@ -207,7 +207,7 @@ class _Lane:
         if self._tracker is None:
             metrics.regions_seen += len(found)
             lowest = float(naming.thresholds.min())
-            found = reachable(found, lowest, self._detector.preset)
+            found = found[reachable(found, lowest, self._detector.preset)]
             metrics.regions_encoded += len(found)
             (features,) = self._detector.encode([frame.image], [found.xyxy])
             scores = naming.classifier.scores(found, features)

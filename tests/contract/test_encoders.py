@@ -193,7 +193,7 @@ def test_a_large_box_is_cut_from_a_halved_image(large):
 
 def test_where_its_edges_lie_between_it_shows_the_same(large, monkeypatch):
     encoder = OpenClipEncoder(weights.resolve("starter-encoder"))
-    boxes = (LARGE + [1, 3, 2, 1]).astype(np.float32)
+    boxes = (LARGE + np.array([1, 3, 2, 1])).astype(np.float32)
     (halved,) = encoder.encode_regions([large], [boxes])
     monkeypatch.setattr("openvocab.encoders.cutting.GAP", 1000)
     (exact,) = encoder.encode_regions([large], [boxes])

@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 from films import pan
 
+from openvocab.proposers.ultralytics import contained
+from openvocab.weights import resolve
+
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -17,7 +20,13 @@ def test_its_python_runs(tmp_path, monkeypatch, capsys, assets):
     pan(assets / "bus.jpg", tmp_path / "street.mp4", 6, (600, 600))
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
-    images, films = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    shutil.copy(resolve("starter-detector"), tmp_path / "yolo.onnx")
+    images, plugin, films = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    with contained():  # Ultralytics is imported without what that does to this process
+        exec(plugin, {})  # noqa: S102
+    named = capsys.readouterr().out
+    assert named.count("pedestrian") >= 3
+    assert "bus" in named
     exec(films, {})  # noqa: S102  our own README
     assert re.search(r"^5 \[", capsys.readouterr().out, re.MULTILINE)
     exec(images, names)  # noqa: S102

@@ -10,6 +10,7 @@ import pytest
 from fakes import ColourEncoder, FakeProposer
 
 from openvocab import OpenVocabDetector, OpenVocabError, Preset, Vocabulary
+from openvocab.classifier import RegionClassifier
 from openvocab.errors import ClassesError, ImageError
 from openvocab.protocols import Encoder, Proposer
 
@@ -162,8 +163,10 @@ def test_known_classes_cost_no_text_forward_and_a_new_word_exactly_one(detector,
 
 def test_classes_are_compared_with_the_detectors_words_once(detector, picture, monkeypatch):
     built = []
-    whole = detector.classifier
-    monkeypatch.setattr(detector, "classifier", lambda bank: built.append(bank) or whole(bank))
+    whole = RegionClassifier
+    monkeypatch.setattr(
+        "openvocab.detector.RegionClassifier", lambda *parts: built.append(parts) or whole(*parts)
+    )
     bank = detector.vocabulary(["red"])
     for _ in range(2):
         for classes in (["red"], ("red",), {"red": ["red"]}, {"red": "red"}, bank, {"red": "blue"}):

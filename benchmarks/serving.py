@@ -1,0 +1,119 @@
+"""A server under load from another process: times alone and in company, throughput with batches and without.
+
+    .venv/bin/python benchmarks/serving.py ../shared/data/coco-dev/images --json benchmarks/results/serving.json
+
+Each photo is asked for five things, as base64 in JSON. With and without batches take turns.
+"""
+
+import argparse
+import base64
+import json
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+
+from openvocab import OpenVocabDetector, images
+from openvocab.evaluate.provenance import provenance
+
+CLASSES = ["person", "car", "dog", "chair", "bottle"]
+ALONE, TOGETHER, MANY = 40, 120, 160  # requests
+ROUNDS = 3
+
+
+@contextmanager
+def serving(*options: str) -> Iterator[httpx.Client]:
+    """A server of its own process, ready."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "openvocab", "serve", "--port", str(port), *options]
+    with (
+        subprocess.Popen(command, stdout=subprocess.DEVNULL) as process,  # noqa: S603  own words
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=120) as client,
+    ):
+        while True:
+            try:
+                client.get("/readyz").raise_for_status()
+                break
+            except httpx.TransportError:
+                time.sleep(0.1)
+        yield client
+        process.send_signal(signal.SIGTERM)
+        process.wait()
+
+
+def load(client: httpx.Client, bodies: list[bytes], count: int, callers: int) -> dict[str, Any]:
+    """So many requests by so many callers at once."""
+
+    def ask(number: int) -> tuple[float, int]:
+        begun = time.perf_counter()
+        answer = client.post("/v1/detect", content=bodies[number % len(bodies)])
+        return 1000 * (time.perf_counter() - begun), answer.status_code
+
+    with ThreadPoolExecutor(callers) as pool:
+        begun = time.perf_counter()
+        answers = list(pool.map(ask, range(count)))
+        spent = time.perf_counter() - begun
+    times = [ms for ms, status in answers if status == 200]
+    return {
+        "ms": [round(float(value), 1) for value in np.percentile(times, (50, 95))],
+        "a_second": round(len(times) / spent, 2),
+        "statuses": dict(Counter(status for _, status in answers)),
+    }
+
+
+def measure(photos: list[Path]) -> dict[str, Any]:
+    """All figures."""
+    bodies = [
+        json.dumps(
+            {"image": base64.b64encode(each.read_bytes()).decode(), "classes": CLASSES}
+        ).encode()
+        for each in photos
+    ]
+    rates: dict[str, list[float]] = {"batches": [], "one by one": []}
+    result: dict[str, Any] = {"provenance": provenance(OpenVocabDetector.from_preset())}
+    with serving("--queue", "64") as batched, serving("--queue", "64", "--batch", "1") as single:
+        for client in (batched, single):
+            load(client, bodies, 10, 2)  # warms up
+        result["alone"] = load(batched, bodies, ALONE, 1)
+        result["4 callers"] = load(batched, bodies, TOGETHER, 4)
+        for _ in range(ROUNDS):
+            for name, client in (("batches", batched), ("one by one", single)):
+                rates[name].append(load(client, bodies, MANY, 16)["a_second"])
+    with serving("--queue", "4") as client:
+        result["32 callers, 4 may wait"] = load(client, bodies, MANY, 32)
+    ratios = [a / b for a, b in zip(*rates.values(), strict=True)]
+    return result | {
+        "p95 of 4 callers over one alone": round(
+            result["4 callers"]["ms"][1] / result["alone"]["ms"][1], 2
+        ),
+        "photos a second, 16 callers": rates,
+        "batches over one by one": round(statistics.median(ratios), 2),
+    }
+
+
+def main() -> None:
+    """Measure."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("photos", type=Path)
+    parser.add_argument("--json", type=Path, required=True)
+    options = parser.parse_args()
+    found = measure(images.find([str(options.photos)])[:50])
+    options.json.write_text(json.dumps(found, indent=1) + "\n")
+    print(json.dumps({key: value for key, value in found.items() if key != "provenance"}))  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()

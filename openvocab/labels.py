@@ -1,0 +1,237 @@
+"""Detections as what other tools read: labels to train on, to correct by hand, or Hugging Face's."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+from xml.etree import ElementTree
+
+import numpy as np
+import supervision as sv
+from numpy.typing import NDArray
+
+from openvocab.errors import ConfigError, OpenVocabError
+from openvocab.files import write
+
+__all__ = ["FORMATS", "Labelled", "check_format", "to_hf", "write_labels"]
+
+
+class _Thing(NamedTuple):
+    """One row of detections in plain numbers."""
+
+    box: list[float]
+    mask: NDArray[np.bool_] | None
+    score: float
+    class_id: int
+    name: str
+
+
+class Labelled(NamedTuple):
+    """A picture and what was found in it."""
+
+    path: Path
+    size_wh: tuple[int, int]
+    """Of the picture, upright."""
+    found: sv.Detections
+    """`class_id` counts in the classes that are written with it."""
+
+
+def to_hf(detections: sv.Detections) -> list[dict[str, Any]]:
+    """As the zero-shot-object-detection pipeline of Hugging Face's transformers answers.
+
+    >>> to_hf(sv.Detections.empty())
+    []
+    """
+    edges = ("xmin", "ymin", "xmax", "ymax")
+    return [
+        {
+            "score": each.score,
+            "label": each.name,
+            "box": dict(zip(edges, map(round, each.box), strict=True)),
+        }
+        for each in _things(detections)
+    ]
+
+
+def check_format(kind: str) -> None:
+    """Refuse what is not among `FORMATS`.
+
+    Raises:
+        ConfigError: naming those there are.
+
+    >>> check_format("coco")
+    """
+    if kind not in FORMATS:
+        raise ConfigError(f"There is no format {kind!r}; use one of {', '.join(FORMATS)}.")
+
+
+def write_labels(
+    kind: str, pictures: Sequence[Labelled], classes: Sequence[str], folder: Path
+) -> Path:
+    """Write all labels into a folder, over older ones of the kind.
+
+    Args:
+        kind: one of `FORMATS`: `coco` (JSON with scores, as its results have), `yolo` (pictures,
+            a text file each and `data.yaml`, as `yolo train` takes it), `label-studio` (tasks with
+            predictions), `cvat` (XML, CVAT for images 1.1).
+        pictures: of one call, each path once.
+        classes: the caller's names, by `class_id`.
+        folder: is made where there is none.
+
+    Returns:
+        The file that the other tool is given.
+
+    Raises:
+        ConfigError: no such format.
+        OpenVocabError: the folder cannot be written to.
+    """
+    check_format(kind)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return FORMATS[kind](pictures, classes, folder)
+    except OSError as error:
+        raise OpenVocabError(
+            f"{folder} cannot be written to ({error.strerror}); choose another folder."
+        ) from error
+
+
+def _coco(pictures: Sequence[Labelled], classes: Sequence[str], folder: Path) -> Path:
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for number, (picture, name) in enumerate(zip(pictures, _names(pictures), strict=True), 1):
+        width, height = picture.size_wh
+        images.append({"id": number, "file_name": name, "width": width, "height": height})
+        for (x1, y1, x2, y2), mask, score, class_id, _ in _things(picture.found):
+            box = [_short(edge) for edge in (x1, y1, x2 - x1, y2 - y1)]
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": number,
+                    "category_id": class_id + 1,
+                    "bbox": box,
+                    "area": _short(mask.sum() if mask is not None else box[2] * box[3]),
+                    "iscrowd": 0,
+                    "segmentation": [part.ravel().tolist() for part in _outlines(mask)],
+                    "score": _short(score, 4),
+                }
+            )
+    categories = [{"id": number, "name": name} for number, name in enumerate(classes, 1)]
+    table = {"images": images, "annotations": annotations, "categories": categories}
+    return _written(folder / "annotations.json", json.dumps(table, ensure_ascii=False))
+
+
+def _yolo(pictures: Sequence[Labelled], classes: Sequence[str], folder: Path) -> Path:
+    for picture, name in zip(pictures, _names(pictures), strict=True):
+        target = folder / "images" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if not target.exists() or not target.samefile(picture.path):
+            shutil.copyfile(picture.path, target)
+        lines = [
+            " ".join([str(class_id), *(f"{value:.6f}" for value in values)])
+            for class_id, values in _yolo_rows(picture)
+        ]
+        label = (folder / "labels" / name).with_suffix(".txt")
+        label.parent.mkdir(parents=True, exist_ok=True)
+        write(label, "".join(f"{line}\n" for line in lines).encode())
+    # YAML is a superset of JSON.
+    names = dict(enumerate(classes))
+    table = {"path": str(folder.resolve()), "train": "images", "val": "images", "names": names}
+    return _written(folder / "data.yaml", json.dumps(table, ensure_ascii=False, indent=1))
+
+
+def _yolo_rows(picture: Labelled) -> list[tuple[int, list[float]]]:
+    """Centre and size, or the largest outline, relative to the picture."""
+    size, rows = np.array(picture.size_wh, np.float64), []
+    for box, mask, _, class_id, _ in _things(picture.found):
+        outlines = _outlines(mask)
+        corners = np.array(box).reshape(2, 2)
+        points = max(outlines, key=len) if outlines else [corners.mean(axis=0), np.ptp(corners, 0)]
+        rows.append((class_id, (np.array(points) / size).clip(0, 1).ravel().tolist()))
+    return rows
+
+
+def _label_studio(pictures: Sequence[Labelled], _: Sequence[str], folder: Path) -> Path:
+    tasks = []
+    for picture, name in zip(pictures, _names(pictures), strict=True):
+        (width, height), result = picture.size_wh, []
+        for number, each in enumerate(_things(picture.found)):
+            x1, x2 = (100 * edge / width for edge in each.box[::2])
+            y1, y2 = (100 * edge / height for edge in each.box[1::2])
+            place = {"x": x1, "y": y1, "width": x2 - x1, "height": y2 - y1, "rotation": 0}
+            result.append(
+                {
+                    "id": str(number),
+                    "type": "rectanglelabels",
+                    "from_name": "label",
+                    "to_name": "image",
+                    "original_width": width,
+                    "original_height": height,
+                    "image_rotation": 0,
+                    "value": {**place, "rectanglelabels": [each.name]},
+                    "score": _short(each.score, 4),
+                }
+            )
+        found = picture.found.confidence
+        prediction: dict[str, Any] = {"model_version": "openvocab", "result": result}
+        if found is not None and len(found):
+            prediction["score"] = _short(found.mean(), 4)
+        tasks.append({"data": {"image": name}, "predictions": [prediction]})
+    return _written(folder / "tasks.json", json.dumps(tasks, ensure_ascii=False))
+
+
+def _cvat(pictures: Sequence[Labelled], _: Sequence[str], folder: Path) -> Path:
+    root = ElementTree.Element("annotations")
+    ElementTree.SubElement(root, "version").text = "1.1"
+    for number, (picture, name) in enumerate(zip(pictures, _names(pictures), strict=True)):
+        width, height = map(str, picture.size_wh)
+        image = ElementTree.SubElement(
+            root, "image", id=str(number), name=name, width=width, height=height
+        )
+        for each in _things(picture.found):
+            edges = zip(("xtl", "ytl", "xbr", "ybr"), each.box, strict=True)
+            places = {edge: f"{value:.2f}" for edge, value in edges}
+            kind = {"label": each.name, "source": "auto", "occluded": "0"}
+            ElementTree.SubElement(image, "box", kind | places)
+    return _written(folder / "annotations.xml", ElementTree.tostring(root, encoding="unicode"))
+
+
+Writer = Callable[[Sequence[Labelled], Sequence[str], Path], Path]
+FORMATS: dict[str, Writer] = {
+    "coco": _coco,
+    "yolo": _yolo,
+    "label-studio": _label_studio,
+    "cvat": _cvat,
+}
+
+
+def _things(found: sv.Detections) -> Iterator[_Thing]:
+    for box, mask, score, class_id, _, data in found:
+        yield _Thing(
+            box.astype(float).tolist(), mask, float(score or 0), int(class_id or 0),
+            str(data.get("class_name", class_id)),
+        )  # fmt: skip
+
+
+def _names(pictures: Sequence[Labelled]) -> list[str]:
+    """Paths below the folder that holds all pictures, with slashes."""
+    paths = [picture.path.resolve() for picture in pictures]
+    common = Path(os.path.commonpath([path.parent for path in paths])) if paths else Path()
+    return [path.relative_to(common).as_posix() for path in paths]
+
+
+def _outlines(mask: Any) -> list[Any]:  # noqa: ANN401  (H, W) bool, or None
+    """Polygons `(M, 2)` of three points and more."""
+    if mask is None:
+        return []
+    return [part for part in sv.mask_to_polygons(np.asarray(mask)) if len(part) > 2]
+
+
+def _short(value: Any, digits: int = 2) -> float:  # noqa: ANN401  any number
+    return round(float(value), digits)
+
+
+def _written(file: Path, text: str) -> Path:
+    write(file, text.encode(errors="backslashreplace"))
+    return file

@@ -1,0 +1,1 @@
+"""Open vocabulary inside other people's programs."""

@@ -1,0 +1,248 @@
+"""Open vocabulary for a YOLO object that somebody has already: `attach(yolo, classes=[...])`."""
+
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from openvocab import presets
+from openvocab.classifier import RegionClassifier, reachable
+from openvocab.detector import OpenVocabDetector
+from openvocab.errors import ModelError
+from openvocab.networks import encoder_of
+from openvocab.presets import Preset
+from openvocab.protocols import Image, Proposals
+from openvocab.vocabulary import Classes, Vocabulary
+
+__all__ = ["Attached", "attach"]
+
+STAGE = "openvocab"
+"""In `Results.speed`: milliseconds that naming took."""
+
+
+def attach(  # noqa: PLR0913  keywords, each with a default
+    yolo: Any,  # noqa: ANN401  ultralytics is untyped
+    classes: Classes | Vocabulary,
+    *,
+    preset: str | os.PathLike[str] | Preset = "starter",
+    negatives: Sequence[str] = (),
+    score_threshold: float | None = None,
+    thresholds: Mapping[str, float] | None = None,
+    device: str | None = None,
+) -> "Attached":
+    """Have an Ultralytics detect or segment model answer in the caller's classes.
+
+    `predict`, `stream=True`, `track` and `val` then give ordinary `Results`, whose `names`, `cls`
+    and `conf` are of these classes; masks and track ids stay with their boxes. The model proposes:
+    what it leaves out by its own `conf` (.25 unless told otherwise) cannot be named. In `track`,
+    boxes are tracked first and named then, so that ids are those of the plain model.
+
+    Args:
+        yolo: an `ultralytics.YOLO` object, loaded by the caller.
+        classes: as `OpenVocabDetector.detect` takes them, with negatives and thresholds.
+        preset: whose encoder names the boxes, and with which numbers; its detector is not loaded.
+        negatives: as there.
+        score_threshold: as there.
+        thresholds: as there.
+        device: of the encoder, a torch device; None takes CUDA where there is one.
+
+    Raises:
+        ModelError: no detect or segment model, or one that is attached to already.
+        ConfigError: no such preset.
+        WeightsNotFoundError: the encoder's weights are not here.
+        ClassesError: classes, negatives or thresholds cannot be used.
+    """
+    if getattr(yolo, "task", None) not in {"detect", "segment"}:
+        kind = getattr(yolo, "task", None) or type(yolo).__name__
+        raise ModelError(f"attach takes a detect or segment model, not {kind}; pass another YOLO.")
+    if any(isinstance(getattr(each, "__self__", None), Attached) for each in _listed(yolo)):
+        raise ModelError("This model is attached to already; use its set_classes, or detach it.")
+    numbers = presets.load(preset)
+    names = tuple(dict.fromkeys(str(name) for name in yolo.names.values()))
+    detector = OpenVocabDetector(_Itself(names), encoder_of(numbers, device), numbers)
+    attached = Attached(yolo, detector)
+    attached.set_classes(
+        classes, negatives=negatives, score_threshold=score_threshold, thresholds=thresholds
+    )
+    attached._listen()
+    return attached
+
+
+@dataclass(frozen=True)
+class _Itself:
+    """Stands for a detector that has found its boxes by itself when it is asked."""
+
+    names: tuple[str, ...]
+
+    def propose(self, images: Sequence[Image]) -> list[Proposals]:
+        """Never: Ultralytics calls us, not we it."""
+        raise NotImplementedError
+
+
+class _Asked(NamedTuple):
+    """Replaced as one, so that a frame is named by one list of classes alone."""
+
+    classifier: RegionClassifier
+    thresholds: NDArray[np.float32]
+
+
+class Attached:
+    """What `attach` added to a model; `detach` takes it off again."""
+
+    def __init__(self, yolo: Any, detector: OpenVocabDetector) -> None:  # noqa: ANN401
+        self._yolo, self._detector = yolo, detector
+        self._asked: _Asked
+        self._spent_ms = 0.0
+
+    def set_classes(
+        self,
+        classes: Classes | Vocabulary,
+        *,
+        negatives: Sequence[str] = (),
+        score_threshold: float | None = None,
+        thresholds: Mapping[str, float] | None = None,
+    ) -> None:
+        """Answer in other classes from the next picture on; encodes words alone. Any thread.
+
+        Raises:
+            ClassesError: they cannot be used; those before stay.
+        """
+        classifier = self._detector.classifier(classes, negatives)
+        cut = self._detector.thresholds(classifier.names, score_threshold, thresholds)
+        self._asked = _Asked(classifier, cut)
+
+    def detach(self) -> None:
+        """Give the model back as it was before `attach`; more than once does nothing."""
+        for event, ours in self._callbacks.items():
+            listed = self._yolo.callbacks.get(event, [])
+            listed[:] = [each for each in listed if each != ours]
+
+    @property
+    def _callbacks(self) -> dict[str, Any]:
+        return {
+            "on_predict_start": self._come_last,
+            "on_predict_postprocess_end": self._name_results,
+            "on_predict_batch_end": self._tell_time,
+            "on_val_start": self._name_in,
+        }
+
+    def _listen(self) -> None:
+        for event, ours in self._callbacks.items():
+            self._yolo.add_callback(event, ours)
+
+    def _come_last(self, predictor: Any) -> None:  # noqa: ANN401
+        """Trackers take the model's own boxes and scores, whenever they were registered."""
+        listed = predictor.callbacks["on_predict_postprocess_end"]
+        if listed[-1] != self._name_results and self._name_results in listed:
+            listed.remove(self._name_results)
+            listed.append(self._name_results)
+
+    def _name_results(self, predictor: Any) -> None:  # noqa: ANN401
+        begun = time.perf_counter()
+        results, asked = predictor.results, self._asked
+        images = [np.ascontiguousarray(result.orig_img) for result in results]
+        found = [
+            _proposals(result.boxes.xyxy, result.boxes.conf, result.boxes.cls, result.names)
+            for result in results
+        ]
+        for place, (rows, classes, scores) in enumerate(self._named(asked, images, found)):
+            named = results[place][rows]
+            boxes = named.boxes.data.clone()  # (N, 6), or (N, 7) with track ids before the score
+            boxes[:, -2], boxes[:, -1] = scores, classes
+            named.update(boxes=boxes)
+            named.names = dict(enumerate(asked.classifier.names))
+            results[place] = named
+        self._spent_ms = 1000 * (time.perf_counter() - begun) / max(len(results), 1)
+
+    def _tell_time(self, predictor: Any) -> None:  # noqa: ANN401
+        for result in predictor.results:
+            result.speed = {**result.speed, STAGE: self._spent_ms}
+
+    def _name_in(self, validator: Any) -> None:  # noqa: ANN401
+        """Have a validator compare the caller's classes, in the order of the dataset's, with it."""
+        asked, own = self._asked, dict(validator.names)
+        names = dict(enumerate(asked.classifier.names))
+        if len(names) != validator.data["nc"]:
+            raise ModelError(
+                f"val compares with the {validator.data['nc']} classes of the data, and there are "
+                f"{len(names)} here; set_classes to as many, in the order of the data's."
+            )
+        asked = asked._replace(thresholds=np.full(len(names), validator.args.conf, np.float32))
+        before, after, prepare = validator.preprocess, validator.postprocess, validator.init_metrics
+        images: list[Image] = []
+
+        def preprocess(batch: dict[str, Any]) -> dict[str, Any]:
+            ready: dict[str, Any] = before(batch)
+            images[:] = _images(ready["img"])
+            return ready
+
+        def postprocess(predictions: Any) -> list[dict[str, torch.Tensor]]:  # noqa: ANN401
+            found = after(predictions)
+            boxes = [_proposals(each["bboxes"], each["conf"], each["cls"], own) for each in found]
+            return [
+                {key: value[rows] for key, value in each.items()} | {"conf": scores, "cls": classes}
+                for each, (rows, classes, scores) in zip(
+                    found, self._named(asked, images, boxes), strict=True
+                )
+            ]
+
+        def init_metrics(model: Any) -> None:  # noqa: ANN401
+            prepare(_Renamed(model, names))
+            validator.nc = len(own)  # of what the model gives, before it is named
+
+        validator.preprocess, validator.postprocess = preprocess, postprocess
+        validator.init_metrics = init_metrics
+
+    def _named(
+        self, asked: _Asked, images: Sequence[Image], found: Sequence[Proposals]
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+        """Rows to keep of each image, best first, their classes and scores."""
+        preset, lowest = self._detector.preset, float(asked.thresholds.min())
+        rows = [reachable(each, lowest, preset) for each in found]
+        kept = [each[some] for each, some in zip(found, rows, strict=True)]
+        features = self._detector.encode(images, [each.xyxy for each in kept])
+        for each, some, seen in zip(kept, rows, features, strict=True):
+            scores = asked.classifier.scores(each, seen)
+            # The rows travel along as ids.
+            named = asked.classifier.detections(each, scores, asked.thresholds, tracker_ids=some)
+            yield (
+                torch.from_numpy(named.tracker_id),
+                torch.from_numpy(named.class_id).float(),
+                torch.from_numpy(named.confidence),
+            )
+
+
+class _Renamed:
+    """A model by other names."""
+
+    def __init__(self, model: Any, names: dict[int, str]) -> None:  # noqa: ANN401
+        self._model, self.names = model, names
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401
+        return getattr(self._model, name)
+
+
+def _listed(yolo: Any) -> list[Any]:  # noqa: ANN401
+    return [each for some in yolo.callbacks.values() for each in some]
+
+
+def _proposals(
+    xyxy: torch.Tensor, objectness: torch.Tensor, labels: torch.Tensor, names: dict[int, str]
+) -> Proposals:
+    """What Ultralytics found, `(N, 4)`, `(N,)` and `(N,)`, on whatever device."""
+    return Proposals(
+        torch.as_tensor(xyxy).cpu().float().numpy().reshape(-1, 4),
+        torch.as_tensor(objectness).cpu().float().numpy().clip(0, 1),
+        tuple(str(names[int(label)]) for label in labels.tolist()),
+    )
+
+
+def _images(batch: torch.Tensor) -> list[Image]:
+    """A validator's batch `(B, 3, H, W)`, RGB from 0 to 1."""
+    pixels = (batch.float() * 255).round().byte().permute(0, 2, 3, 1).flip(3)
+    return list(pixels.cpu().numpy())

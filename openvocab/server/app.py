@@ -1,0 +1,283 @@
+"""The HTTP interface: detection, stored vocabularies, health, metrics; the demo where it may be."""
+
+import asyncio
+import base64
+import binascii
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import supervision as sv
+from fastapi import FastAPI, File, Form, HTTPException, Request, Response, UploadFile
+from fastapi.concurrency import run_in_threadpool
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from pydantic import ValidationError
+
+from openvocab import __version__, images
+from openvocab.detector import OpenVocabDetector
+from openvocab.errors import ClassesError, ImageError, OpenVocabError
+from openvocab.prompts import split_list
+from openvocab.protocols import Image
+from openvocab.server.batching import Batcher, BusyError
+from openvocab.server.limits import BodyLimit, Token
+from openvocab.server.schemas import Answer, Asked, AskedBatch, Question, Words, answer
+from openvocab.server.vocabularies import Vocabularies
+
+__all__ = ["Settings", "build"]
+
+MIB = 1024**2
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Limits of a server."""
+
+    most: int = 8
+    """Images a batch."""
+    waiting: int = 32
+    """Images that may wait; the next request gets 429."""
+    timeout_s: float = 30.0
+    """Seconds until a request gets 504."""
+    max_mb: int = 32
+    """MiB of a body."""
+    token: str = ""
+    """That callers must bring; none asks for none."""
+    vocabularies: Path | None = None
+    """Folder that stored vocabularies are kept in; None keeps them in memory."""
+
+
+class _Service:
+    """What the routes share."""
+
+    def __init__(self, detector: OpenVocabDetector, settings: Settings) -> None:
+        self.detector, self.settings = detector, settings
+        self.vocabularies = Vocabularies(detector, settings.vocabularies)
+        self.batcher = Batcher(detector, most=settings.most, waiting=settings.waiting)
+
+    async def detect(self, pictures: list[bytes], question: Question) -> list[Answer]:
+        """Answers in order; all or none."""
+        loaded = [
+            await run_in_threadpool(_load, each, place) for place, each in enumerate(pictures)
+        ]
+        classifier, thresholds = await run_in_threadpool(self._understood, question)
+        futures = []
+        try:
+            for image in loaded:
+                futures.append(self.batcher.submit(image, classifier, thresholds))  # noqa: PERF401  what was taken must be cancelled
+            async with asyncio.timeout(self.settings.timeout_s):
+                found: list[sv.Detections] = await asyncio.gather(
+                    *(asyncio.wrap_future(future) for future in futures)
+                )
+        except (TimeoutError, BusyError):
+            for future in futures:
+                future.cancel()
+            raise
+        return [
+            answer((image.shape[1], image.shape[0]), each)
+            for image, each in zip(loaded, found, strict=True)
+        ]
+
+    def _understood(self, question: Question) -> Any:  # noqa: ANN401  classifier and thresholds
+        if (question.classes is None) == (question.vocabulary is None):
+            raise ClassesError("Give either classes or the name of a stored vocabulary.")
+        classes: Any = question.classes
+        if question.vocabulary is not None:
+            classes = self.vocabularies.get(question.vocabulary)
+            if classes is None:
+                raise HTTPException(404, f"There is no vocabulary {question.vocabulary!r}.")
+        classifier = self.detector.classifier(classes, question.negatives)
+        names = classifier.names
+        cut = self.detector.thresholds(names, question.score_threshold, question.thresholds)
+        return classifier, cut
+
+
+def build(detector: OpenVocabDetector, settings: Settings | None = None) -> FastAPI:
+    """The application, for any ASGI server; it stops with what it was asked answered.
+
+    Raises:
+        ClassesError: a stored vocabulary is of another encoder.
+    """
+    settings = settings or Settings()
+    service = _Service(detector, settings)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        service.batcher.start()
+        yield
+        await run_in_threadpool(service.batcher.close)
+
+    app = FastAPI(
+        title="openvocab",
+        version=__version__,
+        description="Find things in pictures, in your own words.",
+        lifespan=lifespan,
+    )
+    _errors(app)
+    _detection(app, service)
+    _vocabularies(app, service)
+    _health(app, service)
+    # Added last is met first.
+    app.add_middleware(BodyLimit, most=settings.max_mb * MIB)
+    if settings.token:
+        app.add_middleware(Token, token=settings.token)
+    return app
+
+
+def _errors(app: FastAPI) -> None:
+    """Ours are the caller's fault, and one line."""
+    statuses = {BusyError: 429, ImageError: 422, ClassesError: 422, OpenVocabError: 500}
+
+    async def told(_: Request, error: Exception) -> Response:
+        status = next(number for kind, number in statuses.items() if isinstance(error, kind))
+        headers = {"Retry-After": "1"} if status == 429 else None
+        return JSONResponse({"detail": str(error)}, status, headers)
+
+    async def late(_: Request, __: Exception) -> Response:
+        return JSONResponse({"detail": "This took too long; try again later."}, 504)
+
+    async def misread(_: Request, error: Exception) -> Response:
+        # Without what was sent, which may be of any size, or no JSON.
+        kept = ("loc", "msg", "type")
+        rows = error.errors() if isinstance(error, RequestValidationError) else []
+        detail = [{key: row[key] for key in kept} for row in rows]
+        payload = json.dumps({"detail": detail}, default=str)
+        return Response(payload, 422, media_type="application/json")
+
+    app.add_exception_handler(OpenVocabError, told)
+    app.add_exception_handler(RequestValidationError, misread)
+    app.add_exception_handler(TimeoutError, late)
+
+
+def _detection(app: FastAPI, service: _Service) -> None:
+    @app.post("/v1/detect", tags=["detection"], responses=_REFUSALS)
+    async def detect(asked: Asked) -> Answer:
+        """Find things in one picture, sent in base64."""
+        (found,) = await service.detect([_base64(asked.image)], asked)
+        return found
+
+    @app.post("/v1/detect/file", tags=["detection"], responses=_REFUSALS)
+    async def detect_file(
+        image: Annotated[UploadFile, File()],
+        classes: Annotated[str, Form(description='"bus, pedestrian"')] = "",
+        negatives: Annotated[str, Form()] = "",
+        vocabulary: Annotated[str | None, Form()] = None,
+        score_threshold: Annotated[float | None, Form(ge=0, le=1)] = None,
+    ) -> Answer:
+        """Find things in one picture, sent as a file."""
+        try:
+            question = Question(
+                classes=list(split_list(classes)) or None,
+                negatives=list(split_list(negatives)),
+                vocabulary=vocabulary,
+                score_threshold=score_threshold,
+            )
+        except ValidationError as error:
+            raise HTTPException(422, error.errors(include_url=False)[0]["msg"]) from error
+        (found,) = await service.detect([await image.read()], question)
+        return found
+
+    @app.post("/v1/detect/batch", tags=["detection"], responses=_REFUSALS)
+    async def detect_batch(asked: AskedBatch) -> list[Answer]:
+        """Find things in several pictures; all of them or none."""
+        return await service.detect([_base64(each) for each in asked.images], asked)
+
+
+def _vocabularies(app: FastAPI, service: _Service) -> None:
+    @app.get("/v1/vocabularies", tags=["vocabularies"])
+    async def names() -> list[str]:
+        """Which ones are stored."""
+        return service.vocabularies.names
+
+    @app.put("/v1/vocabularies/{name}", tags=["vocabularies"], status_code=204, responses=_REFUSALS)
+    async def put(name: str, words: Words) -> None:
+        """Encode classes once, and keep them by a name."""
+        made = await run_in_threadpool(service.detector.vocabulary, words.classes, words.negatives)
+        await run_in_threadpool(service.vocabularies.put, name, made)
+
+    @app.get("/v1/vocabularies/{name}", tags=["vocabularies"], responses=_LACKS)
+    async def classes(name: str) -> list[str]:
+        """The classes of one."""
+        found = service.vocabularies.get(name)
+        if found is None:
+            raise HTTPException(404, f"There is no vocabulary {name!r}.")
+        return list(found.names)
+
+    @app.delete("/v1/vocabularies/{name}", tags=["vocabularies"], status_code=204, responses=_LACKS)
+    async def delete(name: str) -> None:
+        """Forget one."""
+        if not await run_in_threadpool(service.vocabularies.remove, name):
+            raise HTTPException(404, f"There is no vocabulary {name!r}.")
+
+
+def _health(app: FastAPI, service: _Service) -> None:
+    registry = CollectorRegistry()
+    requests = Counter("openvocab_requests", "Answered.", ["path", "status"], registry=registry)
+    seconds = Histogram("openvocab_seconds", "From asked to answered.", ["path"], registry=registry)
+    waiting = Gauge("openvocab_waiting", "Images that wait.", registry=registry)
+    waiting.set_function(lambda: service.batcher.waiting)
+    batches = Histogram(
+        "openvocab_batch_images", "Images a batch.", buckets=range(1, service.settings.most + 1),
+        registry=registry,
+    )  # fmt: skip
+    service.batcher.told = batches.observe
+
+    @app.middleware("http")
+    async def counted(
+        request: Request, call_next: Callable[[Request], Awaitable[Response]]
+    ) -> Response:
+        begun, status = time.perf_counter(), 500
+        try:
+            response = await call_next(request)
+            status = response.status_code
+            return response
+        finally:
+            # The route, not what was typed: names of vocabularies are no end of labels.
+            path = getattr(request.scope.get("route"), "path", "other")
+            requests.labels(path, status).inc()
+            seconds.labels(path).observe(time.perf_counter() - begun)
+
+    @app.get("/healthz", tags=["health"])
+    async def healthz() -> dict[str, str]:
+        """Whether the process lives."""
+        return {"status": "ok"}
+
+    @app.get("/readyz", tags=["health"], responses={503: {"description": "It is not."}})
+    async def readyz() -> dict[str, str]:
+        """Whether a request would be answered now."""
+        if not service.batcher.alive:
+            raise HTTPException(503, "The server stops.")
+        return {"status": "ready"}
+
+    @app.get("/metrics", tags=["health"], response_class=Response)
+    async def metrics() -> Response:
+        """For Prometheus."""
+        return Response(generate_latest(registry), media_type="text/plain; version=0.0.4")
+
+
+_LACKS: dict[int | str, dict[str, Any]] = {404: {"description": "There is no such vocabulary."}}
+_REFUSALS: dict[int | str, dict[str, Any]] = _LACKS | {
+    413: {"description": "The body is too large."},
+    429: {"description": "Too many requests wait; `Retry-After` says when to come back."},
+    504: {"description": "It took too long."},
+}
+
+
+def _base64(text: str) -> bytes:
+    """The bytes of a picture; of an address, nothing is fetched."""
+    if text.startswith(("http:", "https:", "file:", "ftp:")):
+        raise ImageError("Addresses are not fetched here; send the picture itself.")
+    _, _, tail = text.rpartition(",") if text.startswith("data:") else ("", "", text)
+    try:
+        return base64.b64decode(tail, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise ImageError("The image is no base64; send a JPEG or PNG encoded so.") from error
+
+
+def _load(picture: bytes, place: int) -> Image:
+    return images.load(picture, name=f"image {place}")

@@ -1,0 +1,128 @@
+"""Requests that wait together go through the networks together; those too many are turned away."""
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import NamedTuple
+
+import numpy as np
+import supervision as sv
+from numpy.typing import NDArray
+
+from openvocab.classifier import RegionClassifier
+from openvocab.detector import OpenVocabDetector
+from openvocab.errors import OpenVocabError
+from openvocab.protocols import Image
+
+__all__ = ["Batcher", "BusyError"]
+
+POLL_S = 0.5  # between two looks whether to stop
+
+
+class BusyError(OpenVocabError):
+    """As many requests wait as may."""
+
+
+class _Job(NamedTuple):
+    image: Image
+    classifier: RegionClassifier
+    thresholds: NDArray[np.float32]
+    answer: "Future[sv.Detections]"
+
+
+class Batcher:
+    """One thread runs the networks, for all requests, each with classes of its own.
+
+    What has come meanwhile makes the next batch: nobody waits for company while the networks idle,
+    but for `wait_s`.
+    """
+
+    def __init__(
+        self, detector: OpenVocabDetector, *, most: int = 8, waiting: int = 32, wait_s: float = 0.0
+    ) -> None:
+        """Prepare; `start` starts it.
+
+        Args:
+            detector: whose networks run.
+            most: images a batch.
+            waiting: images that may wait beside the batch that runs.
+            wait_s: seconds that a first image waits for others.
+        """
+        self._detector, self._most, self._wait_s = detector, most, wait_s
+        self._jobs: queue.Queue[_Job] = queue.Queue(waiting)
+        self._stopped = threading.Event()
+        self.told: Callable[[int], None] = lambda _: None
+        """Told of the size of each batch."""
+        self._thread = threading.Thread(target=self._run, name="openvocab-batches")
+
+    def start(self) -> None:
+        """From now on requests are answered."""
+        self._thread.start()
+
+    def submit(
+        self, image: Image, classifier: RegionClassifier, thresholds: NDArray[np.float32]
+    ) -> "Future[sv.Detections]":
+        """Have an image looked at; a future that is cancelled before its turn costs nothing.
+
+        Raises:
+            BusyError: as many wait as may, or the server stops.
+        """
+        answer: Future[sv.Detections] = Future()
+        if self._stopped.is_set():
+            raise BusyError("The server stops; try another one.")
+        try:
+            self._jobs.put_nowait(_Job(image, classifier, thresholds, answer))
+        except queue.Full:
+            raise BusyError("Too many requests wait; try again later.") from None
+        return answer
+
+    @property
+    def waiting(self) -> int:
+        """How many images wait."""
+        return self._jobs.qsize()
+
+    @property
+    def alive(self) -> bool:
+        """Whether requests will be answered."""
+        return self._thread.is_alive() and not self._stopped.is_set()
+
+    def close(self) -> None:
+        """Answer what waits, and stop."""
+        self._stopped.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not (self._stopped.is_set() and self._jobs.empty()):
+            jobs = [job for job in self._taken() if job.answer.set_running_or_notify_cancel()]
+            if jobs:
+                self.told(len(jobs))
+                self._answer(jobs)
+
+    def _taken(self) -> list[_Job]:
+        """What waits, as much as a batch holds."""
+        jobs: list[_Job] = []
+        until = time.monotonic() + POLL_S
+        while len(jobs) < self._most:
+            try:
+                left = until - time.monotonic()
+                jobs.append(self._jobs.get(timeout=left) if left > 0 else self._jobs.get_nowait())
+            except queue.Empty:
+                break
+            if len(jobs) == 1:
+                until = time.monotonic() + self._wait_s
+        return jobs
+
+    def _answer(self, jobs: list[_Job]) -> None:
+        try:
+            lowest = [float(job.thresholds.min()) for job in jobs]
+            seen = self._detector.see([job.image for job in jobs], lowest)
+            for job, regions in zip(jobs, seen, strict=True):
+                scores = job.classifier.scores(*regions)
+                found = job.classifier.detections(regions.proposals, scores, job.thresholds)
+                job.answer.set_result(found)
+        except Exception as error:  # noqa: BLE001  goes to whoever asked; the thread lives on
+            for job in jobs:
+                if not job.answer.done():
+                    job.answer.set_exception(error)

@@ -1,0 +1,91 @@
+"""What goes over the wire."""
+
+from typing import Annotated, Any
+
+import supervision as sv
+from pydantic import BaseModel, ConfigDict, Field
+
+__all__ = ["Answer", "Asked", "AskedBatch", "Found", "Question", "Words", "answer"]
+
+Name = Annotated[str, Field(max_length=500)]
+Score = Annotated[float, Field(ge=0, le=1)]
+Names = Annotated[list[Name], Field(max_length=5000)]
+Classes = Names | dict[Name, Annotated[list[Name], Field(max_length=100)]]
+
+
+class Words(BaseModel):
+    """What to look for."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    classes: Annotated[Classes, Field(description="Names, or each with its synonyms.")]
+    negatives: Names = []
+
+
+class Question(BaseModel):
+    """What to look for, and what is sure enough."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    classes: Classes | None = None
+    negatives: Names = []
+    vocabulary: Annotated[
+        str | None, Field(description="Name of one that is stored, instead of classes.")
+    ] = None
+    score_threshold: Score | None = None
+    thresholds: dict[Name, Score] = {}
+
+
+class Asked(Question):
+    """A question about one picture."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"examples": [{"image": "<base64>", "classes": ["bus", "pedestrian"]}]},
+    )
+
+    image: Annotated[str, Field(description="JPEG, PNG, WebP, ... in base64; or an address.")]
+
+
+class AskedBatch(Question):
+    """A question about several pictures."""
+
+    images: Annotated[list[str], Field(min_length=1, max_length=64)]
+
+
+class Found(BaseModel):
+    """One thing."""
+
+    class_name: str
+    class_id: int
+    confidence: float
+    xyxy: tuple[float, float, float, float]
+    objectness: float
+    similarity: float
+    posterior: float
+    margin: float
+    proposal_label: str
+
+
+class Answer(BaseModel):
+    """What is in one picture, best first."""
+
+    width: int
+    height: int
+    detections: list[Found]
+
+
+def answer(size_wh: tuple[int, int], found: sv.Detections) -> Answer:
+    """Detections in plain numbers."""
+    rows = [
+        Found.model_validate(
+            {"xyxy": xyxy.round(2).tolist(), "confidence": _plain(score), "class_id": class_id}
+            | {key: _plain(value) for key, value in data.items()}
+        )
+        for xyxy, _, score, class_id, _, data in found
+    ]
+    return Answer(width=size_wh[0], height=size_wh[1], detections=rows)
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401  a NumPy scalar or a string
+    return value if isinstance(value, str) else round(float(value), 4)

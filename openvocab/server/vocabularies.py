@@ -1,0 +1,62 @@
+"""Class lists by name: encoded once, kept in memory and, where there is a folder, on disk."""
+
+import re
+import threading
+from pathlib import Path
+
+from openvocab.detector import OpenVocabDetector
+from openvocab.errors import ClassesError
+from openvocab.vocabulary import Vocabulary
+
+__all__ = ["Vocabularies"]
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+MOST = 256
+
+
+class Vocabularies:
+    """Thread-safe."""
+
+    def __init__(self, detector: OpenVocabDetector, folder: Path | None = None) -> None:
+        """Read what the folder holds.
+
+        Raises:
+            ClassesError: a file is no vocabulary, or of another encoder.
+        """
+        self._folder, self._lock = folder, threading.Lock()
+        self._known: dict[str, Vocabulary] = {}
+        for file in sorted(folder.glob("*.npz")) if folder is not None else ():
+            self._known[file.stem] = detector.vocabulary(Vocabulary.load(file))
+
+    @property
+    def names(self) -> list[str]:
+        """In the order of the alphabet."""
+        return sorted(self._known)
+
+    def put(self, name: str, vocabulary: Vocabulary) -> None:
+        """Store one, in the place of an older one.
+
+        Raises:
+            ClassesError: a name of other signs than letters, digits, - and _; or too many.
+            OpenVocabError: it cannot be written.
+        """
+        if not NAME.fullmatch(name):
+            raise ClassesError(f"{name!r} is no name; use letters, digits, - and _, 64 at most.")
+        with self._lock:
+            if name not in self._known and len(self._known) >= MOST:
+                raise ClassesError(f"There are {MOST} vocabularies; delete one.")
+            if self._folder is not None:
+                vocabulary.save(self._folder / f"{name}.npz")
+            self._known[name] = vocabulary
+
+    def get(self, name: str) -> Vocabulary | None:
+        """One, or None."""
+        return self._known.get(name)
+
+    def remove(self, name: str) -> bool:
+        """Whether there was one."""
+        with self._lock:
+            there = self._known.pop(name, None) is not None
+            if there and self._folder is not None:
+                (self._folder / f"{name}.npz").unlink(missing_ok=True)
+            return there

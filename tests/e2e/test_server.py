@@ -1,0 +1,265 @@
+"""A server process of its own, asked over the network: answers, refusals, load, its end."""
+
+import base64
+import json
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+
+import cv2
+import httpx
+import numpy as np
+import pytest
+
+from openvocab import OpenVocabDetector
+
+WORDS = ["bus", "pedestrian"]
+Serve = Callable[..., "httpx.Client"]
+
+
+@contextmanager
+def serving(*options: str) -> Iterator[tuple[httpx.Client, subprocess.Popen]]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "openvocab", "serve", "--port", str(port), *options]
+    with (
+        subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process,
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client,
+    ):
+        try:
+            until = time.monotonic() + 60
+            while True:
+                try:
+                    if client.get("/readyz").status_code == 200:
+                        break
+                except httpx.TransportError:
+                    assert process.poll() is None, process.stderr.read().decode()
+                    assert time.monotonic() < until, "it does not start"
+                    time.sleep(0.1)
+            yield client, process
+        finally:
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(30) == 0, process.stderr.read().decode()
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[httpx.Client]:
+    with serving("--max-mb", "2") as (client, _):
+        yield client
+
+
+@pytest.fixture(scope="module")
+def bus(assets) -> bytes:
+    return (assets / "bus.jpg").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def small(bus) -> str:
+    picture = cv2.imdecode(np.frombuffer(bus, np.uint8), cv2.IMREAD_COLOR)
+    done, encoded = cv2.imencode(".jpg", cv2.resize(picture, (270, 360)))
+    assert done
+    return base64.b64encode(encoded.tobytes()).decode()
+
+
+def encoded(picture: bytes) -> str:
+    return base64.b64encode(picture).decode()
+
+
+def test_the_answer_is_that_of_detect(client, bus):
+    asked = {"image": encoded(bus), "classes": WORDS, "thresholds": {"bus": 0.5}}
+    answer = client.post("/v1/detect", json=asked)
+    assert answer.status_code == 200, answer.text
+    expected = OpenVocabDetector.from_preset().detect(bus, WORDS, thresholds={"bus": 0.5})
+    rows = answer.json()["detections"]
+    assert [row["class_name"] for row in rows] == expected.data["class_name"].tolist()
+    np.testing.assert_allclose([row["xyxy"] for row in rows], expected.xyxy, atol=0.1)
+    np.testing.assert_allclose([row["confidence"] for row in rows], expected.confidence, atol=1e-3)
+    assert (answer.json()["width"], answer.json()["height"]) == (810, 1080)
+
+
+def test_a_file_and_a_data_address_are_pictures_too(client, bus):
+    form = {"classes": "bus, pedestrian", "negatives": "tram", "score_threshold": "0.5"}
+    by_file = client.post("/v1/detect/file", data=form, files={"image": bus}).json()
+    asked = {
+        "image": f"data:image/jpeg;base64,{encoded(bus)}", "classes": WORDS,
+        "negatives": ["tram"], "score_threshold": 0.5,
+    }  # fmt: skip
+    assert client.post("/v1/detect", json=asked).json() == by_file
+    assert len(by_file["detections"]) >= 2
+
+
+def test_a_batch_is_answered_in_order(client, small):
+    black = cv2.imencode(".png", np.zeros((50, 60, 3), np.uint8))[1].tobytes()
+    asked = {"images": [small, encoded(black), small], "classes": WORDS}
+    first, nothing, last = client.post("/v1/detect/batch", json=asked).json()
+    assert first == last
+    assert len(first["detections"]) >= 2
+    assert nothing == {"width": 60, "height": 50, "detections": []}
+
+
+def test_every_request_has_its_own_classes(client, small):
+    lists = [["bus"], ["person"], {"people": ["man", "woman"]}, ["zebra"]] * 3
+
+    def ask(classes) -> set[str]:
+        asked = {"image": small, "classes": classes}
+        rows = client.post("/v1/detect", json=asked).json()["detections"]
+        return {row["class_name"] for row in rows}
+
+    with ThreadPoolExecutor(6) as pool:
+        found = list(pool.map(ask, lists))
+    assert found == [{"bus"}, {"person"}, {"people"}, set()] * 3
+
+
+def test_vocabularies_are_stored_and_outlive_the_server(small, tmp_path):
+    asked = {"image": small, "vocabulary": "street"}
+    with serving("--vocabularies", str(tmp_path)) as (client, _):
+        words = {"classes": {"coach": ["bus"]}, "negatives": ["tram"]}
+        assert client.put("/v1/vocabularies/street", json=words).status_code == 204
+        assert client.get("/v1/vocabularies").json() == ["street"]
+        assert client.get("/v1/vocabularies/street").json() == ["coach"]
+        first = client.post("/v1/detect", json=asked).json()
+        assert [row["class_name"] for row in first["detections"]] == ["coach"]
+        for name in ("a%2Fb", "..%2Fetc", "-x", "é", "x" * 65):
+            refused = client.put(f"/v1/vocabularies/{name}", json=words)
+            assert refused.status_code in (404, 422)
+    with serving("--vocabularies", str(tmp_path)) as (client, _):
+        assert client.post("/v1/detect", json=asked).json() == first
+        assert client.delete("/v1/vocabularies/street").status_code == 204
+        assert client.delete("/v1/vocabularies/street").status_code == 404
+        assert client.post("/v1/detect", json=asked).status_code == 404
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "said"),
+    [
+        ({"image": "https://example.com/x.jpg"}, 422, "not fetched"),
+        ({"image": "file:///etc/passwd"}, 422, "not fetched"),
+        ({"image": "%%%"}, 422, "no base64"),
+        ({"image": encoded(b"no picture")}, 422, "image 0"),
+        ({"classes": []}, 422, "empty"),
+        ({"classes": "bus"}, 422, "valid"),
+        ({"classes": None}, 422, "Give either"),
+        ({"vocabulary": "street"}, 422, "Give either"),
+        ({"classes": None, "vocabulary": "nowhere"}, 404, "no vocabulary"),
+        ({"score_threshold": 2}, 422, "less than or equal"),
+        ({"thresholds": {"cat": 0.5}}, 422, "not among the classes"),
+        ({"negatives": ["bus"]}, 422, "among the classes and the negatives"),
+        ({"surprise": 1}, 422, "Extra inputs"),
+    ],
+)
+def test_a_bad_question_is_the_callers_fault(client, small, change, status, said):
+    answer = client.post("/v1/detect", json={"image": small, "classes": ["bus"]} | change)
+    assert answer.status_code == status, answer.text
+    assert said in json.dumps(answer.json()["detail"], ensure_ascii=False)
+
+
+def test_a_body_too_large_is_refused_announced_or_not(client, small):
+    large = b"x" * (2 * 1024**2 + 1)
+    announced = client.post("/v1/detect", content=large)
+    assert announced.status_code == 413
+    assert "send less" in announced.json()["detail"]
+
+    def parts() -> Iterator[bytes]:
+        for _ in range(40):
+            yield b"x" * 100_000
+
+    with suppress(httpx.TransportError):  # closed while we were still sending: refused as well
+        assert client.post("/v1/detect", content=parts()).status_code == 413
+    assert client.post("/v1/detect", json={"image": small, "classes": WORDS}).status_code == 200
+
+
+def test_a_thousand_malformed_bodies_are_refused_and_the_next_good_one_answered(client, small):
+    chance = random.Random(0)  # noqa: S311  not for secrets
+    good = json.dumps({"image": small[:400], "classes": WORDS}).encode()
+
+    def malformed() -> bytes:
+        body = bytearray(good)
+        kind = chance.randrange(4)
+        if kind == 0:
+            return bytes(body[: chance.randrange(len(body))])
+        if kind == 1:
+            return chance.randbytes(chance.randrange(300))
+        if kind == 2:
+            for _ in range(8):
+                body[chance.randrange(len(body))] = chance.randrange(256)
+            return bytes(body)
+        value = chance.choice([None, 1, [], {}, "x", [[1]], {"a": {"b": []}}, -1e308, "\ud800"])
+        return json.dumps({"image": value, "classes": chance.choice([value, WORDS])}).encode()
+
+    for _ in range(1000):
+        path = chance.choice(["/v1/detect", "/v1/detect/batch", "/v1/detect/file"])
+        kind = chance.choice(["application/json", "multipart/form-data; boundary=x", "text/plain"])
+        answer = client.post(path, content=malformed(), headers={"content-type": kind})
+        assert 400 <= answer.status_code < 500, answer.text
+    assert client.post("/v1/detect", json={"image": small, "classes": WORDS}).status_code == 200
+
+
+def test_who_has_no_token_learns_only_that_it_lives(small):
+    with serving("--token", "secret") as (client, _):
+        asked = {"image": small, "classes": WORDS}
+        for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": "secret"}):
+            for path in ("/v1/detect", "/metrics", "/docs", "/openapi.json", "/v1/nothing"):
+                assert client.post(path, json=asked, headers=headers).status_code == 401
+        assert client.get("/healthz").status_code == 200
+        headers = {"authorization": "Bearer secret"}
+        assert client.post("/v1/detect", json=asked, headers=headers).status_code == 200
+
+
+def test_too_many_are_turned_away_and_nobody_gets_an_error(small):
+    with serving("--queue", "2", "--batch", "1") as (client, _), ThreadPoolExecutor(16) as pool:
+        asked = {"image": small, "classes": WORDS}
+        answers = list(pool.map(lambda _: client.post("/v1/detect", json=asked), range(48)))
+        statuses = [answer.status_code for answer in answers]
+        assert set(statuses) == {200, 429}
+        turned = next(answer for answer in answers if answer.status_code == 429)
+        assert turned.headers["retry-after"] == "1"
+        assert client.post("/v1/detect", json=asked).status_code == 200
+        told = client.get("/metrics").text
+        counted = (
+            f'openvocab_requests_total{{path="/v1/detect",status="429"}} {statuses.count(429)}.0'
+        )
+        assert counted in told
+
+
+def test_what_takes_too_long_is_given_up(bus):
+    with serving("--timeout", "0.1") as (client, _):
+        asked = {"images": [encoded(bus)] * 16, "classes": WORDS, "score_threshold": 0.01}
+        answer = client.post("/v1/detect/batch", json=asked)
+        assert answer.status_code == 504
+        assert "too long" in answer.json()["detail"]
+
+
+def test_what_was_asked_is_answered_before_it_stops(bus):
+    with serving() as (client, process), ThreadPoolExecutor(1) as pool:
+        asked = {"images": [encoded(bus)] * 8, "classes": WORDS}
+        waiting = pool.submit(client.post, "/v1/detect/batch", json=asked)
+        time.sleep(0.5)
+        process.send_signal(signal.SIGTERM)
+        assert waiting.result(30).status_code == 200
+
+
+def test_a_port_in_use_is_one_line(tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        command = [sys.executable, "-m", "openvocab", "serve", "--port", port]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "check --host and --port" in done.stderr.splitlines()[-1]
+
+
+def test_every_route_is_described(client):
+    paths = client.get("/openapi.json").json()["paths"]
+    assert {"/v1/detect", "/v1/detect/batch", "/v1/vocabularies/{name}"} <= paths.keys()
+    for ways in paths.values():
+        for way in ways.values():
+            assert way["description"]

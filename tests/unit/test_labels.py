@@ -1,0 +1,131 @@
+"""What other tools read of our detections, read back by those tools or by their rules."""
+
+import json
+from pathlib import Path
+from xml.etree import ElementTree
+
+import cv2
+import numpy as np
+import pytest
+import supervision as sv
+
+from openvocab.errors import OpenVocabError
+from openvocab.labels import FORMATS, Labelled, to_hf, write_labels
+
+CLASSES = ("bus", 'a "red" <Löwe>, & more')
+SIZE = (200, 100)
+
+
+def detections(*, masks: bool = False) -> sv.Detections:
+    xyxy = np.array([[10, 20, 60, 80], [100.5, 10, 190, 99]], np.float32)
+    mask = None
+    if masks:
+        mask = np.zeros((2, SIZE[1], SIZE[0]), bool)
+        mask[0, 20:80, 10:60] = True
+        mask[1, 10:99, 101:190] = True
+    return sv.Detections(
+        xyxy=xyxy,
+        mask=mask,
+        confidence=np.array([0.9, 0.5], np.float32),
+        class_id=np.array([0, 1]),
+        data={"class_name": np.array(CLASSES, dtype=object)},
+    )
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> list[Labelled]:
+    """Two of one name in two folders, and one in which nothing was found."""
+    found = [detections(), detections()[[1]], detections()[np.zeros(2, bool)]]
+    paths = [tmp_path / "photos" / name for name in ("a/x.jpg", "b/x.jpg", "nichts ä.png")]
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imencode(path.suffix, np.zeros((SIZE[1], SIZE[0], 3), np.uint8))[1].tofile(path)
+    return [Labelled(path, SIZE, each) for path, each in zip(paths, found, strict=True)]
+
+
+def by_name(dataset: sv.DetectionDataset) -> dict[str, sv.Detections]:
+    return {"/".join(Path(path).parts[-2:]): found for path, _, found in dataset}
+
+
+def test_coco_is_read_by_supervision(pictures, tmp_path):
+    file = write_labels("coco", pictures, CLASSES, tmp_path / "out")
+    dataset = sv.DetectionDataset.from_coco(str(tmp_path / "photos"), str(file))
+    assert tuple(dataset.classes) == CLASSES
+    found = by_name(dataset)
+    np.testing.assert_allclose(found["a/x.jpg"].xyxy, detections().xyxy, atol=0.01)
+    assert found["a/x.jpg"].class_id.tolist() == [0, 1]
+    assert found["b/x.jpg"].class_id.tolist() == [1]
+    assert len(found["photos/nichts ä.png"]) == 0
+    scores = [each["score"] for each in json.loads(file.read_text())["annotations"]]
+    assert scores == [0.9, 0.5, 0.5]
+
+
+def test_coco_has_outlines_where_there_are_masks(pictures, tmp_path):
+    masked = [pictures[0]._replace(found=detections(masks=True))]
+    file = write_labels("coco", masked, CLASSES, tmp_path / "out")
+    dataset = sv.DetectionDataset.from_coco(
+        str(pictures[0].path.parent), str(file), force_masks=True
+    )
+    ((_, _, found),) = list(dataset)
+    expected = detections(masks=True).mask
+    assert (found.mask == expected).mean() > 0.99
+    areas = [each["area"] for each in json.loads(file.read_text())["annotations"]]
+    assert areas == [3000, 7921]
+
+
+@pytest.mark.parametrize("masks", [False, True])
+def test_yolo_is_read_by_supervision(pictures, tmp_path, masks):
+    pictures[0] = pictures[0]._replace(found=detections(masks=masks))
+    file = write_labels("yolo", pictures, CLASSES, tmp_path / "out")
+    for folder, expected in (("a", detections()), ("b", detections()[[1]])):
+        dataset = sv.DetectionDataset.from_yolo(
+            str(tmp_path / "out/images" / folder), str(tmp_path / "out/labels" / folder), str(file)
+        )
+        ((_, _, found),) = list(dataset)
+        np.testing.assert_allclose(found.xyxy, expected.xyxy, atol=1.01 if masks else 0.1)
+        assert found.class_id.tolist() == expected.class_id.tolist()
+    assert (tmp_path / "out/labels/nichts ä.txt").read_text() == ""
+    assert json.loads(file.read_text())["names"] == {"0": CLASSES[0], "1": CLASSES[1]}
+
+
+def test_label_studio_counts_in_per_cent(pictures, tmp_path):
+    tasks = json.loads(write_labels("label-studio", pictures, CLASSES, tmp_path).read_text())
+    assert [task["data"]["image"] for task in tasks] == ["a/x.jpg", "b/x.jpg", "nichts ä.png"]
+    first, _ = tasks[0]["predictions"][0]["result"]
+    assert first["value"] == {
+        "x": 5, "y": 20, "width": 25, "height": 60, "rotation": 0, "rectanglelabels": ["bus"]
+    }  # fmt: skip
+    assert tasks[0]["predictions"][0]["score"] == pytest.approx(0.7)
+    assert tasks[2]["predictions"][0]["result"] == []
+
+
+def test_cvat_gets_the_names_as_they_are(pictures, tmp_path):
+    root = ElementTree.parse(write_labels("cvat", pictures, CLASSES, tmp_path))  # noqa: S314  ours
+    assert next(root.iter("image")).get("name") == "a/x.jpg"
+    boxes = [dict(box.attrib) for box in root.find("image").iter("box")]
+    assert boxes[1]["label"] == CLASSES[1]
+    assert float(boxes[1]["xtl"]) == 100.5
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_no_pictures_are_labels_too(kind, tmp_path):
+    assert write_labels(kind, [], CLASSES, tmp_path / "out").is_file()
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_what_cannot_be_written_is_one_line(kind, pictures, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OpenVocabError, match="choose another") as caught:
+        write_labels(kind, pictures, CLASSES, tmp_path / "file/out")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(OpenVocabError, match="no format 'voc'"):
+        write_labels("voc", pictures, CLASSES, tmp_path)
+
+
+def test_hugging_face_gets_its_own_keys():
+    first, _ = to_hf(detections())
+    assert first == {
+        "score": pytest.approx(0.9),
+        "label": "bus",
+        "box": {"xmin": 10, "ymin": 20, "xmax": 60, "ymax": 80},
+    }
