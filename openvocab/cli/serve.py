@@ -1,5 +1,7 @@
 """`openvocab serve`: detection over HTTP, on this machine alone unless told otherwise."""
 
+import signal
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
@@ -53,8 +55,10 @@ def serve(  # noqa: PLR0913  a command has as many parameters as it has options
     config = uvicorn.Config(app, host=host, port=port, log_level="warning", server_header=False)
     server = uvicorn.Server(config)
     out.print(f"openvocab is at http://{host}:{port} (/docs says how; Ctrl-C ends it)")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # raised again when all is answered
     try:
-        server.run()
+        with suppress(KeyboardInterrupt):
+            server.run()
     except SystemExit as ended:  # uvicorn's way to say that it cannot listen
         raise ConfigError(
             f"Nothing can be served at {host}:{port}; check --host and --port."

@@ -3,6 +3,7 @@
 import json
 import secrets
 from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import suppress
 from typing import Any
 
 __all__ = ["BodyLimit", "Token"]
@@ -35,7 +36,7 @@ class BodyLimit:
         if not announced.isdigit() or int(announced) > self._most:
             await self._refuse(send)
             return
-        came, begun = 0, False
+        came = 0
 
         async def counted() -> Message:
             nonlocal came
@@ -45,16 +46,15 @@ class BodyLimit:
                 raise _TooLargeError
             return message
 
-        async def noted(message: Message) -> None:
-            nonlocal begun
-            begun = True
-            await send(message)
+        async def unless_too_large(message: Message) -> None:
+            if came <= self._most:
+                await send(message)
 
-        try:
-            await self._app(scope, counted, noted)
-        except _TooLargeError:
-            if not begun:
-                await self._refuse(send)
+        # The application may make an answer of its own of what is raised here: that is not sent.
+        with suppress(_TooLargeError):
+            await self._app(scope, counted, unless_too_large)
+        if came > self._most:
+            await self._refuse(send)
 
     async def _refuse(self, send: Send) -> None:
         await _answer(send, 413, f"The body has more than {self._most} bytes; send less.")
