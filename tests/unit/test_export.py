@@ -202,10 +202,10 @@ def test_a_cache_of_links_is_not_written_to(plain, tmp_path):
 def test_weights_that_are_stored_otherwise_are_refused(plain):
     """open_clip converts some old checkpoints as it loads them: no graph can refer to those."""
     state = load_file(plain / WEIGHTS)
-    visual = OpenClipEncoder(plain).visual
+    tower = OpenClipEncoder(plain).tower
     save_file({f"old.{name}": value for name, value in state.items()}, plain / WEIGHTS)
     with pytest.raises(ModelError, match=r"does not hold visual\.\S+ as the model has it"):
-        traced(visual, 64, plain / WEIGHTS)
+        traced(tower, 64, plain / WEIGHTS)
 
 
 def test_the_starters_graph_is_made_again_byte_for_byte(tmp_path):
