@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from openvocab import __version__
-from openvocab.cli import demo, detect, doctor, evaluate, export, serve, stream, weights
+from openvocab.cli import batch, demo, detect, doctor, evaluate, export, serve, stream, weights
 from openvocab.cli.console import complain, out
 from openvocab.errors import OpenVocabError
 
@@ -19,6 +19,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(detect.detect)
+app.command()(batch.batch)
 app.command()(stream.stream)
 app.command()(demo.demo)
 app.command("eval")(evaluate.evaluate)

@@ -36,7 +36,7 @@ def serve(  # noqa: PLR0913  a command has as many parameters as it has options
     ] = None,
     device: Device = None,
 ) -> None:
-    """Answer POST /v1/detect and more (/docs), until Ctrl-C or SIGTERM; what came is answered."""
+    """Answer POST /v1/detect and more (/openapi.json), until Ctrl-C or SIGTERM; what came is answered."""
     if any(find_spec(name) is None for name in ("fastapi", "uvicorn", "prometheus_client")):
         raise ConfigError('The server needs FastAPI; run `pip install "openvocab[serve]"`.')
     import uvicorn
@@ -54,7 +54,7 @@ def serve(  # noqa: PLR0913  a command has as many parameters as it has options
         err.print("Everybody who reaches this machine may use it; --token asks for a token.")
     config = uvicorn.Config(app, host=host, port=port, log_level="warning", server_header=False)
     server = uvicorn.Server(config)
-    out.print(f"openvocab is at http://{host}:{port} (/docs says how; Ctrl-C ends it)")
+    out.print(f"openvocab is at http://{host}:{port} (/openapi.json says how; Ctrl-C ends it)")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # raised again when all is answered
     try:
         with suppress(KeyboardInterrupt):

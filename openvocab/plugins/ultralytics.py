@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+import supervision as sv
 import torch
 from numpy.typing import NDArray
 
@@ -16,10 +17,11 @@ from openvocab.detector import OpenVocabDetector
 from openvocab.errors import ModelError
 from openvocab.networks import encoder_of
 from openvocab.presets import Preset
+from openvocab.proposers.ultralytics import contained
 from openvocab.protocols import Image, Proposals
 from openvocab.vocabulary import Classes, Vocabulary
 
-__all__ = ["Attached", "attach"]
+__all__ = ["Attached", "attach", "to_results"]
 
 STAGE = "openvocab"
 """In `Results.speed`: milliseconds that naming took."""
@@ -71,6 +73,37 @@ def attach(  # noqa: PLR0913  keywords, each with a default
     )
     attached._listen()
     return attached
+
+
+def to_results(
+    detections: sv.Detections, image: Image, classes: Sequence[str], path: str = "image.jpg"
+) -> Any:  # noqa: ANN401  ultralytics is untyped
+    """Detections as Ultralytics' `Results`; `sv.Detections.from_ultralytics` is the way back.
+
+    Args:
+        detections: N boxes, with masks and track ids where there are some.
+        image: `(H, W, 3)` BGR that they are of.
+        classes: names by `class_id`.
+        path: that `save` and `save_txt` call the image by.
+    """
+    count = len(detections)
+    ids = detections.tracker_id
+    nothing = np.zeros(count)
+    columns = [
+        *detections.xyxy.reshape(-1, 4).T,
+        *(() if ids is None else (ids,)),
+        nothing if detections.confidence is None else detections.confidence,
+        nothing if detections.class_id is None else detections.class_id,
+    ]
+    masks = detections.mask
+    with contained() as ultralytics:
+        return ultralytics.engine.results.Results(
+            image,
+            path,
+            dict(enumerate(classes)),
+            boxes=torch.from_numpy(np.column_stack(columns).astype(np.float32)),
+            masks=None if masks is None else torch.from_numpy(np.asarray(masks)),
+        )
 
 
 @dataclass(frozen=True)

@@ -117,6 +117,9 @@ def build(detector: OpenVocabDetector, settings: Settings | None = None) -> Fast
         version=__version__,
         description="Find things in pictures, in your own words.",
         lifespan=lifespan,
+        # Their pages fetch scripts from other hosts; the description itself is at /openapi.json.
+        docs_url=None,
+        redoc_url=None,
     )
     _errors(app)
     _detection(app, service)

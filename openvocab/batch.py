@@ -1,0 +1,271 @@
+"""Detections of many files as Parquet, chunk by chunk: what is there already is not done again."""
+
+import hashlib
+import io
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import supervision as sv
+from pyarrow import fs
+
+from openvocab import images
+from openvocab.detector import OpenVocabDetector
+from openvocab.errors import ImageError, OpenVocabError
+from openvocab.presets import Preset, load
+from openvocab.protocols import Image
+from openvocab.vocabulary import Classes, Vocabulary
+
+__all__ = [
+    "SCHEMA",
+    "Chunk",
+    "OpenVocabStage",
+    "Place",
+    "Worker",
+    "chunks",
+    "done",
+    "find",
+    "folder",
+    "look",
+    "save",
+]
+
+EDGES = ("x1", "y1", "x2", "y2")
+PARTS = ("objectness", "similarity", "posterior", "margin")
+THING = pa.struct(
+    [
+        ("class_name", pa.string()),
+        ("class_id", pa.int32()),
+        *((name, pa.float32()) for name in (*EDGES, "confidence", *PARTS)),
+        ("proposal_label", pa.string()),
+    ]
+)
+SCHEMA = pa.schema(
+    [
+        ("path", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("error", pa.string()),
+        ("detections", pa.list_(THING)),
+    ]
+)
+"""A row a file; `error` is null where it could be read."""
+
+SUFFIX = ".parquet"
+CHUNK = 64  # files a part: what a worker that dies has to do again
+TOGETHER = 8  # images at once in memory
+
+
+class Place(NamedTuple):
+    """A folder, on this machine or in a bucket; can be sent to another process."""
+
+    system: fs.FileSystem
+    path: str
+
+
+class Chunk(NamedTuple):
+    """Files that make one part, whose name tells which they are."""
+
+    name: str
+    paths: tuple[str, ...]
+
+
+def folder(address: str) -> Place:
+    """A folder, or the address of a bucket that pyarrow knows (s3://, gs://, ...).
+
+    Raises:
+        OpenVocabError: an address of another kind.
+    """
+    if "://" not in address:
+        return Place(fs.LocalFileSystem(), str(Path(address).resolve()))
+    try:
+        return Place(*fs.FileSystem.from_uri(address))
+    except (pa.ArrowInvalid, OSError) as error:
+        raise OpenVocabError(
+            f"{address} is no folder and no bucket ({error}); check the address."
+        ) from error
+
+
+def find(source: str) -> tuple[fs.FileSystem, list[str]]:
+    """The pictures of a folder, a glob or a bucket, in the order of the alphabet.
+
+    Raises:
+        ImageError: there are none.
+        OpenVocabError: the bucket cannot be listed.
+    """
+    if "://" not in source:
+        return fs.LocalFileSystem(), sorted(str(path) for path in images.find([source]))
+    place = folder(source)
+    try:
+        listed = place.system.get_file_info(fs.FileSelector(place.path, recursive=True))
+    except OSError as error:
+        raise OpenVocabError(f"{source} cannot be listed ({error}); check the address.") from error
+    found = sorted(
+        each.path for each in listed if Path(each.path).suffix.lower() in images.SUFFIXES
+    )
+    if not found:
+        raise ImageError(f"{source} holds no pictures; check the address.")
+    return place.system, found
+
+
+def chunks(paths: Sequence[str], size: int = CHUNK) -> list[Chunk]:
+    """All files, in order.
+
+    >>> [len(each.paths) for each in chunks(["a", "b", "c"], 2)]
+    [2, 1]
+    """
+    groups = [tuple(paths[first : first + size]) for first in range(0, len(paths), size)]
+    return [
+        Chunk(hashlib.sha256("\n".join(some).encode()).hexdigest()[:16], some) for some in groups
+    ]
+
+
+def done(out: Place) -> dict[str, str | None]:
+    """What the parts hold already: each path and its error.
+
+    Raises:
+        OpenVocabError: a part cannot be read.
+    """
+    selector = fs.FileSelector(out.path, allow_not_found=True)
+    known: dict[str, str | None] = {}
+    for each in out.system.get_file_info(selector):
+        if not each.path.endswith(SUFFIX):
+            continue
+        try:
+            table = pq.read_table(each.path, filesystem=out.system, columns=["path", "error"])
+        except (OSError, pa.ArrowException) as error:
+            raise OpenVocabError(f"{each.path} cannot be read ({error}); delete it.") from error
+        known |= dict(zip(table["path"].to_pylist(), table["error"].to_pylist(), strict=True))
+    return known
+
+
+def look(
+    detector: OpenVocabDetector,
+    vocabulary: Vocabulary,
+    system: fs.FileSystem,
+    paths: Sequence[str],
+    score_threshold: float | None = None,
+) -> pa.Table:
+    """A row a file, in order, by `SCHEMA`; a file that cannot be read has its error."""
+    rows: list[dict[str, Any]] = []
+    for first in range(0, len(paths), TOGETHER):
+        some = paths[first : first + TOGETHER]
+        read = [_read(system, path) for path in some]
+        pictures = [each for each in read if not isinstance(each, str)]
+        found = iter(
+            detector.detect_batch(pictures, vocabulary, score_threshold=score_threshold)
+            if pictures
+            else ()
+        )
+        rows += [
+            {"path": path, "error": each, "detections": []}
+            if isinstance(each, str)
+            else {"path": path, "width": each.shape[1], "height": each.shape[0]}
+            | {"detections": list(_things(next(found)))}
+            for path, each in zip(some, read, strict=True)
+        ]
+    return pa.Table.from_pylist(rows, SCHEMA)
+
+
+def save(out: Place, name: str, table: pa.Table) -> None:
+    """Write a part; it is there whole, or not at all.
+
+    Raises:
+        OpenVocabError: the folder cannot be written to.
+    """
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer)
+    part, target = f"{out.path}/.{name}.part", f"{out.path}/{name}{SUFFIX}"
+    try:
+        out.system.create_dir(out.path)
+        with out.system.open_output_stream(part) as stream:
+            stream.write(buffer.getvalue())
+        out.system.move(part, target)
+    except OSError as error:
+        raise OpenVocabError(
+            f"{out.path} cannot be written to ({error}); choose another folder."
+        ) from error
+
+
+class OpenVocabStage:
+    """For `dataset.map_batches(OpenVocabStage, fn_constructor_kwargs={"classes": [...]}, ...)`.
+
+    Takes a column `path`, gives the rows of `SCHEMA`: `batch_format="pyarrow"`.
+    Loaded once a worker. Source: Ray Data's pattern of a class as a stage.
+    """
+
+    def __init__(
+        self,
+        classes: Classes,
+        *,
+        preset: str | Preset = "starter",
+        negatives: Sequence[str] = (),
+        score_threshold: float | None = None,
+        device: str | None = None,
+        system: fs.FileSystem | None = None,
+    ) -> None:
+        """Load the networks, in the worker.
+
+        Args:
+            classes: as `OpenVocabDetector.detect` takes them, with negatives and threshold.
+            preset: a name, the path of a file that every worker has, or a Preset.
+            negatives: as there.
+            score_threshold: as there.
+            device: a torch device; None takes CUDA where there is one.
+            system: where the paths are; None is the worker's own machine.
+
+        Raises:
+            OpenVocabError: whatever `from_preset` and `vocabulary` raise.
+        """
+        self._detector = OpenVocabDetector.from_preset(load(preset), device=device)
+        self._bank = self._detector.vocabulary(classes, negatives)
+        self._threshold = score_threshold
+        self._system = system or fs.LocalFileSystem()
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        """Rows with a `path` to rows with `detections`."""
+        paths = rows["path"].to_pylist()
+        return look(self._detector, self._bank, self._system, paths, self._threshold)
+
+
+class Worker:
+    """Does whole chunks and writes each itself: what it had not written when it died is redone."""
+
+    def __init__(self, out: Place, arguments: dict[str, Any]) -> None:
+        """Load the networks; `arguments` are those of `OpenVocabStage`."""
+        self._out, self._stage = out, OpenVocabStage(**arguments)
+
+    def do(self, chunk: Chunk) -> int:
+        """How many files it were."""
+        rows = pa.table({"path": pa.array(chunk.paths, pa.string())})
+        save(self._out, chunk.name, self._stage(rows))
+        return len(chunk.paths)
+
+
+def _read(system: fs.FileSystem, path: str) -> Image | str:
+    """A picture, or why not."""
+    try:
+        with system.open_input_stream(path) as stream:
+            return images.load(stream.read(), name=path)
+    except (ImageError, OSError) as error:
+        return str(error)
+
+
+def _things(found: sv.Detections) -> Iterator[dict[str, Any]]:
+    """Rounded: what differs by the number of threads alone is no difference."""
+    for box, _, score, class_id, _, data in found:
+        yield {
+            "class_name": data["class_name"],
+            "class_id": class_id,
+            "confidence": _short(score),
+            "proposal_label": data["proposal_label"],
+            **dict(zip(EDGES, np.round(box, 1).tolist(), strict=True)),
+            **{name: _short(data[name]) for name in PARTS},
+        }
+
+
+def _short(value: Any) -> float:  # noqa: ANN401  a NumPy scalar
+    return round(float(value), 3)

@@ -1,0 +1,117 @@
+"""`openvocab batch`: a folder, a glob or a bucket to Parquet; a rerun does what is missing."""
+
+from collections.abc import Iterator
+from importlib.util import find_spec
+from typing import Annotated, Any
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from openvocab.cli.console import complain, err, out
+from openvocab.cli.options import (
+    Classes,
+    Device,
+    ImageSize,
+    Negatives,
+    PresetName,
+    Threshold,
+    TileSize,
+    read_classes,
+    read_preset,
+)
+from openvocab.errors import ConfigError
+from openvocab.prompts import split_list
+
+__all__ = ["batch"]
+
+SHOWN = 20  # failed files
+
+
+def batch(  # noqa: PLR0913  a command has as many parameters as it has options
+    source: Annotated[
+        str, typer.Argument(help="A folder, a glob, or a bucket: s3://..., gs://...")
+    ],
+    *,
+    classes: Classes,
+    output: Annotated[str, typer.Option("--out", metavar="DIR|URL", help="Where Parquet goes.")],
+    preset: PresetName = "starter",
+    negatives: Negatives = "",
+    threshold: Threshold = None,
+    imgsz: ImageSize = None,
+    tile: TileSize = None,
+    device: Device = None,
+    engine: Annotated[str, typer.Option(help="local, or ray.")] = "local",
+    workers: Annotated[int, typer.Option(min=1, help="Processes of Ray.")] = 2,
+) -> None:
+    """Find CLASSES in very many pictures, one row of Parquet a picture.
+
+    Exit code: 0 all pictures could be read, 1 some not (they are listed, and in the rows), 2 an
+    option is wrong. What --out holds already is not done again.
+    """
+    _check(engine)
+    from openvocab import batch as parts
+
+    system, paths = parts.find(source)
+    target = parts.folder(output)
+    there = parts.done(target)
+    work = parts.chunks([path for path in paths if path not in there])
+    arguments: dict[str, Any] = {
+        "classes": read_classes(classes), "preset": read_preset(preset, imgsz, tile),
+        "negatives": split_list(negatives), "score_threshold": threshold, "device": device,
+        "system": system,
+    }  # fmt: skip
+    for _ in _progress(_engine(engine, work, target, arguments, workers), work):
+        pass
+    failed = {path: why for path, why in parts.done(target).items() if why and path in set(paths)}
+    for why in list(failed.values())[:SHOWN]:
+        complain(why)
+    new = sum(len(each.paths) for each in work)
+    out.print(
+        f"{new} pictures, {len(paths) - new} were there, {len(failed)} not readable: {output}"
+    )
+    if failed:
+        raise typer.Exit(1)
+
+
+def _check(engine: str) -> None:
+    needed = {"local": {"pyarrow": "batch"}, "ray": {"pyarrow": "ray", "ray": "ray"}}
+    if engine not in needed:
+        raise ConfigError(f"There is no engine {engine!r}; use local or ray.")
+    for package, extra in needed[engine].items():
+        if find_spec(package) is None:
+            raise ConfigError(
+                f'The engine {engine} needs {package}; run `pip install "openvocab[{extra}]"`.'
+            )
+
+
+def _engine(
+    name: str,
+    work: list[Any],
+    target: Any,
+    arguments: dict[str, Any],
+    workers: int,  # noqa: ANN401
+) -> Iterator[int]:
+    if not work:
+        return iter(())
+    if name == "ray":
+        from openvocab.plugins.ray import run
+
+        return run(work, target, arguments, workers)
+    from openvocab.batch import Worker
+
+    worker = Worker(target, arguments)
+    return (worker.do(chunk) for chunk in work)
+
+
+def _progress(finished: Iterator[int], work: list[Any]) -> Iterator[int]:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
+        task = bar.add_task("looking", total=sum(len(each.paths) for each in work))
+        for count in finished:
+            bar.advance(task, count)
+            yield count
