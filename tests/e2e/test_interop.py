@@ -76,7 +76,8 @@ def test_what_was_labelled_by_the_command_line_trains(tmp_path, assets):
     program = (
         "from ultralytics import YOLO\n"
         f"YOLO('yolo26n.yaml').train(data={str(tmp_path / 'labelled/data.yaml')!r}, epochs=1,"
-        " imgsz=64, batch=2, device='cpu', workers=0, plots=False, project='.', name='run')\n"
+        " imgsz=64, batch=2, device='cpu', workers=0, plots=False,"
+        f" project={str(tmp_path / 'runs')!r})\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", program],
