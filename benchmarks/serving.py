@@ -30,6 +30,7 @@ from openvocab.evaluate.provenance import provenance
 CLASSES = ["person", "car", "dog", "chair", "bottle"]
 ALONE, TOGETHER, MANY = 40, 120, 160  # requests
 ROUNDS = 3
+JSON = {"content-type": "application/json"}
 
 
 @contextmanager
@@ -43,15 +44,16 @@ def serving(*options: str) -> Iterator[httpx.Client]:
         subprocess.Popen(command, stdout=subprocess.DEVNULL) as process,  # noqa: S603  own words
         httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=120) as client,
     ):
-        while True:
-            try:
-                client.get("/readyz").raise_for_status()
-                break
-            except httpx.TransportError:
-                time.sleep(0.1)
-        yield client
-        process.send_signal(signal.SIGTERM)
-        process.wait()
+        try:
+            while True:
+                try:
+                    client.get("/readyz").raise_for_status()
+                    break
+                except httpx.TransportError:
+                    time.sleep(0.1)
+            yield client
+        finally:
+            process.send_signal(signal.SIGTERM)
 
 
 def load(client: httpx.Client, bodies: list[bytes], count: int, callers: int) -> dict[str, Any]:
@@ -59,7 +61,7 @@ def load(client: httpx.Client, bodies: list[bytes], count: int, callers: int) ->
 
     def ask(number: int) -> tuple[float, int]:
         begun = time.perf_counter()
-        answer = client.post("/v1/detect", content=bodies[number % len(bodies)])
+        answer = client.post("/v1/detect", content=bodies[number % len(bodies)], headers=JSON)
         return 1000 * (time.perf_counter() - begun), answer.status_code
 
     with ThreadPoolExecutor(callers) as pool:

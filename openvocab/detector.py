@@ -306,7 +306,7 @@ class OpenVocabDetector:
             raise ClassesError("No region has this box; give a row of the result's xyxy.")
         bank, first = self.vocabulary(classes, negatives), rows[:1]
         called = negatives or [f"negative {number + 1}" for number in range(len(bank.negatives))]
-        return self.classifier(bank).explain(
+        return self.classifier(classes, negatives).explain(
             regions.proposals[first], regions.features[first], called
         )
 

@@ -77,15 +77,18 @@ def load(image: ImageLike, *, name: str | None = None) -> Image:
     )
 
 
-def size_wh(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """Width and height of an image file as `load` gives it, from its header alone.
+def size_wh(image: str | os.PathLike[str] | bytes, *, name: str | None = None) -> tuple[int, int]:
+    """Width and height of an image file, or its bytes, as `load` gives it, from its header alone.
 
     Raises:
         ImageError: missing, or not an image.
     """
-    file = Path(path)
+    file = name or ("the bytes" if isinstance(image, bytes) else os.fspath(image))
     try:
-        with file.open("rb") as opened, _pil_open()(opened, formats=FORMATS) as picture:
+        with (
+            io.BytesIO(image) if isinstance(image, bytes) else Path(image).open("rb") as opened,
+            _pil_open()(opened, formats=FORMATS) as picture,
+        ):
             turned = picture.getexif().get(0x0112) in {5, 6, 7, 8}  # EXIF: lies on its side
             return (picture.height, picture.width) if turned else (picture.width, picture.height)
     # Pillow's decoders raise anything on damaged data.

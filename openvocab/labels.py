@@ -13,7 +13,7 @@ import supervision as sv
 from numpy.typing import NDArray
 
 from openvocab.errors import ConfigError, OpenVocabError
-from openvocab.files import write
+from openvocab.files import numbered, write
 
 __all__ = ["FORMATS", "Labelled", "check_format", "to_hf", "write_labels"]
 
@@ -123,16 +123,23 @@ def _coco(pictures: Sequence[Labelled], classes: Sequence[str], folder: Path) ->
 
 
 def _yolo(pictures: Sequence[Labelled], classes: Sequence[str], folder: Path) -> Path:
+    _same_classes(folder / "data.yaml", classes)
+    masked = any(picture.found.mask is not None for picture in pictures)
+    taken: set[Path] = set()
     for picture, name in zip(pictures, _names(pictures), strict=True):
-        target = folder / "images" / name
+        # x.jpg and x.png would have one file of labels.
+        free = (path for path in numbered(Path(name)) if path.with_suffix("") not in taken)
+        place = next(free)
+        taken.add(place.with_suffix(""))
+        target = folder / "images" / place
         target.parent.mkdir(parents=True, exist_ok=True)
         if not target.exists() or not target.samefile(picture.path):
             shutil.copyfile(picture.path, target)
         lines = [
             " ".join([str(class_id), *(f"{value:.6f}" for value in values)])
-            for class_id, values in _yolo_rows(picture)
+            for class_id, values in _yolo_rows(picture, masked=masked)
         ]
-        label = (folder / "labels" / name).with_suffix(".txt")
+        label = (folder / "labels" / place).with_suffix(".txt")
         label.parent.mkdir(parents=True, exist_ok=True)
         write(label, "".join(f"{line}\n" for line in lines).encode())
     # YAML is a superset of JSON.
@@ -141,13 +148,26 @@ def _yolo(pictures: Sequence[Labelled], classes: Sequence[str], folder: Path) ->
     return _written(folder / "data.yaml", json.dumps(table, ensure_ascii=False, indent=1))
 
 
-def _yolo_rows(picture: Labelled) -> list[tuple[int, list[float]]]:
-    """Centre and size, or the largest outline, relative to the picture."""
+def _same_classes(file: Path, classes: Sequence[str]) -> None:
+    """Labels of other classes by the same numbers would be trained on."""
+    names = {str(number): name for number, name in enumerate(classes)}
+    try:
+        known = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return  # none, or not ours
+    if known.get("names") != names:
+        raise OpenVocabError(f"{file.parent} holds labels of other classes; choose another folder.")
+
+
+def _yolo_rows(picture: Labelled, *, masked: bool) -> list[tuple[int, list[float]]]:
+    """Centre and size, relative to the picture; outlines for all, where there are masks."""
     size, rows = np.array(picture.size_wh, np.float64), []
     for box, mask, _, class_id, _ in _things(picture.found):
-        outlines = _outlines(mask)
-        corners = np.array(box).reshape(2, 2)
-        points = max(outlines, key=len) if outlines else [corners.mean(axis=0), np.ptp(corners, 0)]
+        (x1, y1, x2, y2), outlines = box, _outlines(mask)
+        if masked:
+            points = max(outlines, key=len, default=[(x1, y1), (x2, y1), (x2, y2), (x1, y2)])
+        else:
+            points = [((x1 + x2) / 2, (y1 + y2) / 2), (x2 - x1, y2 - y1)]
         rows.append((class_id, (np.array(points) / size).clip(0, 1).ravel().tolist()))
     return rows
 
@@ -215,8 +235,8 @@ def _things(found: sv.Detections) -> Iterator[_Thing]:
 
 
 def _names(pictures: Sequence[Labelled]) -> list[str]:
-    """Paths below the folder that holds all pictures, with slashes."""
-    paths = [picture.path.resolve() for picture in pictures]
+    """Paths below the folder that holds all pictures, with slashes; links by their own names."""
+    paths = [Path(os.path.abspath(picture.path)) for picture in pictures]  # noqa: PTH100  resolve() follows links
     common = Path(os.path.commonpath([path.parent for path in paths])) if paths else Path()
     return [path.relative_to(common).as_posix() for path in paths]
 

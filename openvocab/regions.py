@@ -53,7 +53,7 @@ def shown(xyxy: Boxes, iou: float) -> NDArray[np.intp]:
     area = (high - low).prod(axis=1)
     sides = np.minimum(high[:, None], high) - np.maximum(low[:, None], low)
     shared = sides.clip(min=0).prod(axis=2)
-    same = shared >= iou * (area[:, None] + area - shared)
+    same = (shared > 0) & (shared >= iou * (area[:, None] + area - shared))
     first = np.arange(len(xyxy))
     for row in first.tolist():
         if first[row] == row:

@@ -87,9 +87,9 @@ def _check(engine: str) -> None:
 def _engine(
     name: str,
     work: list[Any],
-    target: Any,
+    target: Any,  # noqa: ANN401  a Place, whose module needs pyarrow
     arguments: dict[str, Any],
-    workers: int,  # noqa: ANN401
+    workers: int,
 ) -> Iterator[int]:
     if not work:
         return iter(())

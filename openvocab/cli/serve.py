@@ -15,6 +15,7 @@ from openvocab.errors import ConfigError
 __all__ = ["serve"]
 
 HERE = {"127.0.0.1", "localhost", "::1"}
+NAMES = "127.0.0.1", "localhost", "[::1]"
 
 
 def serve(  # noqa: PLR0913  a command has as many parameters as it has options
@@ -46,13 +47,16 @@ def serve(  # noqa: PLR0913  a command has as many parameters as it has options
 
     settings = Settings(
         most=batch, waiting=queue, timeout_s=timeout, max_mb=max_mb, token=token,
-        vocabularies=vocabularies,
+        vocabularies=vocabularies, hosts=() if token or host not in HERE else NAMES,
     )  # fmt: skip
     detector = OpenVocabDetector.from_preset(read_preset(preset), device=device)
     app = build(detector, settings)
     if host not in HERE and not token:
         err.print("Everybody who reaches this machine may use it; --token asks for a token.")
-    config = uvicorn.Config(app, host=host, port=port, log_level="warning", server_header=False)
+    config = uvicorn.Config(
+        app, host=host, port=port, log_level="warning", server_header=False,
+        timeout_graceful_shutdown=int(timeout) + 5,
+    )  # fmt: skip
     server = uvicorn.Server(config)
     out.print(f"openvocab is at http://{host}:{port} (/openapi.json says how; Ctrl-C ends it)")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # raised again when all is answered

@@ -180,7 +180,9 @@ class Attached:
         results, asked = predictor.results, self._asked
         images = [np.ascontiguousarray(result.orig_img) for result in results]
         found = [
-            _proposals(result.boxes.xyxy, result.boxes.conf, result.boxes.cls, result.names)
+            _proposals(
+                result.boxes.xyxy, result.boxes.conf, result.boxes.cls, self._own(result.names)
+            )
             for result in results
         ]
         for place, (rows, classes, scores) in enumerate(self._named(asked, images, found)):
@@ -192,13 +194,21 @@ class Attached:
             results[place] = named
         self._spent_ms = 1000 * (time.perf_counter() - begun) / max(len(results), 1)
 
+    def _own(self, names: dict[int, str]) -> dict[int, str]:
+        """The model's names, which training changes."""
+        if not set(names.values()) <= set(self._detector.proposer.names):
+            raise ModelError("The model has other classes now; detach it, and attach again.")
+        return dict(names)
+
     def _tell_time(self, predictor: Any) -> None:  # noqa: ANN401
         for result in predictor.results:
             result.speed = {**result.speed, STAGE: self._spent_ms}
 
     def _name_in(self, validator: Any) -> None:  # noqa: ANN401
         """Have a validator compare the caller's classes, in the order of the dataset's, with it."""
-        asked, own = self._asked, dict(validator.names)
+        if validator.training or validator.args.mode != "val":
+            return  # what is trained are the model's own classes
+        asked, own = self._asked, self._own(validator.names)
         names = dict(enumerate(asked.classifier.names))
         if len(names) != validator.data["nc"]:
             raise ModelError(
@@ -218,7 +228,8 @@ class Attached:
             found = after(predictions)
             boxes = [_proposals(each["bboxes"], each["conf"], each["cls"], own) for each in found]
             return [
-                {key: value[rows] for key, value in each.items()} | {"conf": scores, "cls": classes}
+                {key: value[rows.to(value.device)] for key, value in each.items()}
+                | {"conf": scores.to(each["conf"]), "cls": classes.to(each["cls"])}
                 for each, (rows, classes, scores) in zip(
                     found, self._named(asked, images, boxes), strict=True
                 )
@@ -236,7 +247,12 @@ class Attached:
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
         """Rows to keep of each image, best first, their classes and scores."""
         preset, lowest = self._detector.preset, float(asked.thresholds.min())
-        rows = [reachable(each, lowest, preset) for each in found]
+        # Tracks come in an order of their own, and a budget takes the best.
+        orders = [np.argsort(-each.objectness, kind="stable") for each in found]
+        rows = [
+            order[reachable(each[order], lowest, preset)]
+            for each, order in zip(found, orders, strict=True)
+        ]
         kept = [each[some] for each, some in zip(found, rows, strict=True)]
         features = self._detector.encode(images, [each.xyxy for each in kept])
         for each, some, seen in zip(kept, rows, features, strict=True):

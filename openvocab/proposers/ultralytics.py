@@ -98,6 +98,7 @@ class UltralyticsProposer:
             self._arguments["imgsz"] = image_size
         self._names = self._load(file)
         self._words = tuple(dict.fromkeys(self._names.values()))
+        self._places = {word: place for place, word in enumerate(self._words)}
 
     def _load(self, file: Path) -> dict[int, str]:
         """Load the model and run it once; its names by number."""
@@ -154,8 +155,9 @@ class UltralyticsProposer:
         boxes = result.boxes.cpu().numpy()
         xyxy = boxes.xyxy.astype(np.float32).reshape(-1, 4)
         xyxy = xyxy.clip(0, np.array([width, height] * 2, np.float32))
-        objectness, classes = boxes.conf.astype(np.float32).clip(0, 1), boxes.cls.astype(np.intp)
-        rows = self._best(xyxy, objectness, classes)
+        objectness = boxes.conf.astype(np.float32).clip(0, 1)
+        labels = [self._names[int(index)] for index in boxes.cls]
+        rows = self._best(xyxy, objectness, np.array([self._places[each] for each in labels]))
         masks = None
         if self._model.task == "segment":
             found = result.masks
@@ -164,12 +166,11 @@ class UltralyticsProposer:
                 if found is None
                 else found.data.cpu().numpy()[rows].astype(bool)
             )
-        names = self._names
-        labels = tuple(names[index] for index in classes[rows].tolist())
-        return Proposals(xyxy[rows], objectness[rows], labels, masks)
+        kept = tuple(labels[row] for row in rows.tolist())
+        return Proposals(xyxy[rows], objectness[rows], kept, masks)
 
     def _best(
-        self, xyxy: Boxes, objectness: NDArray[np.float32], classes: NDArray[np.intp]
+        self, xyxy: Boxes, objectness: NDArray[np.float32], words: NDArray[np.intp]
     ) -> NDArray[np.intp]:
         """Rows to keep, best first, without specks and near-duplicates.
 
@@ -178,11 +179,9 @@ class UltralyticsProposer:
         sides = xyxy[:, 2:] - xyxy[:, :2]
         solid = np.isfinite(xyxy).all(axis=1) & (sides >= 1).all(axis=1)
         rows = np.flatnonzero(solid)
-        # Boxes of two classes lie too far apart to meet.
-        apart = xyxy[rows] + (classes[rows, None] * (xyxy[rows].max(initial=0) + 1)).astype(
-            np.float32
-        )
-        scores = torch.from_numpy(objectness[rows])
+        # Boxes of two words lie too far apart to meet; in float64, which still tells pixels there.
+        apart = xyxy[rows] + words[rows, None] * (float(xyxy[rows].max(initial=0)) + 1)
+        scores = torch.from_numpy(objectness[rows].astype(np.float64))
         return rows[nms(torch.from_numpy(apart), scores, self._iou).numpy()]
 
 

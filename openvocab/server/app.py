@@ -1,4 +1,4 @@
-"""The HTTP interface: detection, stored vocabularies, health, metrics; the demo where it may be."""
+"""The HTTP interface: detection, stored vocabularies, health, metrics."""
 
 import asyncio
 import base64
@@ -15,6 +15,7 @@ import supervision as sv
 from fastapi import FastAPI, File, Form, HTTPException, Request, Response, UploadFile
 from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
+from fastapi.middleware.trustedhost import TrustedHostMiddleware
 from fastapi.responses import JSONResponse
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from pydantic import ValidationError
@@ -32,6 +33,7 @@ from openvocab.server.vocabularies import Vocabularies
 __all__ = ["Settings", "build"]
 
 MIB = 1024**2
+TOLD = 20  # mistakes of one request
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,12 @@ class Settings:
     """Seconds until a request gets 504."""
     max_mb: int = 32
     """MiB of a body."""
+    max_megapixels: float = 25.0
+    """Of one picture, looked at before it is decoded."""
+    max_words: int = 5000
+    """Of one request or vocabulary, synonyms and negatives among them."""
+    hosts: tuple[str, ...] = ()
+    """Names that a request may call this server by; none allows all."""
     token: str = ""
     """That callers must bring; none asks for none."""
     vocabularies: Path | None = None
@@ -58,26 +66,37 @@ class _Service:
     def __init__(self, detector: OpenVocabDetector, settings: Settings) -> None:
         self.detector, self.settings = detector, settings
         self.vocabularies = Vocabularies(detector, settings.vocabularies)
-        self.batcher = Batcher(detector, most=settings.most, waiting=settings.waiting)
+        self._inside = 0
+        room = settings.waiting + settings.most
+        self.batcher = Batcher(detector, most=settings.most, waiting=room)
 
     async def detect(self, pictures: list[bytes], question: Question) -> list[Answer]:
         """Answers in order; all or none."""
-        loaded = [
-            await run_in_threadpool(_load, each, place) for place, each in enumerate(pictures)
-        ]
-        classifier, thresholds = await run_in_threadpool(self._understood, question)
-        futures = []
+        if len(pictures) > self.settings.waiting:
+            raise ImageError(
+                f"{self.settings.waiting} pictures a request, at the most; send fewer."
+            )
+        if self._inside + len(pictures) > self.settings.waiting + self.settings.most:
+            raise BusyError("Too many requests wait; try again later.")
+        # Counted before anything is decoded: so many pictures are in memory, and no more.
+        self._inside += len(pictures)
         try:
-            for image in loaded:
-                futures.append(self.batcher.submit(image, classifier, thresholds))  # noqa: PERF401  what was taken must be cancelled
             async with asyncio.timeout(self.settings.timeout_s):
-                found: list[sv.Detections] = await asyncio.gather(
-                    *(asyncio.wrap_future(future) for future in futures)
-                )
-        except (TimeoutError, BusyError):
-            for future in futures:
+                return await self._detect(pictures, question)
+        finally:
+            self._inside -= len(pictures)
+
+    async def _detect(self, pictures: list[bytes], question: Question) -> list[Answer]:
+        classifier, thresholds = await run_in_threadpool(self._understood, question)
+        loaded = [await run_in_threadpool(self._load, *each) for each in enumerate(pictures)]
+        futures = [self.batcher.submit(image, classifier, thresholds) for image in loaded]
+        try:
+            found: list[sv.Detections] = await asyncio.gather(
+                *(asyncio.wrap_future(future) for future in futures)
+            )
+        finally:
+            for future in futures:  # of those that nobody waits for any more
                 future.cancel()
-            raise
         return [
             answer((image.shape[1], image.shape[0]), each)
             for image, each in zip(loaded, found, strict=True)
@@ -86,6 +105,7 @@ class _Service:
     def _understood(self, question: Question) -> Any:  # noqa: ANN401  classifier and thresholds
         if (question.classes is None) == (question.vocabulary is None):
             raise ClassesError("Give either classes or the name of a stored vocabulary.")
+        self.check_words(question.classes or [], question.negatives)
         classes: Any = question.classes
         if question.vocabulary is not None:
             classes = self.vocabularies.get(question.vocabulary)
@@ -95,6 +115,23 @@ class _Service:
         names = classifier.names
         cut = self.detector.thresholds(names, question.score_threshold, question.thresholds)
         return classifier, cut
+
+    def check_words(self, classes: Any, negatives: list[str]) -> None:  # noqa: ANN401  list or dict
+        """Refuse more than would be encoded while others wait.
+
+        Raises:
+            ClassesError: there are too many.
+        """
+        groups = classes.values() if isinstance(classes, dict) else [classes]
+        if sum(map(len, groups)) + len(negatives) > self.settings.max_words:
+            raise ClassesError(f"{self.settings.max_words} words at the most; ask for fewer.")
+
+    def _load(self, place: int, picture: bytes) -> Image:
+        name, limit = f"image {place}", self.settings.max_megapixels
+        width, height = images.size_wh(picture, name=name)
+        if width * height > limit * 1e6:
+            raise ImageError(f"{name} has more than {limit:g} megapixels; send a smaller one.")
+        return images.load(picture, name=name)
 
 
 def build(detector: OpenVocabDetector, settings: Settings | None = None) -> FastAPI:
@@ -109,8 +146,10 @@ def build(detector: OpenVocabDetector, settings: Settings | None = None) -> Fast
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         service.batcher.start()
-        yield
-        await run_in_threadpool(service.batcher.close)
+        try:
+            yield
+        finally:
+            await run_in_threadpool(service.batcher.close)
 
     app = FastAPI(
         title="openvocab",
@@ -127,6 +166,8 @@ def build(detector: OpenVocabDetector, settings: Settings | None = None) -> Fast
     _health(app, service)
     # Added last is met first.
     app.add_middleware(BodyLimit, most=settings.max_mb * MIB)
+    if settings.hosts:  # else a page elsewhere could give its own name this address
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(settings.hosts))
     if settings.token:
         app.add_middleware(Token, token=settings.token)
     return app
@@ -146,9 +187,15 @@ def _errors(app: FastAPI) -> None:
 
     async def misread(_: Request, error: Exception) -> Response:
         # Without what was sent, which may be of any size, or no JSON.
-        kept = ("loc", "msg", "type")
         rows = error.errors() if isinstance(error, RequestValidationError) else []
-        detail = [{key: row[key] for key in kept} for row in rows]
+        detail = [
+            {
+                "loc": [str(part)[:100] for part in row["loc"]],
+                "msg": row["msg"],
+                "type": row["type"],
+            }
+            for row in list(rows)[:TOLD]
+        ]
         payload = json.dumps({"detail": detail}, default=str)
         return Response(payload, 422, media_type="application/json")
 
@@ -200,8 +247,12 @@ def _vocabularies(app: FastAPI, service: _Service) -> None:
     @app.put("/v1/vocabularies/{name}", tags=["vocabularies"], status_code=204, responses=_REFUSALS)
     async def put(name: str, words: Words) -> None:
         """Encode classes once, and keep them by a name."""
-        made = await run_in_threadpool(service.detector.vocabulary, words.classes, words.negatives)
-        await run_in_threadpool(service.vocabularies.put, name, made)
+        service.vocabularies.check(name)
+        service.check_words(words.classes, words.negatives)
+        async with asyncio.timeout(service.settings.timeout_s):
+            vocabulary = service.detector.vocabulary
+            made = await run_in_threadpool(vocabulary, words.classes, words.negatives)
+            await run_in_threadpool(service.vocabularies.put, name, made)
 
     @app.get("/v1/vocabularies/{name}", tags=["vocabularies"], responses=_LACKS)
     async def classes(name: str) -> list[str]:
@@ -280,7 +331,3 @@ def _base64(text: str) -> bytes:
         return base64.b64decode(tail, validate=True)
     except (binascii.Error, ValueError) as error:
         raise ImageError("The image is no base64; send a JPEG or PNG encoded so.") from error
-
-
-def _load(picture: bytes, place: int) -> Image:
-    return images.load(picture, name=f"image {place}")

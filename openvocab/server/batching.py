@@ -2,9 +2,9 @@
 
 import queue
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import NamedTuple
 
 import numpy as np
@@ -35,27 +35,23 @@ class _Job(NamedTuple):
 class Batcher:
     """One thread runs the networks, for all requests, each with classes of its own.
 
-    What has come meanwhile makes the next batch: nobody waits for company while the networks idle,
-    but for `wait_s`.
+    What has come meanwhile makes the next batch: nobody waits for company while the networks idle.
     """
 
-    def __init__(
-        self, detector: OpenVocabDetector, *, most: int = 8, waiting: int = 32, wait_s: float = 0.0
-    ) -> None:
+    def __init__(self, detector: OpenVocabDetector, *, most: int = 8, waiting: int = 32) -> None:
         """Prepare; `start` starts it.
 
         Args:
             detector: whose networks run.
             most: images a batch.
             waiting: images that may wait beside the batch that runs.
-            wait_s: seconds that a first image waits for others.
         """
-        self._detector, self._most, self._wait_s = detector, most, wait_s
+        self._detector, self._most = detector, most
         self._jobs: queue.Queue[_Job] = queue.Queue(waiting)
         self._stopped = threading.Event()
         self.told: Callable[[int], None] = lambda _: None
         """Told of the size of each batch."""
-        self._thread = threading.Thread(target=self._run, name="openvocab-batches")
+        self._thread = threading.Thread(target=self._run, name="openvocab-batches", daemon=True)
 
     def start(self) -> None:
         """From now on requests are answered."""
@@ -103,26 +99,29 @@ class Batcher:
     def _taken(self) -> list[_Job]:
         """What waits, as much as a batch holds."""
         jobs: list[_Job] = []
-        until = time.monotonic() + POLL_S
-        while len(jobs) < self._most:
-            try:
-                left = until - time.monotonic()
-                jobs.append(self._jobs.get(timeout=left) if left > 0 else self._jobs.get_nowait())
-            except queue.Empty:
-                break
-            if len(jobs) == 1:
-                until = time.monotonic() + self._wait_s
+        with suppress(queue.Empty):
+            jobs.append(self._jobs.get(timeout=POLL_S))
+            while len(jobs) < self._most:
+                jobs.append(self._jobs.get_nowait())
         return jobs
 
     def _answer(self, jobs: list[_Job]) -> None:
+        """Of a batch that fails, each alone: whose fault it was is told, and nobody else."""
         try:
             lowest = [float(job.thresholds.min()) for job in jobs]
             seen = self._detector.see([job.image for job in jobs], lowest)
-            for job, regions in zip(jobs, seen, strict=True):
+        except Exception as error:  # noqa: BLE001  goes to whoever asked; the thread lives on
+            if len(jobs) == 1:
+                jobs[0].answer.set_exception(error)
+                return
+            for job in jobs:
+                self._answer([job])
+            return
+        for job, regions in zip(jobs, seen, strict=True):
+            try:
                 scores = job.classifier.scores(*regions)
                 found = job.classifier.detections(regions.proposals, scores, job.thresholds)
+            except Exception as error:  # noqa: BLE001  likewise
+                job.answer.set_exception(error)
+            else:
                 job.answer.set_result(found)
-        except Exception as error:  # noqa: BLE001  goes to whoever asked; the thread lives on
-            for job in jobs:
-                if not job.answer.done():
-                    job.answer.set_exception(error)

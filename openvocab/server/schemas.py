@@ -3,29 +3,40 @@
 from typing import Annotated, Any
 
 import supervision as sv
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 __all__ = ["Answer", "Asked", "AskedBatch", "Found", "Question", "Words", "answer"]
 
 Name = Annotated[str, Field(max_length=500)]
 Score = Annotated[float, Field(ge=0, le=1)]
 Names = Annotated[list[Name], Field(max_length=5000)]
-Classes = Names | dict[Name, Annotated[list[Name], Field(max_length=100)]]
+Synonyms = Annotated[list[Name], Field(max_length=100)]
+Classes = Names | Annotated[dict[Name, Synonyms], Field(max_length=5000)]
+KEYS = 16  # more of them are not looked at one by one
 
 
-class Words(BaseModel):
-    """What to look for."""
+class _Strict(BaseModel):
+    """Refuses what it does not know."""
 
     model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _few(cls, given: Any) -> Any:  # noqa: ANN401  whatever was sent
+        if isinstance(given, dict) and len(given) > KEYS:
+            raise ValueError("too many keys")
+        return given
+
+
+class Words(_Strict):
+    """What to look for."""
 
     classes: Annotated[Classes, Field(description="Names, or each with its synonyms.")]
     negatives: Names = []
 
 
-class Question(BaseModel):
+class Question(_Strict):
     """What to look for, and what is sure enough."""
-
-    model_config = ConfigDict(extra="forbid")
 
     classes: Classes | None = None
     negatives: Names = []
@@ -33,7 +44,7 @@ class Question(BaseModel):
         str | None, Field(description="Name of one that is stored, instead of classes.")
     ] = None
     score_threshold: Score | None = None
-    thresholds: dict[Name, Score] = {}
+    thresholds: Annotated[dict[Name, Score], Field(max_length=5000)] = {}
 
 
 class Asked(Question):
@@ -44,7 +55,7 @@ class Asked(Question):
         json_schema_extra={"examples": [{"image": "<base64>", "classes": ["bus", "pedestrian"]}]},
     )
 
-    image: Annotated[str, Field(description="JPEG, PNG, WebP, ... in base64; or an address.")]
+    image: Annotated[str, Field(description="JPEG, PNG, WebP, ... in base64; no address.")]
 
 
 class AskedBatch(Question):

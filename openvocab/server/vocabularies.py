@@ -33,18 +33,26 @@ class Vocabularies:
         """In the order of the alphabet."""
         return sorted(self._known)
 
+    def check(self, name: str) -> None:
+        """Refuse a name that nothing can be stored by.
+
+        Raises:
+            ClassesError: of other signs than letters, digits, - and _; or there are too many.
+        """
+        if not NAME.fullmatch(name):
+            raise ClassesError(f"{name!r} is no name; use letters, digits, - and _, 64 at most.")
+        if name not in self._known and len(self._known) >= MOST:
+            raise ClassesError(f"There are {MOST} vocabularies; delete one.")
+
     def put(self, name: str, vocabulary: Vocabulary) -> None:
         """Store one, in the place of an older one.
 
         Raises:
-            ClassesError: a name of other signs than letters, digits, - and _; or too many.
+            ClassesError: see `check`.
             OpenVocabError: it cannot be written.
         """
-        if not NAME.fullmatch(name):
-            raise ClassesError(f"{name!r} is no name; use letters, digits, - and _, 64 at most.")
         with self._lock:
-            if name not in self._known and len(self._known) >= MOST:
-                raise ClassesError(f"There are {MOST} vocabularies; delete one.")
+            self.check(name)
             if self._folder is not None:
                 vocabulary.save(self._folder / f"{name}.npz")
             self._known[name] = vocabulary

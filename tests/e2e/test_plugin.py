@@ -167,6 +167,25 @@ def test_validation_is_of_the_callers_classes(starter, assets, tmp_path):
         starter.val(**more)
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*is meant to only be:UserWarning")  # Ray's, if it is there
+def test_an_attached_model_can_be_trained(checkpoint, assets, tmp_path):
+    """It learns and validates its own classes, as ever."""
+    (tmp_path / "images").mkdir()
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "images/bus.jpg").write_bytes((assets / "bus.jpg").read_bytes())
+    (tmp_path / "labels/bus.txt").write_text("0 0.5 0.5 0.9 0.5\n")
+    data = tmp_path / "data.yaml"
+    data.write_text(f"path: {tmp_path}\ntrain: images\nval: images\nnames: {{0: coach}}\n")
+    yolo = load(checkpoint("yolo26n.yaml"))
+    attach(yolo, ["bus"])
+    more = {"epochs": 1, "imgsz": 64, "batch": 1, "workers": 0, "plots": False, "amp": False}
+    metrics = yolo.train(data=str(data), project=str(tmp_path), name="run", **more, **quiet())
+    assert metrics.names == {0: "coach"}
+    with pytest.raises(ModelError, match="attach again"):
+        yolo.predict(assets / "bus.jpg", **quiet(conf=1e-9))
+
+
 def test_what_cannot_be_attached_to_is_said(starter, checkpoint):
     attach(starter, ["bus"])
     with pytest.raises(ModelError, match="attached to already"):

@@ -161,6 +161,36 @@ def test_a_bad_question_is_the_callers_fault(client, small, change, status, said
     assert said in json.dumps(answer.json()["detail"], ensure_ascii=False)
 
 
+def test_what_would_take_all_memory_or_time_is_refused_at_once(client, small):
+    huge = cv2.imencode(".png", np.zeros((6000, 6000, 3), np.uint8))[1].tobytes()
+    many = {f"thing {number}": ["a", "b", "c"] for number in range(2000)}
+    for change, said in (
+        ({"image": encoded(huge)}, "more than 25 megapixels"),
+        ({"classes": many}, "5000 words at the most"),
+        ({str(number): 0 for number in range(20_000)}, "too many keys"),
+        ({"thresholds": {str(number): 0.5 for number in range(6000)}}, "at most 5000"),
+    ):
+        begun = time.monotonic()
+        answer = client.post("/v1/detect", json={"image": small, "classes": ["bus"]} | change)
+        assert answer.status_code == 422, answer.text
+        assert said in answer.text
+        assert len(answer.content) < 20_000
+        assert time.monotonic() - begun < 5
+    tiny = encoded(cv2.imencode(".png", np.zeros((40, 50, 3), np.uint8))[1].tobytes())
+    asked = {"images": [tiny] * 33, "classes": ["bus"]}
+    answer = client.post("/v1/detect/batch", json=asked)
+    assert answer.status_code == 422
+    assert "send fewer" in answer.text
+    asked["images"] = [tiny] * 32
+    assert len(client.post("/v1/detect/batch", json=asked).json()) == 32
+
+
+def test_a_page_elsewhere_cannot_give_its_own_name_to_this_machine(client, small):
+    headers = {"host": "rebound.example.com"}
+    asked = {"image": small, "classes": WORDS}
+    assert client.post("/v1/detect", json=asked, headers=headers).status_code == 400
+
+
 def test_a_body_too_large_is_refused_announced_or_not(client, small):
     large = b"x" * (2 * 1024**2 + 1)
     announced = client.post("/v1/detect", content=large)

@@ -42,6 +42,11 @@ def test_scaling_image_and_box_together_scales_the_region(factor, scale):
     assert np.abs(larger - once * factor).max() <= factor
 
 
+def test_boxes_without_an_area_show_nothing_in_common():
+    boxes = np.array([[0, 0, 0, 5], [9, 9, 9, 9], [9, 9, 9, 9]], np.float32)
+    assert shown(boxes, 0.9).tolist() == [0, 1, 2]
+
+
 @given(
     hnp.arrays(np.float32, st.tuples(st.integers(0, 12), st.just(4)), elements=st.integers(0, 6)),
     st.floats(0.1, 1),

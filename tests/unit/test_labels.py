@@ -88,6 +88,41 @@ def test_yolo_is_read_by_supervision(pictures, tmp_path, masks):
     assert json.loads(file.read_text())["names"] == {"0": CLASSES[0], "1": CLASSES[1]}
 
 
+def test_two_pictures_of_one_stem_keep_a_file_of_labels_each(tmp_path):
+    pictures = []
+    for suffix, some in ((".jpg", [0, 1]), (".png", [1])):
+        path = tmp_path / f"x{suffix}"
+        cv2.imwrite(str(path), np.zeros((SIZE[1], SIZE[0], 3), np.uint8))
+        pictures.append(Labelled(path, SIZE, detections()[some]))
+    write_labels("yolo", pictures, CLASSES, tmp_path / "out")
+    lines = {
+        file.name: len(file.read_text().splitlines())
+        for file in (tmp_path / "out/labels").iterdir()
+    }
+    assert lines == {"x.txt": 2, "x-2.txt": 1}
+    assert {file.name for file in (tmp_path / "out/images").iterdir()} == {"x.jpg", "x-2.png"}
+
+
+def test_links_keep_the_names_they_have(tmp_path):
+    (tmp_path / "blobs").mkdir()
+    cv2.imwrite(str(tmp_path / "blobs/ab12.jpg"), np.zeros((SIZE[1], SIZE[0], 3), np.uint8))
+    (tmp_path / "photos").mkdir()
+    for name in ("one.jpg", "two.jpg"):
+        (tmp_path / "photos" / name).symlink_to(tmp_path / "blobs/ab12.jpg")
+    pictures = [
+        Labelled(tmp_path / "photos" / name, SIZE, detections()) for name in ("one.jpg", "two.jpg")
+    ]
+    table = json.loads(write_labels("coco", pictures, CLASSES, tmp_path / "out").read_text())
+    assert [image["file_name"] for image in table["images"]] == ["one.jpg", "two.jpg"]
+
+
+def test_labels_of_other_classes_are_not_mixed_with(pictures, tmp_path):
+    write_labels("yolo", pictures, CLASSES, tmp_path / "out")
+    write_labels("yolo", pictures, CLASSES, tmp_path / "out")
+    with pytest.raises(OpenVocabError, match="labels of other classes"):
+        write_labels("yolo", pictures, ("cat", "dog"), tmp_path / "out")
+
+
 def test_label_studio_counts_in_per_cent(pictures, tmp_path):
     tasks = json.loads(write_labels("label-studio", pictures, CLASSES, tmp_path).read_text())
     assert [task["data"]["image"] for task in tasks] == ["a/x.jpg", "b/x.jpg", "nichts ä.png"]
