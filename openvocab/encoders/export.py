@@ -154,7 +154,7 @@ def _measured(
     return Record(
         runtime=runtime,
         precision=precision,
-        weights_sha256=towers.sha256(stage / WEIGHTS),
+        bundle_sha256=towers.identity(stage),
         graph_sha256=towers.sha256(towers.graph_of(stage, precision)),
         regions=len(expected) if seen else 0,
         cosine_min=round(float(cosines.min()), 6),
@@ -280,7 +280,7 @@ def _remember(stage: Path, record: Record) -> None:
     others = [
         each
         for each in towers.read_records(stage)
-        if (each.runtime, each.precision) != kind and each.weights_sha256 == record.weights_sha256
+        if (each.runtime, each.precision) != kind and each.bundle_sha256 == record.bundle_sha256
     ]
     (stage / RECORDS).write_bytes(towers.to_json([*others, record]))
 

@@ -1,7 +1,6 @@
 """Makes `image.onnx`, the image tower's graph whose weights stay in the bundle, and its int8 form."""
 
 import copy
-import hashlib
 import json
 import tempfile
 from importlib.util import find_spec
@@ -11,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from openvocab.encoders.towers import LAYOUT, header
+from openvocab.encoders.towers import LAYOUT, header, layout
 from openvocab.environment import environment_kept, quiet
 from openvocab.errors import ModelError
 from openvocab.runtimes import onnxruntime
@@ -65,7 +64,7 @@ def traced(tower: nn.Module, size: int, weights: Path) -> bytes:
     proto = ir.to_proto(program.model)
     places = header(weights)
     _refer(proto.graph, weights.name, len(places), json.loads(places))
-    onnx.helper.set_model_props(proto, {LAYOUT: hashlib.sha256(places).hexdigest()})
+    onnx.helper.set_model_props(proto, {LAYOUT: layout(weights)})
     del proto.graph.value_info[:]
     proto.doc_string = ""
     for node in proto.graph.node:

@@ -1,6 +1,5 @@
 """Any open_clip model as an encoder of image regions and prompts."""
 
-import hashlib
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from openvocab.encoders.cutting import Cutter
-from openvocab.encoders.towers import Forward, fastest
+from openvocab.encoders.towers import CONFIG, WEIGHTS, Forward, fastest, identity
 from openvocab.environment import device_name, environment_kept, one_thread
 from openvocab.errors import ModelError, WeightsNotFoundError
 from openvocab.protocols import Boxes, Features, Image
@@ -24,7 +23,6 @@ from openvocab.protocols import Boxes, Features, Image
 __all__ = ["CONFIG", "WEIGHTS", "OpenClipEncoder", "bundle_folder"]
 
 PROMPTS = 512  # a forward: a long list must not take all memory
-CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
 
 
 class OpenClipEncoder:
@@ -64,11 +62,11 @@ class OpenClipEncoder:
         self._batch = batch_size
         with environment_kept():
             folder = bundle_folder(source)
-            weights_sha256, digest = _digests(folder)
+            digest = identity(folder)
             self._model, self._tokenize, config = _load(folder, self._device)
             found = None
             if graphs and self._device.type == "cpu":
-                found = fastest(folder, folder / WEIGHTS, weights_sha256)
+                found = fastest(folder, digest)
             self._graph: Forward | None
             self._graph, mark = found or (None, "")
         process = _preprocessing(self._model, config)
@@ -198,15 +196,6 @@ def bundle_folder(given: str | os.PathLike[str]) -> Path:
             "pull a preset with `openvocab weights pull balanced`, or give a bundle's folder."
         )
     return Path(str(found[0])).parent
-
-
-def _digests(folder: Path) -> tuple[str, str]:
-    """SHA-256 of the weights, and of weights and configuration."""
-    with (folder / WEIGHTS).open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256")
-    both = digest.copy()
-    both.update((folder / CONFIG).read_bytes())
-    return digest.hexdigest(), both.hexdigest()
 
 
 def _load(folder: Path, device: torch.device) -> tuple[Any, Any, dict[str, Any]]:

@@ -18,26 +18,32 @@ from openvocab.protocols import Features
 from openvocab.runtimes import onnx_session, openvino
 
 __all__ = [
+    "CONFIG",
     "GRAPH",
     "INT8_GRAPH",
     "LAYOUT",
     "RECORDS",
+    "WEIGHTS",
     "Forward",
     "Record",
     "fastest",
     "graph_of",
     "header",
+    "identity",
+    "layout",
     "load",
     "read_records",
     "sha256",
     "to_json",
 ]
 
+CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
 GRAPH, INT8_GRAPH = "image.onnx", "image-int8.onnx"
 RECORDS = "image.json"
 """What was exported beyond `image.onnx`, and what that is worth: a list of `Record`."""
-LAYOUT = "safetensors_header_sha256"
-"""Of the file whose places the graph refers to: kept in its metadata, written by the export."""
+LAYOUT = "layout_sha256"
+"""Of what the graph is made for: the places in the weights' file, mean and spread of pixels. Kept in
+its metadata, written by the export."""
 
 Forward = Callable[[NDArray[np.uint8]], Features]
 """Regions `(N, S, S, 3)` BGR to unit features `(N, D)`; thread-safe."""
@@ -53,7 +59,8 @@ class Record:
     """`onnx` or `openvino`."""
     precision: str
     """`fp32`, `bf16` or `int8`."""
-    weights_sha256: str
+    bundle_sha256: str
+    """Of weights and configuration."""
     graph_sha256: str
     regions: int
     """On how many regions of real pictures it was compared with torch in fp32; 0 for noise."""
@@ -75,17 +82,18 @@ class Record:
         return f"/{self.runtime}-{self.precision}{of}"
 
 
-def fastest(folder: Path, weights: Path, weights_sha256: str) -> tuple[Forward, str] | None:
+def fastest(folder: Path, bundle_sha256: str) -> tuple[Forward, str] | None:
     """The fastest tower of a bundle that this machine can run, and its mark; None: there is none.
 
     Raises:
-        ModelError: a graph or a record that is damaged, or made of other weights.
+        ModelError: a graph or a record that is damaged, or made of another bundle.
     """
+    weights = folder / WEIGHTS
     records = sorted(read_records(folder), key=lambda record: -record.speed)
     for record in records:
-        if record.weights_sha256 != weights_sha256:
+        if record.bundle_sha256 != bundle_sha256:
             raise ModelError(
-                f"{folder / RECORDS} is not of the {weights.name} beside it; "
+                f"{folder / RECORDS} is not of the weights and configuration beside it; "
                 "delete it and run `openvocab export` again."
             )
         if record.runtime == "openvino" and find_spec("openvino") is None:
@@ -121,9 +129,8 @@ def load(graph: Path, weights: Path, runtime: str, precision: str) -> Forward:
             f"{graph} cannot be loaded ({type(error).__name__}); delete it or pull it again."
         ) from error
     # OpenVINO does not tell the metadata; the record beside it holds the hash of both files.
-    layout = hashlib.sha256(header(weights)).hexdigest()
-    if metadata is not None and precision == "fp32" and metadata.get(LAYOUT) != layout:
-        raise ModelError(f"{graph} is not of the {weights.name} beside it; delete it.")
+    if metadata is not None and precision == "fp32" and metadata.get(LAYOUT) != layout(weights):
+        raise ModelError(f"{graph} is not of the {weights.name} and {CONFIG} beside it; delete it.")
     return forward
 
 
@@ -189,6 +196,21 @@ def to_json(records: list[Record]) -> bytes:
 def graph_of(folder: Path, precision: str) -> Path:
     """int8 has weights and a graph of its own; OpenVINO reads the one of ONNX Runtime."""
     return folder / (INT8_GRAPH if precision == "int8" else GRAPH)
+
+
+def identity(folder: Path) -> str:
+    """SHA-256 of weights and configuration."""
+    with (folder / WEIGHTS).open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256")
+    digest.update((folder / CONFIG).read_bytes())
+    return digest.hexdigest()
+
+
+def layout(weights: Path) -> str:
+    """What `LAYOUT` holds, of a bundle whose weights these are."""
+    process = json.loads(weights.with_name(CONFIG).read_bytes()).get("preprocess_cfg", {})
+    normalised = json.dumps([process.get(key) for key in ("mean", "std")])
+    return hashlib.sha256(header(weights) + normalised.encode()).hexdigest()
 
 
 def header(weights: Path) -> bytes:

@@ -148,11 +148,14 @@ def test_the_graph_beside_a_bundle_gives_what_its_torch_model_gives(photos, tmp_
     np.testing.assert_allclose(fast, slow, atol=1e-4)
 
 
-@pytest.mark.parametrize("damage", ["other weights", "no graph"])
+@pytest.mark.parametrize("damage", ["other weights", "other preprocessing", "no graph"])
 def test_a_graph_that_does_not_fit_its_bundle_is_refused(tmp_path, damage):
     folder = shutil.copytree(weights.resolve("starter-encoder"), tmp_path / "bundle")
     if damage == "no graph":
         (folder / "image.onnx").write_bytes(b"this is no graph")
+    elif damage == "other preprocessing":
+        config = folder / "open_clip_config.json"
+        config.write_text(config.read_text().replace("0.498", "0.5"))
     else:
         file = folder / "open_clip_model.safetensors"
         save_file(load_file(file), file, metadata={"trained": "again"})

@@ -67,7 +67,7 @@ def test_figures_stand_beside_the_graph(made):
     assert record.regions == 200
     assert 0.99 < record.cosine_min <= record.cosine_mean <= 1
     assert 0.9 < record.agreement <= 1
-    assert record.weights_sha256 == towers.sha256(made("openvino", "bf16") / WEIGHTS)
+    assert record.bundle_sha256 == towers.identity(made("openvino", "bf16"))
     assert towers.read_records(made("onnx", "fp32")) == []
 
 
