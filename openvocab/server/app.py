@@ -3,7 +3,6 @@
 import asyncio
 import base64
 import binascii
-import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -22,12 +21,12 @@ from pydantic import ValidationError
 
 from openvocab import __version__, images
 from openvocab.detector import OpenVocabDetector
-from openvocab.errors import ClassesError, ImageError, OpenVocabError
+from openvocab.errors import ClassesError, ImageError, OpenVocabError, one_line
 from openvocab.prompts import split_list
 from openvocab.protocols import Image
 from openvocab.server.batching import Batcher, BusyError
 from openvocab.server.limits import BodyLimit, Token
-from openvocab.server.schemas import Answer, Asked, AskedBatch, Question, Words, answer
+from openvocab.server.schemas import Answer, Asked, AskedBatch, Question, Refused, Words, answer
 from openvocab.server.vocabularies import Vocabularies
 
 __all__ = ["Settings", "build"]
@@ -188,16 +187,11 @@ def _errors(app: FastAPI) -> None:
     async def misread(_: Request, error: Exception) -> Response:
         # Without what was sent, which may be of any size, or no JSON.
         rows = error.errors() if isinstance(error, RequestValidationError) else []
-        detail = [
-            {
-                "loc": [str(part)[:100] for part in row["loc"]],
-                "msg": row["msg"],
-                "type": row["type"],
-            }
+        said = [
+            f"{'.'.join(str(part)[:100] for part in row['loc'])}: {row['msg']}"
             for row in list(rows)[:TOLD]
         ]
-        payload = json.dumps({"detail": detail}, default=str)
-        return Response(payload, 422, media_type="application/json")
+        return JSONResponse({"detail": one_line("; ".join(said) or "malformed")}, 422)
 
     app.add_exception_handler(OpenVocabError, told)
     app.add_exception_handler(RequestValidationError, misread)
@@ -254,7 +248,7 @@ def _vocabularies(app: FastAPI, service: _Service) -> None:
             made = await run_in_threadpool(vocabulary, words.classes, words.negatives)
             await run_in_threadpool(service.vocabularies.put, name, made)
 
-    @app.get("/v1/vocabularies/{name}", tags=["vocabularies"], responses=_LACKS)
+    @app.get("/v1/vocabularies/{name}", tags=["vocabularies"], responses=_REFUSALS)
     async def classes(name: str) -> list[str]:
         """The classes of one."""
         found = service.vocabularies.get(name)
@@ -262,7 +256,9 @@ def _vocabularies(app: FastAPI, service: _Service) -> None:
             raise HTTPException(404, f"There is no vocabulary {name!r}.")
         return list(found.names)
 
-    @app.delete("/v1/vocabularies/{name}", tags=["vocabularies"], status_code=204, responses=_LACKS)
+    @app.delete(
+        "/v1/vocabularies/{name}", tags=["vocabularies"], status_code=204, responses=_REFUSALS
+    )
     async def delete(name: str) -> None:
         """Forget one."""
         if not await run_in_threadpool(service.vocabularies.remove, name):
@@ -301,7 +297,9 @@ def _health(app: FastAPI, service: _Service) -> None:
         """Whether the process lives."""
         return {"status": "ok"}
 
-    @app.get("/readyz", tags=["health"], responses={503: {"description": "It is not."}})
+    @app.get(
+        "/readyz", tags=["health"], responses={503: {"description": "It is not.", "model": Refused}}
+    )
     async def readyz() -> dict[str, str]:
         """Whether a request would be answered now."""
         if not service.batcher.alive:
@@ -314,11 +312,17 @@ def _health(app: FastAPI, service: _Service) -> None:
         return Response(generate_latest(registry), media_type="text/plain; version=0.0.4")
 
 
-_LACKS: dict[int | str, dict[str, Any]] = {404: {"description": "There is no such vocabulary."}}
-_REFUSALS: dict[int | str, dict[str, Any]] = _LACKS | {
-    413: {"description": "The body is too large."},
-    429: {"description": "Too many requests wait; `Retry-After` says when to come back."},
-    504: {"description": "It took too long."},
+_SAID = {
+    400: "The request cannot be read.",
+    401: "The token is missing or wrong.",
+    404: "There is no such vocabulary.",
+    413: "The body is too large.",
+    422: "What is asked for cannot be done.",
+    429: "Too many requests wait; `Retry-After` says when to come back.",
+    504: "It took too long.",
+}
+_REFUSALS: dict[int | str, dict[str, Any]] = {
+    status: {"description": said, "model": Refused} for status, said in _SAID.items()
 }
 
 

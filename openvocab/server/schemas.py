@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import supervision as sv
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-__all__ = ["Answer", "Asked", "AskedBatch", "Found", "Question", "Words", "answer"]
+__all__ = ["Answer", "Asked", "AskedBatch", "Found", "Question", "Refused", "Words", "answer"]
 
 Name = Annotated[str, Field(max_length=500)]
 Score = Annotated[float, Field(ge=0, le=1)]
@@ -84,6 +84,12 @@ class Answer(BaseModel):
     width: int
     height: int
     detections: list[Found]
+
+
+class Refused(BaseModel):
+    """Why not, in one line that ends with the remedy."""
+
+    detail: str
 
 
 def answer(size_wh: tuple[int, int], found: sv.Detections) -> Answer:
