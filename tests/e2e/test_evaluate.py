@@ -133,7 +133,7 @@ def test_calibrate_writes_a_preset_of_its_own(shared, assets, tmp_path):
     assert done.returncode == 0, done.stderr
     assert all(file.read_bytes() == content for file, content in before.items())
     text = (tmp_path / "out/starter.toml").read_text()
-    assert "# on photos left out: AP50" in text
+    assert "# on photos left out, fitted: AP50" in text
     done = run(
         "detect",
         assets / "bus.jpg",
