@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from openvocab.errors import ConfigError, OpenVocabError
 from openvocab.files import numbered, write
 
-__all__ = ["FORMATS", "Labelled", "check_format", "to_hf", "write_labels"]
+__all__ = ["FORMATS", "Labelled", "check_format", "kept_small", "to_hf", "write_labels"]
 
 
 class _Thing(NamedTuple):
@@ -36,6 +37,15 @@ class Labelled(NamedTuple):
     """Of the picture, upright."""
     found: sv.Detections
     """`class_id` counts in the classes that are written with it."""
+
+
+def kept_small(path: Path, size_wh: tuple[int, int], found: sv.Detections) -> Labelled:
+    """A picture's detections, their masks run-length encoded: thousands wait for `write_labels`."""
+    if isinstance(found.mask, np.ndarray):
+        width, height = size_wh
+        whole = np.tile([0, 0, width - 1, height - 1], (len(found), 1))
+        found = replace(found, mask=sv.CompactMask.from_dense(found.mask, whole, (height, width)))
+    return Labelled(path, size_wh, found)
 
 
 def to_hf(detections: sv.Detections) -> list[dict[str, Any]]:

@@ -125,10 +125,10 @@ class _Labels:
     def add(self, record: dict[str, Any], found: "sv.Detections | None") -> None:
         """An image, unless it could not be read."""
         if self._kind is not None and found is not None:
-            from openvocab.labels import Labelled
+            from openvocab.labels import kept_small
 
             size = record["width"], record["height"]
-            self._found.append(Labelled(Path(record["image"]), size, found))
+            self._found.append(kept_small(Path(record["image"]), size, found))
 
     def write(self, classes: list[str], folder: Path) -> None:
         """Labels of all that were seen."""

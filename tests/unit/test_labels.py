@@ -10,7 +10,7 @@ import pytest
 import supervision as sv
 
 from openvocab.errors import OpenVocabError
-from openvocab.labels import FORMATS, Labelled, to_hf, write_labels
+from openvocab.labels import FORMATS, Labelled, kept_small, to_hf, write_labels
 
 CLASSES = ("bus", 'a "red" <Löwe>, & more')
 SIZE = (200, 100)
@@ -71,6 +71,19 @@ def test_coco_has_outlines_where_there_are_masks(pictures, tmp_path):
     assert (found.mask == expected).mean() > 0.99
     areas = [each["area"] for each in json.loads(file.read_text())["annotations"]]
     assert areas == [3000, 7921]
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_masks_that_were_kept_small_give_the_same_labels(kind, pictures, tmp_path):
+    dense = pictures[0]._replace(found=detections(masks=True))
+    small = kept_small(*dense)
+    assert not isinstance(small.found.mask, np.ndarray)
+    first = write_labels(kind, [dense], CLASSES, tmp_path / "dense").read_text()
+    second = write_labels(kind, [small], CLASSES, tmp_path / "small").read_text()
+    assert first.replace("dense", "small") == second
+    lines = [sorted(place.rglob("*.txt")) for place in (tmp_path / "dense", tmp_path / "small")]
+    for one, other in zip(*lines, strict=True):
+        assert one.read_text() == other.read_text()
 
 
 @pytest.mark.parametrize("masks", [False, True])
