@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import supervision as sv
@@ -15,6 +14,7 @@ from pyarrow import fs
 from openvocab import images
 from openvocab.detector import OpenVocabDetector
 from openvocab.errors import ImageError, OpenVocabError
+from openvocab.labels import rows
 from openvocab.presets import Preset, load
 from openvocab.protocols import Image
 from openvocab.vocabulary import Classes, Vocabulary
@@ -150,7 +150,7 @@ def look(
     score_threshold: float | None = None,
 ) -> pa.Table:
     """A row a file, in order, by `SCHEMA`; a file that cannot be read has its error."""
-    rows: list[dict[str, Any]] = []
+    listed: list[dict[str, Any]] = []
     for first in range(0, len(paths), TOGETHER):
         some = paths[first : first + TOGETHER]
         read = [_read(system, path) for path in some]
@@ -160,14 +160,14 @@ def look(
             if pictures
             else ()
         )
-        rows += [
+        listed += [
             {"path": path, "error": each, "detections": []}
             if isinstance(each, str)
             else {"path": path, "width": each.shape[1], "height": each.shape[0]}
             | {"detections": list(_things(next(found)))}
             for path, each in zip(some, read, strict=True)
         ]
-    return pa.Table.from_pylist(rows, SCHEMA)
+    return pa.Table.from_pylist(listed, SCHEMA)
 
 
 def save(out: Place, name: str, table: pa.Table) -> None:
@@ -225,9 +225,9 @@ class OpenVocabStage:
         self._threshold = score_threshold
         self._system = system or fs.LocalFileSystem()
 
-    def __call__(self, rows: pa.Table) -> pa.Table:
+    def __call__(self, table: pa.Table) -> pa.Table:
         """Rows with a `path` to rows with `detections`."""
-        paths = rows["path"].to_pylist()
+        paths = table["path"].to_pylist()
         return look(self._detector, self._bank, self._system, paths, self._threshold)
 
 
@@ -240,8 +240,8 @@ class Worker:
 
     def do(self, chunk: Chunk) -> int:
         """How many files it were."""
-        rows = pa.table({"path": pa.array(chunk.paths, pa.string())})
-        save(self._out, chunk.name, self._stage(rows))
+        paths = pa.table({"path": pa.array(chunk.paths, pa.string())})
+        save(self._out, chunk.name, self._stage(paths))
         return len(chunk.paths)
 
 
@@ -256,16 +256,7 @@ def _read(system: fs.FileSystem, path: str) -> Image | str:
 
 def _things(found: sv.Detections) -> Iterator[dict[str, Any]]:
     """Rounded: what differs by the number of threads alone is no difference."""
-    for box, _, score, class_id, _, data in found:
-        yield {
-            "class_name": data["class_name"],
-            "class_id": class_id,
-            "confidence": _short(score),
-            "proposal_label": data["proposal_label"],
-            **dict(zip(EDGES, np.round(box, 1).tolist(), strict=True)),
-            **{name: _short(data[name]) for name in PARTS},
-        }
-
-
-def _short(value: Any) -> float:  # noqa: ANN401  a NumPy scalar
-    return round(float(value), 3)
+    for row in rows(found):
+        box = zip(EDGES, (round(edge, 1) for edge in row.pop("xyxy")), strict=True)
+        short = {key: round(row[key], 3) for key in ("confidence", *PARTS)}
+        yield {**row, **dict(box), **short}

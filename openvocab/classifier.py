@@ -98,9 +98,8 @@ class RegionClassifier:
         self._affinity = matching.label_affinity(near, scale, floor)
         self._covered = matching.covers(near, among, self._affinity, scale, floor)
         self._rows = np.concatenate([words, background, name_features])
-        same = (
-            matching.products(vocabulary.features, background) > SAME
-        )  # who asks for the sky wants the sky
+        # Who asks for the sky wants the sky.
+        same = matching.products(vocabulary.features, background) > SAME
         negatives = np.ones((len(vocabulary), len(vocabulary.negatives)), np.bool_)
         nothing = np.ones((len(vocabulary), 1), np.bool_)
         covered = self._covered[: len(vocabulary)]
@@ -218,9 +217,9 @@ class RegionClassifier:
             (self._preset.nms_iou, chosen),
             (max(SAME_BOX, self._preset.nms_iou), np.zeros_like(chosen)),
         ):
-            scored = np.column_stack([found.xyxy[rows], score[rows], label[rows]])
             if not len(rows):
-                break
+                break  # supervision's functions do not take nothing
+            scored = np.column_stack([found.xyxy[rows], score[rows], label[rows]])
             if found.masks is None:
                 rows = rows[sv.box_non_max_suppression(scored, iou)]
             else:

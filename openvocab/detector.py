@@ -304,8 +304,8 @@ class OpenVocabDetector:
         (rows,) = np.nonzero((regions.proposals.xyxy == box).all(axis=1))
         if not len(rows):
             raise ClassesError("No region has this box; give a row of the result's xyxy.")
-        bank, first = self.vocabulary(classes, negatives), rows[:1]
-        called = negatives or [f"negative {number + 1}" for number in range(len(bank.negatives))]
+        first, brought = rows[:1], len(classes.negatives) if isinstance(classes, Vocabulary) else 0
+        called = negatives or [f"negative {number + 1}" for number in range(brought)]
         return self.classifier(classes, negatives).explain(
             regions.proposals[first], regions.features[first], called
         )

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from openvocab.errors import ConfigError, OpenVocabError
 from openvocab.files import numbered, write
 
-__all__ = ["FORMATS", "Labelled", "check_format", "kept_small", "to_hf", "write_labels"]
+__all__ = ["FORMATS", "Labelled", "check_format", "kept_small", "rows", "to_hf", "write_labels"]
 
 
 class _Thing(NamedTuple):
@@ -37,6 +37,22 @@ class Labelled(NamedTuple):
     """Of the picture, upright."""
     found: sv.Detections
     """`class_id` counts in the classes that are written with it."""
+
+
+def rows(found: sv.Detections) -> Iterator[dict[str, Any]]:
+    """Each box in plain numbers and strings: class, score, `xyxy`, and all parts of the score.
+
+    >>> list(rows(sv.Detections.empty()))
+    []
+    """
+    for xyxy, _, score, class_id, _, data in found:
+        row = {"class_name": data["class_name"], "class_id": class_id, "confidence": score}
+        row |= {"xyxy": xyxy.tolist()}
+        row |= {key: value for key, value in data.items() if key != "class_name"}
+        yield {
+            key: value.item() if isinstance(value, np.generic) else value
+            for key, value in row.items()
+        }
 
 
 def kept_small(path: Path, size_wh: tuple[int, int], found: sv.Detections) -> Labelled:

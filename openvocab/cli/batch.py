@@ -62,7 +62,8 @@ def batch(  # noqa: PLR0913  a command has as many parameters as it has options
     }  # fmt: skip
     for _ in _progress(_engine(engine, work, target, arguments, workers), work):
         pass
-    failed = {path: why for path, why in parts.done(target).items() if why and path in set(paths)}
+    asked = set(paths)
+    failed = {path: why for path, why in parts.done(target).items() if why and path in asked}
     for why in list(failed.values())[:SHOWN]:
         complain(why)
     new = sum(len(each.paths) for each in work)

@@ -13,22 +13,20 @@ from typing import Annotated, Any
 import typer
 
 from openvocab.cli.console import err, out
+from openvocab.cli.options import HERE, Host, Port
 from openvocab.errors import ConfigError
 from openvocab.files import bundled
 
 __all__ = ["demo"]
 
-HERE = {"127.0.0.1", "localhost", "::1"}
 ENDS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
 VISITORS = 64  # whose photos are kept in memory
 
 
 def demo(
     *,
-    host: Annotated[str, typer.Option(help="Address to serve; 0.0.0.0 for others, too.")] = (
-        "127.0.0.1"
-    ),
-    port: Annotated[int, typer.Option(min=1, max=65535)] = 7860,
+    host: Host = "127.0.0.1",
+    port: Port = 7860,
     auth: Annotated[
         str, typer.Option(envvar="OPENVOCAB_DEMO_AUTH", help="user:password that is asked for.")
     ] = "",

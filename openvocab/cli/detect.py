@@ -209,22 +209,16 @@ def _deliver(picture: Image, found: "sv.Detections", target: Path | None, *, sho
 
 def _record(path: str, shape: tuple[int, ...], found: "sv.Detections") -> dict[str, Any]:
     """One image as JSON: what `Detections` holds, in plain numbers."""
-    rows = [
-        {
-            "class_name": data["class_name"],
-            "class_id": _plain(class_id),
-            "confidence": _plain(score),
-        }
-        | {"xyxy": [_plain(edge) for edge in xyxy]}
-        | {key: _plain(value) for key, value in data.items() if key != "class_name"}
-        for xyxy, _, score, class_id, _, data in found
-    ]
-    return {"image": path, "width": shape[1], "height": shape[0], "detections": rows}
+    from openvocab.labels import rows
+
+    plain = [{key: _short(value) for key, value in row.items()} for row in rows(found)]
+    return {"image": path, "width": shape[1], "height": shape[0], "detections": plain}
 
 
-def _plain(value: Any) -> Any:  # noqa: ANN401  a NumPy scalar or a string
-    plain = value.item() if hasattr(value, "item") else value
-    return round(plain, 4) if isinstance(plain, float) else plain
+def _short(value: Any) -> Any:  # noqa: ANN401  a number, a string or a list of numbers
+    if isinstance(value, list):
+        return [_short(each) for each in value]
+    return round(value, 4) if isinstance(value, float) else value
 
 
 def _report(records: list[dict[str, Any]], head: dict[str, Any], json_file: str | None) -> None:

@@ -13,10 +13,13 @@ from openvocab.presets import Preset, load
 from openvocab.prompts import split_list
 
 __all__ = [
+    "HERE",
     "Classes",
     "Device",
+    "Host",
     "ImageSize",
     "Negatives",
+    "Port",
     "PresetName",
     "Threshold",
     "TileSize",
@@ -35,6 +38,10 @@ Negatives = Annotated[str, typer.Option(help="Look-alikes that compete and are n
 Threshold = Annotated[
     float | None, typer.Option(help="Lowest score, 0 to 1.  [default: the preset's]")
 ]
+Host = Annotated[str, typer.Option(help="Address to serve; 0.0.0.0 for others, too.")]
+Port = Annotated[int, typer.Option(min=1, max=65535)]
+HERE = {"127.0.0.1", "localhost", "::1"}
+"""Addresses by which nobody but this machine is served."""
 Device = Annotated[
     str | None, typer.Option(help="cpu, cuda:0, ...  [default: CUDA where there is one]")
 ]

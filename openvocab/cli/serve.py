@@ -9,22 +9,19 @@ from typing import Annotated
 import typer
 
 from openvocab.cli.console import err, out
-from openvocab.cli.options import Device, PresetName, read_preset
+from openvocab.cli.options import HERE, Device, Host, Port, PresetName, read_preset
 from openvocab.errors import ConfigError
 
 __all__ = ["serve"]
 
-HERE = {"127.0.0.1", "localhost", "::1"}
 NAMES = "127.0.0.1", "localhost", "[::1]"
 
 
 def serve(  # noqa: PLR0913  a command has as many parameters as it has options
     *,
     preset: PresetName = "starter",
-    host: Annotated[str, typer.Option(help="Address to serve; 0.0.0.0 for others, too.")] = (
-        "127.0.0.1"
-    ),
-    port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
     token: Annotated[
         str, typer.Option(envvar="OPENVOCAB_TOKEN", help="That callers must bring (bearer).")
     ] = "",

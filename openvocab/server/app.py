@@ -6,11 +6,8 @@ import binascii
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
-import supervision as sv
 from fastapi import FastAPI, File, Form, HTTPException, Request, Response, UploadFile
 from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
@@ -19,118 +16,20 @@ from fastapi.responses import JSONResponse
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from pydantic import ValidationError
 
-from openvocab import __version__, images
+from openvocab import __version__
 from openvocab.detector import OpenVocabDetector
 from openvocab.errors import ClassesError, ImageError, OpenVocabError, one_line
 from openvocab.prompts import split_list
-from openvocab.protocols import Image
-from openvocab.server.batching import Batcher, BusyError
+from openvocab.server.batching import BusyError
 from openvocab.server.limits import BodyLimit, Token
-from openvocab.server.schemas import Answer, Asked, AskedBatch, Question, Refused, Words, answer
-from openvocab.server.vocabularies import Vocabularies
+from openvocab.server.schemas import Answer, Asked, AskedBatch, Question, Refused, Words
+from openvocab.server.service import Service, Settings
+from openvocab.server.vocabularies import LacksError
 
 __all__ = ["Settings", "build"]
 
 MIB = 1024**2
 TOLD = 20  # mistakes of one request
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """Limits of a server."""
-
-    most: int = 8
-    """Images a batch."""
-    waiting: int = 32
-    """Images that may wait; the next request gets 429."""
-    timeout_s: float = 30.0
-    """Seconds until a request gets 504."""
-    max_mb: int = 32
-    """MiB of a body."""
-    max_megapixels: float = 25.0
-    """Of one picture, looked at before it is decoded."""
-    max_words: int = 5000
-    """Of one request or vocabulary, synonyms and negatives among them."""
-    hosts: tuple[str, ...] = ()
-    """Names that a request may call this server by; none allows all."""
-    token: str = ""
-    """That callers must bring; none asks for none."""
-    vocabularies: Path | None = None
-    """Folder that stored vocabularies are kept in; None keeps them in memory."""
-
-
-class _Service:
-    """What the routes share."""
-
-    def __init__(self, detector: OpenVocabDetector, settings: Settings) -> None:
-        self.detector, self.settings = detector, settings
-        self.vocabularies = Vocabularies(detector, settings.vocabularies)
-        self._inside = 0
-        room = settings.waiting + settings.most
-        self.batcher = Batcher(detector, most=settings.most, waiting=room)
-
-    async def detect(self, pictures: list[bytes], question: Question) -> list[Answer]:
-        """Answers in order; all or none."""
-        if len(pictures) > self.settings.waiting:
-            raise ImageError(
-                f"{self.settings.waiting} pictures a request, at the most; send fewer."
-            )
-        if self._inside + len(pictures) > self.settings.waiting + self.settings.most:
-            raise BusyError("Too many requests wait; try again later.")
-        # Counted before anything is decoded: so many pictures are in memory, and no more.
-        self._inside += len(pictures)
-        try:
-            async with asyncio.timeout(self.settings.timeout_s):
-                return await self._detect(pictures, question)
-        finally:
-            self._inside -= len(pictures)
-
-    async def _detect(self, pictures: list[bytes], question: Question) -> list[Answer]:
-        classifier, thresholds = await run_in_threadpool(self._understood, question)
-        loaded = [await run_in_threadpool(self._load, *each) for each in enumerate(pictures)]
-        futures = [self.batcher.submit(image, classifier, thresholds) for image in loaded]
-        try:
-            found: list[sv.Detections] = await asyncio.gather(
-                *(asyncio.wrap_future(future) for future in futures)
-            )
-        finally:
-            for future in futures:  # of those that nobody waits for any more
-                future.cancel()
-        return [
-            answer((image.shape[1], image.shape[0]), each)
-            for image, each in zip(loaded, found, strict=True)
-        ]
-
-    def _understood(self, question: Question) -> Any:  # noqa: ANN401  classifier and thresholds
-        if (question.classes is None) == (question.vocabulary is None):
-            raise ClassesError("Give either classes or the name of a stored vocabulary.")
-        self.check_words(question.classes or [], question.negatives)
-        classes: Any = question.classes
-        if question.vocabulary is not None:
-            classes = self.vocabularies.get(question.vocabulary)
-            if classes is None:
-                raise HTTPException(404, f"There is no vocabulary {question.vocabulary!r}.")
-        classifier = self.detector.classifier(classes, question.negatives)
-        names = classifier.names
-        cut = self.detector.thresholds(names, question.score_threshold, question.thresholds)
-        return classifier, cut
-
-    def check_words(self, classes: Any, negatives: list[str]) -> None:  # noqa: ANN401  list or dict
-        """Refuse more than would be encoded while others wait.
-
-        Raises:
-            ClassesError: there are too many.
-        """
-        groups = classes.values() if isinstance(classes, dict) else [classes]
-        if sum(map(len, groups)) + len(negatives) > self.settings.max_words:
-            raise ClassesError(f"{self.settings.max_words} words at the most; ask for fewer.")
-
-    def _load(self, place: int, picture: bytes) -> Image:
-        name, limit = f"image {place}", self.settings.max_megapixels
-        width, height = images.size_wh(picture, name=name)
-        if width * height > limit * 1e6:
-            raise ImageError(f"{name} has more than {limit:g} megapixels; send a smaller one.")
-        return images.load(picture, name=name)
 
 
 def build(detector: OpenVocabDetector, settings: Settings | None = None) -> FastAPI:
@@ -140,7 +39,7 @@ def build(detector: OpenVocabDetector, settings: Settings | None = None) -> Fast
         ClassesError: a stored vocabulary is of another encoder.
     """
     settings = settings or Settings()
-    service = _Service(detector, settings)
+    service = Service(detector, settings)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -174,7 +73,9 @@ def build(detector: OpenVocabDetector, settings: Settings | None = None) -> Fast
 
 def _errors(app: FastAPI) -> None:
     """Ours are the caller's fault, and one line."""
-    statuses = {BusyError: 429, ImageError: 422, ClassesError: 422, OpenVocabError: 500}
+    statuses = {
+        BusyError: 429, LacksError: 404, ImageError: 422, ClassesError: 422, OpenVocabError: 500
+    }  # fmt: skip
 
     async def told(_: Request, error: Exception) -> Response:
         status = next(number for kind, number in statuses.items() if isinstance(error, kind))
@@ -198,7 +99,7 @@ def _errors(app: FastAPI) -> None:
     app.add_exception_handler(TimeoutError, late)
 
 
-def _detection(app: FastAPI, service: _Service) -> None:
+def _detection(app: FastAPI, service: Service) -> None:
     @app.post("/v1/detect", tags=["detection"], responses=_REFUSALS)
     async def detect(asked: Asked) -> Answer:
         """Find things in one picture, sent in base64."""
@@ -232,7 +133,7 @@ def _detection(app: FastAPI, service: _Service) -> None:
         return await service.detect([_base64(each) for each in asked.images], asked)
 
 
-def _vocabularies(app: FastAPI, service: _Service) -> None:
+def _vocabularies(app: FastAPI, service: Service) -> None:
     @app.get("/v1/vocabularies", tags=["vocabularies"])
     async def names() -> list[str]:
         """Which ones are stored."""
@@ -251,21 +152,17 @@ def _vocabularies(app: FastAPI, service: _Service) -> None:
     @app.get("/v1/vocabularies/{name}", tags=["vocabularies"], responses=_REFUSALS)
     async def classes(name: str) -> list[str]:
         """The classes of one."""
-        found = service.vocabularies.get(name)
-        if found is None:
-            raise HTTPException(404, f"There is no vocabulary {name!r}.")
-        return list(found.names)
+        return list(service.vocabularies.get(name).names)
 
     @app.delete(
         "/v1/vocabularies/{name}", tags=["vocabularies"], status_code=204, responses=_REFUSALS
     )
     async def delete(name: str) -> None:
         """Forget one."""
-        if not await run_in_threadpool(service.vocabularies.remove, name):
-            raise HTTPException(404, f"There is no vocabulary {name!r}.")
+        await run_in_threadpool(service.vocabularies.remove, name)
 
 
-def _health(app: FastAPI, service: _Service) -> None:
+def _health(app: FastAPI, service: Service) -> None:
     registry = CollectorRegistry()
     requests = Counter("openvocab_requests", "Answered.", ["path", "status"], registry=registry)
     seconds = Histogram("openvocab_seconds", "From asked to answered.", ["path"], registry=registry)

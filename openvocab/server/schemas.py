@@ -5,6 +5,8 @@ from typing import Annotated, Any
 import supervision as sv
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from openvocab.labels import rows
+
 __all__ = ["Answer", "Asked", "AskedBatch", "Found", "Question", "Refused", "Words", "answer"]
 
 Name = Annotated[str, Field(max_length=500)]
@@ -51,8 +53,7 @@ class Asked(Question):
     """A question about one picture."""
 
     model_config = ConfigDict(
-        extra="forbid",
-        json_schema_extra={"examples": [{"image": "<base64>", "classes": ["bus", "pedestrian"]}]},
+        json_schema_extra={"examples": [{"image": "<base64>", "classes": ["bus", "pedestrian"]}]}
     )
 
     image: Annotated[str, Field(description="JPEG, PNG, WebP, ... in base64; no address.")]
@@ -94,15 +95,11 @@ class Refused(BaseModel):
 
 def answer(size_wh: tuple[int, int], found: sv.Detections) -> Answer:
     """Detections in plain numbers."""
-    rows = [
-        Found.model_validate(
-            {"xyxy": xyxy.round(2).tolist(), "confidence": _plain(score), "class_id": class_id}
-            | {key: _plain(value) for key, value in data.items()}
-        )
-        for xyxy, _, score, class_id, _, data in found
+    plain = [
+        {key: round(value, 4) if isinstance(value, float) else value for key, value in row.items()}
+        | {"xyxy": [round(edge, 2) for edge in row["xyxy"]]}
+        for row in rows(found)
     ]
-    return Answer(width=size_wh[0], height=size_wh[1], detections=rows)
-
-
-def _plain(value: Any) -> Any:  # noqa: ANN401  a NumPy scalar or a string
-    return value if isinstance(value, str) else round(float(value), 4)
+    return Answer(
+        width=size_wh[0], height=size_wh[1], detections=[Found.model_validate(row) for row in plain]
+    )

@@ -5,13 +5,17 @@ import threading
 from pathlib import Path
 
 from openvocab.detector import OpenVocabDetector
-from openvocab.errors import ClassesError
+from openvocab.errors import ClassesError, OpenVocabError
 from openvocab.vocabulary import Vocabulary
 
-__all__ = ["Vocabularies"]
+__all__ = ["LacksError", "Vocabularies"]
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 MOST = 256
+
+
+class LacksError(OpenVocabError):
+    """No vocabulary is stored by that name."""
 
 
 class Vocabularies:
@@ -57,14 +61,25 @@ class Vocabularies:
                 vocabulary.save(self._folder / f"{name}.npz")
             self._known[name] = vocabulary
 
-    def get(self, name: str) -> Vocabulary | None:
-        """One, or None."""
-        return self._known.get(name)
+    def get(self, name: str) -> Vocabulary:
+        """One of them.
 
-    def remove(self, name: str) -> bool:
-        """Whether there was one."""
+        Raises:
+            LacksError: there is none of that name.
+        """
+        found = self._known.get(name)
+        if found is None:
+            raise LacksError(f"There is no vocabulary {name!r}; store it first.")
+        return found
+
+    def remove(self, name: str) -> None:
+        """Forget one.
+
+        Raises:
+            LacksError: there is none of that name.
+        """
         with self._lock:
-            there = self._known.pop(name, None) is not None
-            if there and self._folder is not None:
+            self.get(name)
+            del self._known[name]
+            if self._folder is not None:
                 (self._folder / f"{name}.npz").unlink(missing_ok=True)
-            return there
