@@ -93,7 +93,7 @@ def by_classes(results: dict[str, Any]) -> str:
         axes.plot(x, [middle[place] for place in order], marker="o", color=BLUE, label="detect")
         axes.set(xscale="log", xlabel="classes", ylabel="milliseconds a photo of 30 boxes")
         _plain(axes, x[:-1])  # the last two would lie on each other
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.1 * max(high))
         axes.legend(loc="lower left")
 
     return _both(results, draw)
