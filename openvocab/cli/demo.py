@@ -1,26 +1,21 @@
 """`openvocab demo`: the page for a browser, on this machine alone unless told otherwise."""
 
-import os
 import signal
 import socket
-import sys
-import tempfile
 from contextlib import suppress
-from importlib import import_module
-from importlib.util import find_spec, module_from_spec, spec_from_file_location
+from importlib.util import find_spec
 from typing import Annotated, Any
 
 import typer
 
 from openvocab.cli.console import err, out
 from openvocab.cli.options import HERE, Host, Port
+from openvocab.cli.page import demo_page
 from openvocab.errors import ConfigError
-from openvocab.files import bundled
 
 __all__ = ["demo"]
 
 ENDS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-VISITORS = 64  # whose photos are kept in memory
 
 
 def demo(
@@ -40,53 +35,26 @@ def demo(
         raise ConfigError("--auth needs a user and a password; give user:password.")
     if find_spec("gradio") is None:
         raise ConfigError('The demo needs Gradio; run `pip install "openvocab[demo]"`.')
-    with tempfile.TemporaryDirectory(prefix="openvocab-demo-") as folder:
-        # What visitors give is gone when the page is. Nothing is told to Gradio's makers.
-        os.environ |= {
-            "GRADIO_TEMP_DIR": folder,
-            "GRADIO_ANALYTICS_ENABLED": "False",
-            "HF_HUB_OFFLINE": "1",
-        }
-        for number in ENDS:  # the folder goes then, too
-            signal.signal(number, signal.default_int_handler)
-        options: dict[str, Any] = {"auth": (user, password)} if colon else {}
+    for number in ENDS:  # what visitors gave goes then, too
+        signal.signal(number, signal.default_int_handler)
+    with demo_page(public=not auth) as (page, options):
+        if colon:
+            options |= {"auth": (user, password)}
         with suppress(KeyboardInterrupt):
-            _serve(host, port, share=share, **options)
+            _serve(page, host, port, share=share, **options)
 
 
-def _load_app() -> Any:  # noqa: ANN401  a module
-    """The package `demo`, which stands beside this one and uses its public names only."""
-    name, folder = "openvocab_demo", bundled("demo")
-    spec = spec_from_file_location(
-        name, folder / "__init__.py", submodule_search_locations=[str(folder)]
-    )
-    if spec is None or spec.loader is None or not folder.is_dir():
-        raise ConfigError("The demo is not installed; reinstall openvocab.")
-    sys.modules[name] = module_from_spec(spec)
-    spec.loader.exec_module(sys.modules[name])
-    return import_module(f"{name}.app")
-
-
-def _serve(host: str, port: int, **options: Any) -> None:  # noqa: ANN401  Gradio's
+def _serve(page: Any, host: str, port: int, **options: Any) -> None:  # noqa: ANN401  Gradio's
     with socket.socket() as probe:
         if probe.connect_ex((host, port)) == 0:
             raise ConfigError(f"Port {port} is in use; choose another with --port.")
-    app = _load_app()
-    page = app.build()
     try:
         page.launch(
             server_name=host,
             server_port=port,
             prevent_thread_lock=True,
             quiet=True,
-            css=app.CSS,
-            theme=app.theme(),
-            footer_links=["api"],
-            max_file_size=f"{app.UPLOAD_MB}mb",
-            state_session_capacity=VISITORS,
-            ssr_mode=False,
-            # Gradio's MCP asks for no password, so it is off where there is one.
-            mcp_server=find_spec("mcp") is not None and "auth" not in options,
+            state_session_capacity=page.state_session_capacity,
             **options,
         )
     except OSError as error:

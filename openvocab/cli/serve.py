@@ -1,20 +1,27 @@
 """`openvocab serve`: detection over HTTP, on this machine alone unless told otherwise."""
 
+import secrets
 import signal
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from openvocab.cli.console import err, out
 from openvocab.cli.options import HERE, Device, Host, Port, PresetName, read_preset
+from openvocab.cli.page import demo_page
 from openvocab.errors import ConfigError
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
 
 __all__ = ["serve"]
 
 NAMES = "127.0.0.1", "localhost", "[::1]"
+PAGE_MB = 80  # of a body for the demo, whose own limit of a film is a little lower
 
 
 def serve(  # noqa: PLR0913  a command has as many parameters as it has options
@@ -32,34 +39,96 @@ def serve(  # noqa: PLR0913  a command has as many parameters as it has options
     vocabularies: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Keep stored vocabularies there.")
     ] = None,
+    source: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=ADDRESS", envvar="OPENVOCAB_SOURCES",
+            help="A camera or film that callers may watch by this name; give it again for more.",
+        ),
+    ] = None,
+    streams: Annotated[int, typer.Option(min=0, help="Streams at once; then 429.")] = 4,
+    allow_url: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="https://HOST/FOLDER/",
+            help="Pictures there may be sent by their address; give it again for more.",
+        ),
+    ] = None,
+    demo: Annotated[
+        bool, typer.Option(help="The demo at /, where Gradio is installed; its password the token.")
+    ] = True,
     device: Device = None,
-) -> None:
+) -> None:  # fmt: skip
     """Answer POST /v1/detect and more (/openapi.json), until Ctrl-C or SIGTERM; what came is answered."""
     if any(find_spec(name) is None for name in ("fastapi", "uvicorn", "prometheus_client")):
         raise ConfigError('The server needs FastAPI; run `pip install "openvocab[serve]"`.')
-    import uvicorn
-
     from openvocab.detector import OpenVocabDetector
     from openvocab.server.app import Settings, build
 
+    demo = demo and find_spec("gradio") is not None
     settings = Settings(
         most=batch, waiting=queue, timeout_s=timeout, max_mb=max_mb, token=token,
         vocabularies=vocabularies, hosts=() if token or host not in HERE else NAMES,
+        sources=_named(source or ()), streams=streams, allowed=tuple(allow_url or ()),
+        page_mb=PAGE_MB if demo else None,
     )  # fmt: skip
     detector = OpenVocabDetector.from_preset(read_preset(preset), device=device)
     app = build(detector, settings)
-    if host not in HERE and not token:
-        err.print("Everybody who reaches this machine may use it; --token asks for a token.")
+    with ExitStack() as stack:
+        if demo:
+            stack.enter_context(_demo(app, token))
+        if host not in HERE and not token:
+            err.print("Everybody who reaches this machine may use it; --token asks for a token.")
+        _run(app, host, port, timeout)
+
+
+def _named(sources: Sequence[str]) -> dict[str, str]:
+    """`gate=rtsp://camera/1` by its name."""
+    named: dict[str, str] = {}
+    for each in sources:
+        name, _, address = each.partition("=")
+        if not (name.strip() and address.strip()) or name in named or "://" in name:
+            raise ConfigError(
+                f"Source {len(named) + 1} needs a name of its own; give NAME=ADDRESS."
+            )
+        named[name.strip()] = address.strip()
+    return named
+
+
+@contextmanager
+def _demo(app: "FastAPI", token: str) -> Iterator[None]:
+    """Mounts the demo at /."""
+    import gradio as gr
+
+    def is_token(_user: str, password: str) -> bool:
+        return secrets.compare_digest(password.encode(), token.encode())
+
+    with demo_page(public=not token) as (page, options):
+        if token:
+            options |= {"auth": is_token, "auth_message": "Any name; the password is the token."}
+        gr.mount_gradio_app(app, page, "/", **options)
+        yield
+
+
+def _run(app: "FastAPI", host: str, port: int, timeout: float) -> None:
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        """Tells the application to end what would never end, and waits for the rest."""
+
+        def handle_exit(self, sig: int, frame: object) -> None:
+            app.state.service.ending = True
+            super().handle_exit(sig, frame)  # type: ignore[arg-type]
+
     config = uvicorn.Config(
         app, host=host, port=port, log_level="warning", server_header=False,
         timeout_graceful_shutdown=int(timeout) + 5,
     )  # fmt: skip
-    server = uvicorn.Server(config)
     out.print(f"openvocab is at http://{host}:{port} (/openapi.json says how; Ctrl-C ends it)")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # raised again when all is answered
     try:
         with suppress(KeyboardInterrupt):
-            server.run()
+            Server(config).run()
     except SystemExit as ended:  # uvicorn's way to say that it cannot listen
         raise ConfigError(
             f"Nothing can be served at {host}:{port}; check --host and --port."

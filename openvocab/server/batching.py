@@ -13,16 +13,12 @@ from numpy.typing import NDArray
 
 from openvocab.classifier import RegionClassifier
 from openvocab.detector import OpenVocabDetector
-from openvocab.errors import OpenVocabError
 from openvocab.protocols import Image
+from openvocab.server.errors import BusyError
 
-__all__ = ["Batcher", "BusyError"]
+__all__ = ["Batcher"]
 
 POLL_S = 0.5  # between two looks whether to stop
-
-
-class BusyError(OpenVocabError):
-    """As many requests wait as may."""
 
 
 class _Job(NamedTuple):

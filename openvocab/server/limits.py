@@ -1,12 +1,16 @@
-"""What is refused before it is read: bodies that are too large, callers without the token."""
+"""What is refused before the routes see it, and what was answered: bodies, callers, counts."""
 
+import asyncio
 import json
 import secrets
-from collections.abc import Awaitable, Callable, MutableMapping
+import time
+from collections.abc import Awaitable, Callable, Collection, MutableMapping
 from contextlib import suppress
 from typing import Any
 
-__all__ = ["BodyLimit", "Token"]
+from prometheus_client import CollectorRegistry, Counter, Histogram
+
+__all__ = ["API", "BodyLimit", "Counts", "Token"]
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -15,60 +19,102 @@ App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 OPEN = ("/healthz", "/readyz")
 """What a load balancer asks, without a token."""
+API = ("/v1/", "/metrics", "/openapi.json", *OPEN)
+"""Where our own paths begin; all others are those of the page, where there is one."""
+PAGE_S = 600.0  # for a film from a phone
 
 
-class _TooLargeError(Exception):
-    """More came than was announced."""
+class _RefusedError(Exception):
+    """A body is too large, or too slow."""
 
 
 class BodyLimit:
-    """Answers 413 to a body of more bytes than that, announced or not, without keeping it."""
+    """Answers 413 to a body of more bytes, announced or not, and 408 to one that takes too long."""
 
-    def __init__(self, app: App, most: int) -> None:
-        self._app, self._most = app, most
+    def __init__(self, app: App, most: int, seconds: float, page_most: int | None = None) -> None:
+        """Wrap an application.
+
+        Args:
+            app: that is spared them.
+            most: bytes of a body.
+            seconds: until the last byte of it is there.
+            page_most: bytes of what is sent to the page; None is as many.
+        """
+        self._app, self._most, self._seconds = app, most, seconds
+        self._page_most = most if page_most is None else page_most
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """ASGI."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        ours = scope["path"].startswith(API)
+        most = self._most if ours else self._page_most
+        seconds = self._seconds if ours else PAGE_S
+        body = _Body(receive, most, seconds)
         announced = dict(scope["headers"]).get(b"content-length", b"0")
-        if not announced.isdigit() or int(announced) > self._most:
-            await self._refuse(send)
-            return
-        came = 0
+        if not announced.isdigit() or int(announced) > most:
+            body.refused = 413
+        else:
 
-        async def counted() -> Message:
-            nonlocal came
-            message = await receive()
-            came += len(message.get("body", b""))
-            if came > self._most:
-                raise _TooLargeError
-            return message
+            async def unless_refused(message: Message) -> None:
+                if not body.refused:
+                    await send(message)
 
-        async def unless_too_large(message: Message) -> None:
-            if came <= self._most:
-                await send(message)
+            # The application may make an answer of its own of what is raised here: it is not sent.
+            with suppress(_RefusedError):
+                await self._app(scope, body.receive, unless_refused)
+        if body.refused:
+            said = {
+                408: f"The body took more than {seconds:g} s to come; send less.",
+                413: f"The body has more than {most} bytes; send less.",
+            }
+            await _answer(send, body.refused, said[body.refused])
 
-        # The application may make an answer of its own of what is raised here: that is not sent.
-        with suppress(_TooLargeError):
-            await self._app(scope, counted, unless_too_large)
-        if came > self._most:
-            await self._refuse(send)
 
-    async def _refuse(self, send: Send) -> None:
-        await _answer(send, 413, f"The body has more than {self._most} bytes; send less.")
+class _Body:
+    """One body on its way in."""
+
+    def __init__(self, receive: Receive, most: int, seconds: float) -> None:
+        self._receive, self._left, self._whole = receive, most, False
+        self._deadline = asyncio.get_running_loop().time() + seconds
+        self.refused = 0
+        """The status it is refused with."""
+
+    async def receive(self) -> Message:
+        """The next part; once all is there, that the caller has gone, however long that takes."""
+        if self._whole:
+            return await self._receive()
+        try:
+            async with asyncio.timeout_at(self._deadline):
+                message = await self._receive()
+        except TimeoutError:
+            self.refused = 408
+            raise _RefusedError from None
+        self._left -= len(message.get("body", b""))
+        self._whole = not message.get("more_body", False)
+        if self._left < 0:
+            self.refused = 413
+            raise _RefusedError
+        return message
 
 
 class Token:
     """Answers 401 to whoever does not bring the token, but for what says whether we live."""
 
-    def __init__(self, app: App, token: str) -> None:
-        self._app, self._expected = app, f"Bearer {token}".encode()
+    def __init__(self, app: App, token: str, *, page: bool = False) -> None:
+        """Wrap an application.
+
+        Args:
+            app: that is for those with the token alone.
+            token: they bring.
+            page: leave paths that are not our own to the page, which asks for a password itself.
+        """
+        self._app, self._expected, self._page = app, f"Bearer {token}".encode(), page
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """ASGI."""
-        if scope["type"] == "http" and scope["path"] not in OPEN:
+        if scope["type"] == "http" and self._guards(scope["path"]):
             given = dict(scope["headers"]).get(b"authorization", b"")
             if not secrets.compare_digest(given, self._expected):
                 message = "Give the token: Authorization: Bearer TOKEN."
@@ -76,12 +122,57 @@ class Token:
                 return
         await self._app(scope, receive, send)
 
+    def _guards(self, path: str) -> bool:
+        return path not in OPEN and (path.startswith(API) or not self._page)
+
+
+class Counts:
+    """Counts for Prometheus what was answered, refusals included, and how long it took."""
+
+    def __init__(self, app: App, registry: CollectorRegistry, paths: Collection[str]) -> None:
+        """Wrap an application.
+
+        Args:
+            app: that answers.
+            registry: that the counts belong to.
+            paths: templates of the routes; all others are `other`.
+        """
+        self._app, self._paths = app, frozenset(paths)
+        self._requests = Counter(
+            "openvocab_requests", "Answered.", ["path", "status"], registry=registry
+        )
+        self._seconds = Histogram(
+            "openvocab_seconds", "Until it was answered.", ["path"], registry=registry
+        )
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        begun, status, spent = time.perf_counter(), 500, 0.0
+
+        async def counted(message: Message) -> None:
+            nonlocal status, spent
+            if message["type"] == "http.response.start":
+                status, spent = message["status"], time.perf_counter() - begun
+            await send(message)
+
+        try:
+            await self._app(scope, receive, counted)
+        finally:
+            # The route, not what was typed: names of vocabularies are no end of labels.
+            route = getattr(scope.get("route"), "path", scope["path"])
+            path = route if route in self._paths else "other"
+            self._requests.labels(path, status).inc()
+            self._seconds.labels(path).observe(spent)
+
 
 async def _answer(send: Send, status: int, detail: str, *headers: tuple[bytes, bytes]) -> None:
     body = json.dumps({"detail": detail}).encode()
     kinds = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     # What is left of the body is not read: the connection cannot serve another request.
-    closing = [(b"connection", b"close")] if status == 413 else []
+    closing = [(b"connection", b"close")] if status in (408, 413) else []
     start = {"type": "http.response.start", "status": status}
     await send(start | {"headers": [*kinds, *closing, *headers]})
     await send({"type": "http.response.body", "body": body})

@@ -1,13 +1,25 @@
 """What goes over the wire."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, Self
 
 import supervision as sv
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from openvocab.labels import rows
+from openvocab.server.streams import Stream
 
-__all__ = ["Answer", "Asked", "AskedBatch", "Found", "Question", "Refused", "Words", "answer"]
+__all__ = [
+    "Answer",
+    "Asked",
+    "AskedBatch",
+    "AskedStream",
+    "Found",
+    "Question",
+    "Refused",
+    "StreamState",
+    "Words",
+    "answer",
+]
 
 Name = Annotated[str, Field(max_length=500)]
 Score = Annotated[float, Field(ge=0, le=1)]
@@ -56,13 +68,46 @@ class Asked(Question):
         json_schema_extra={"examples": [{"image": "<base64>", "classes": ["bus", "pedestrian"]}]}
     )
 
-    image: Annotated[str, Field(description="JPEG, PNG, WebP, ... in base64; no address.")]
+    image: Annotated[
+        str, Field(description="JPEG, PNG, WebP, ... in base64; or an address that is allowed.")
+    ]
 
 
 class AskedBatch(Question):
     """A question about several pictures."""
 
     images: Annotated[list[str], Field(min_length=1, max_length=64)]
+
+
+class AskedStream(Question):
+    """A source to watch, and what for."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"source": "gate", "classes": ["truck", "pedestrian"]}]}
+    )
+
+    source: Annotated[Name, Field(description="One of `GET /v1/sources`.")]
+
+
+class StreamState(BaseModel):
+    """How a stream is doing."""
+
+    number: int
+    source: str
+    state: Literal["runs", "lost", "ended", "failed"]
+    error: str | None
+    classes: list[str]
+    figures: Annotated[
+        dict[str, float], Field(description="Frames, those dropped, frames a second, ...")
+    ]
+
+    @classmethod
+    def of(cls, stream: Stream) -> Self:
+        """Now."""
+        return cls(
+            number=stream.number, source=stream.source, state=stream.state, error=stream.error,
+            classes=stream.classes, figures=stream.figures(),
+        )  # fmt: skip
 
 
 class Found(BaseModel):

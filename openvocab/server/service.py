@@ -1,7 +1,8 @@
 """What the routes share: what is let in, understood, decoded and answered in time."""
 
 import asyncio
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,17 @@ from openvocab import images
 from openvocab.detector import OpenVocabDetector
 from openvocab.errors import ClassesError, ImageError
 from openvocab.protocols import Image
-from openvocab.server.batching import Batcher, BusyError
+from openvocab.server.batching import Batcher
+from openvocab.server.errors import BusyError
+from openvocab.server.pictures import Pictures
 from openvocab.server.schemas import Answer, Question, answer
+from openvocab.server.streams import Streams
 from openvocab.server.vocabularies import Vocabularies
+from openvocab.vocabulary import Classes, Vocabulary
 
-__all__ = ["Service", "Settings"]
+__all__ = ["MIB", "Service", "Settings"]
+
+MIB = 1024**2
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +35,9 @@ class Settings:
     waiting: int = 32
     """Images that may wait; the next request gets 429."""
     timeout_s: float = 30.0
-    """Seconds until a request gets 504."""
+    """Seconds until a request gets 504, and one whose body does not come 408."""
     max_mb: int = 32
-    """MiB of a body."""
+    """MiB of a body, and of the pictures that are fetched for it."""
     max_megapixels: float = 25.0
     """Of one picture, looked at before it is decoded."""
     max_words: int = 5000
@@ -41,20 +48,49 @@ class Settings:
     """That callers must bring; none asks for none."""
     vocabularies: Path | None = None
     """Folder that stored vocabularies are kept in; None keeps them in memory."""
+    sources: Mapping[str, str] = field(default_factory=dict)
+    """Films and cameras that may be watched, addresses by name."""
+    streams: int = 4
+    """Streams at once; the next one gets 429."""
+    allowed: tuple[str, ...] = ()
+    """`https://host/folder/`: pictures there may be sent by their address."""
+    page_mb: int | None = None
+    """MiB of a body for a page that is mounted at `/` and guards itself; None says there is none."""
 
 
 class Service:
     """What the routes share."""
 
     def __init__(self, detector: OpenVocabDetector, settings: Settings) -> None:
+        """Prepare; `start` starts it.
+
+        Raises:
+            ClassesError: a stored vocabulary is of another encoder.
+            ConfigError: an allowed address is none.
+        """
         self.detector, self.settings = detector, settings
         self.vocabularies = Vocabularies(detector, settings.vocabularies)
+        self.streams = Streams(detector, settings.sources, settings.streams)
+        self.ending = False
+        """Whether what would never end by itself is to end now."""
+        self._pictures = Pictures(settings.allowed)
         self._inside = 0
         room = settings.waiting + settings.most
         self.batcher = Batcher(detector, most=settings.most, waiting=room)
 
-    async def detect(self, pictures: list[bytes], question: Question) -> list[Answer]:
-        """Answers in order; all or none."""
+    def start(self) -> None:
+        """From now on requests are answered."""
+        self.batcher.start()
+
+    async def close(self) -> None:
+        """Answer what waits, and stop all."""
+        self.ending = True
+        await run_in_threadpool(self.streams.close)
+        await run_in_threadpool(self.batcher.close)
+        await self._pictures.close()
+
+    async def detect(self, pictures: Sequence[bytes | str], question: Question) -> list[Answer]:
+        """Answers in order, of files or of pictures as `Pictures` reads them; all or none."""
         if len(pictures) > self.settings.waiting:
             raise ImageError(
                 f"{self.settings.waiting} pictures a request, at the most; send fewer."
@@ -69,9 +105,10 @@ class Service:
         finally:
             self._inside -= len(pictures)
 
-    async def _detect(self, pictures: list[bytes], question: Question) -> list[Answer]:
+    async def _detect(self, pictures: Sequence[bytes | str], question: Question) -> list[Answer]:
         classifier, thresholds = await run_in_threadpool(self._understood, question)
-        loaded = [await run_in_threadpool(self._load, *each) for each in enumerate(pictures)]
+        files = await self._read(pictures)
+        loaded = [await run_in_threadpool(self._load, *each) for each in enumerate(files)]
         futures = [self.batcher.submit(image, classifier, thresholds) for image in loaded]
         try:
             found: list[sv.Detections] = await asyncio.gather(
@@ -85,17 +122,43 @@ class Service:
             for image, each in zip(loaded, found, strict=True)
         ]
 
-    def _understood(self, question: Question) -> Any:  # noqa: ANN401  classifier and thresholds
-        if (question.classes is None) == (question.vocabulary is None):
-            raise ClassesError("Give either classes or the name of a stored vocabulary.")
+    def wanted(self, question: Question) -> dict[str, Any]:
+        """Classes, negatives and thresholds of a question, by the names that a stream has for them.
+
+        Raises:
+            ClassesError: neither or both of classes and vocabulary, or too many words.
+            LacksError: the vocabulary is not stored.
+        """
+        return {
+            "classes": self._classes(question),
+            "negatives": question.negatives,
+            "score_threshold": question.score_threshold,
+            "thresholds": question.thresholds,
+        }
+
+    def _classes(self, question: Question) -> Classes | Vocabulary:
         self.check_words(question.classes or [], question.negatives)
-        classes: Any = question.classes
-        if question.vocabulary is not None:
-            classes = self.vocabularies.get(question.vocabulary)
-        classifier = self.detector.classifier(classes, question.negatives)
-        names = classifier.names
-        cut = self.detector.thresholds(names, question.score_threshold, question.thresholds)
+        if question.vocabulary is not None and question.classes is None:
+            return self.vocabularies.get(question.vocabulary)
+        if question.classes is None or question.vocabulary is not None:
+            raise ClassesError("Give either classes or the name of a stored vocabulary.")
+        return question.classes
+
+    def _understood(self, question: Question) -> Any:  # noqa: ANN401  classifier and thresholds
+        classifier = self.detector.classifier(self._classes(question), question.negatives)
+        cut = self.detector.thresholds(
+            classifier.names, question.score_threshold, question.thresholds
+        )
         return classifier, cut
+
+    async def _read(self, pictures: Sequence[bytes | str]) -> list[bytes]:
+        """Their bytes; all together no more than a body may have."""
+        files: list[bytes] = []
+        left = self.settings.max_mb * MIB
+        for sent in pictures:
+            files.append(sent if isinstance(sent, bytes) else await self._pictures.read(sent, left))
+            left -= len(files[-1])
+        return files
 
     def check_words(self, classes: Any, negatives: list[str]) -> None:  # noqa: ANN401  list or dict
         """Refuse more than would be encoded while others wait.

@@ -5,17 +5,14 @@ import threading
 from pathlib import Path
 
 from openvocab.detector import OpenVocabDetector
-from openvocab.errors import ClassesError, OpenVocabError
+from openvocab.errors import ClassesError
+from openvocab.server.errors import LacksError
 from openvocab.vocabulary import Vocabulary
 
-__all__ = ["LacksError", "Vocabularies"]
+__all__ = ["Vocabularies"]
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 MOST = 256
-
-
-class LacksError(OpenVocabError):
-    """No vocabulary is stored by that name."""
 
 
 class Vocabularies:

@@ -90,16 +90,25 @@ class StreamProcessor:
         classes: Classes | Vocabulary,
         *,
         negatives: Sequence[str] = (),
+        score_threshold: float | None = None,
         thresholds: Mapping[str, float] | None = None,
     ) -> None:
         """Look for other things from the next frame on; encodes words, no image. Any thread.
 
+        Without a threshold that of the processor stays.
+
         Raises:
             ClassesError: they cannot be used; the stream goes on with those it has.
         """
+        default = self._threshold if score_threshold is None else score_threshold
         classifier = self._detector.classifier(classes, negatives)
-        cut = self._detector.thresholds(classifier.names, self._threshold, thresholds)
+        cut = self._detector.thresholds(classifier.names, default, thresholds)
         self._naming = _Naming(classifier, cut)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """What is looked for now."""
+        return self._naming.classifier.names
 
     def pause(self) -> None:
         """Take no frame until `resume`; a live source drops its frames meanwhile."""

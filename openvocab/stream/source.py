@@ -35,6 +35,7 @@ class Sources:
         *,
         report: Report = ignore,
         loop: bool = False,
+        patient: bool = False,
     ) -> None:
         """Open them.
 
@@ -43,21 +44,22 @@ class Sources:
                 `rtsp://` or `http://` address; or several of these.
             report: told when a source is lost and back, from its thread.
             loop: start a film or folder again when it ends.
+            patient: a camera or an address that cannot be opened is tried again and again; of
+                several, it always is.
 
         Raises:
-            SourceError: it cannot be opened. Of several, a camera or an address that cannot is
-                tried again and again instead.
+            SourceError: it cannot be opened.
         """
         names = [where] if isinstance(where, str | int | Path) else list(where)
         if not names:
             raise SourceError("No source was given; name a film or a camera.")
         self._ready = threading.Condition()
-        several = len(names) > 1
+        patient = patient or len(names) > 1
         shown = _distinct([shown_name(str(name)) for name in names])
         self._readers = [
             _Reader(
                 str(name), label, self._ready, report, loop=loop,
-                patient=several and is_address(name),
+                patient=patient and is_address(name),
             )
             for name, label in zip(names, shown, strict=True)
         ]  # fmt: skip

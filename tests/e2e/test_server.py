@@ -8,50 +8,24 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 
 import cv2
 import httpx
 import numpy as np
 import pytest
+from servers import serving
 
 from openvocab import OpenVocabDetector
 
 WORDS = ["bus", "pedestrian"]
-Serve = Callable[..., "httpx.Client"]
-
-
-@contextmanager
-def serving(*options: str) -> Iterator[tuple[httpx.Client, subprocess.Popen]]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "openvocab", "serve", "--port", str(port), *options]
-    with (
-        subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process,
-        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client,
-    ):
-        try:
-            until = time.monotonic() + 60
-            while True:
-                try:
-                    if client.get("/readyz").status_code == 200:
-                        break
-                except httpx.TransportError:
-                    assert process.poll() is None, process.stderr.read().decode()
-                    assert time.monotonic() < until, "it does not start"
-                    time.sleep(0.1)
-            yield client, process
-        finally:
-            process.send_signal(signal.SIGTERM)
-            assert process.wait(30) == 0, process.stderr.read().decode()
 
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[httpx.Client]:
-    with serving("--max-mb", "2") as (client, _):
+    with serving("--max-mb", "2", "--no-demo") as (client, _):
         yield client
 
 
@@ -119,7 +93,7 @@ def test_every_request_has_its_own_classes(client, small):
 
 def test_vocabularies_are_stored_and_outlive_the_server(small, tmp_path):
     asked = {"image": small, "vocabulary": "street"}
-    with serving("--vocabularies", str(tmp_path)) as (client, _):
+    with serving("--vocabularies", str(tmp_path), "--no-demo") as (client, _):
         words = {"classes": {"coach": ["bus"]}, "negatives": ["tram"]}
         assert client.put("/v1/vocabularies/street", json=words).status_code == 204
         assert client.get("/v1/vocabularies").json() == ["street"]
@@ -129,7 +103,7 @@ def test_vocabularies_are_stored_and_outlive_the_server(small, tmp_path):
         for name in ("a%2Fb", "..%2Fetc", "-x", "é", "x" * 65):
             refused = client.put(f"/v1/vocabularies/{name}", json=words)
             assert refused.status_code in (404, 422)
-    with serving("--vocabularies", str(tmp_path)) as (client, _):
+    with serving("--vocabularies", str(tmp_path), "--no-demo") as (client, _):
         assert client.post("/v1/detect", json=asked).json() == first
         assert client.delete("/v1/vocabularies/street").status_code == 204
         assert client.delete("/v1/vocabularies/street").status_code == 404
@@ -233,7 +207,7 @@ def test_a_thousand_malformed_bodies_are_refused_and_the_next_good_one_answered(
 
 
 def test_who_has_no_token_learns_only_that_it_lives(small):
-    with serving("--token", "secret") as (client, _):
+    with serving("--token", "secret", "--no-demo") as (client, _):
         asked = {"image": small, "classes": WORDS}
         for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": "secret"}):
             for path in ("/v1/detect", "/metrics", "/docs", "/openapi.json", "/v1/nothing"):
@@ -241,10 +215,15 @@ def test_who_has_no_token_learns_only_that_it_lives(small):
         assert client.get("/healthz").status_code == 200
         headers = {"authorization": "Bearer secret"}
         assert client.post("/v1/detect", json=asked, headers=headers).status_code == 200
+        told = client.get("/metrics", headers=headers).text
+        assert 'openvocab_requests_total{path="/v1/detect",status="401"} 3.0' in told
 
 
 def test_too_many_are_turned_away_and_nobody_gets_an_error(small):
-    with serving("--queue", "2", "--batch", "1") as (client, _), ThreadPoolExecutor(16) as pool:
+    with (
+        serving("--queue", "2", "--batch", "1", "--no-demo") as (client, _),
+        ThreadPoolExecutor(16) as pool,
+    ):
         asked = {"image": small, "classes": WORDS}
         answers = list(pool.map(lambda _: client.post("/v1/detect", json=asked), range(48)))
         statuses = [answer.status_code for answer in answers]
@@ -260,15 +239,29 @@ def test_too_many_are_turned_away_and_nobody_gets_an_error(small):
 
 
 def test_what_takes_too_long_is_given_up(bus):
-    with serving("--timeout", "0.1") as (client, _):
+    with serving("--timeout", "0.1", "--no-demo") as (client, _):
         asked = {"images": [encoded(bus)] * 16, "classes": WORDS, "score_threshold": 0.01}
         answer = client.post("/v1/detect/batch", json=asked)
         assert answer.status_code == 504
         assert "too long" in answer.json()["detail"]
 
 
+def test_a_body_that_does_not_come_is_not_waited_for():
+    with serving("--timeout", "1", "--no-demo") as (client, _):
+        with socket.create_connection((client.base_url.host, client.base_url.port)) as slow:
+            slow.sendall(
+                b"POST /v1/detect HTTP/1.1\r\nhost: localhost\r\n"
+                b"content-type: application/json\r\ncontent-length: 100\r\n\r\n{"
+            )
+            begun = time.monotonic()
+            answer = slow.makefile("rb").read()  # to the end: the connection is closed
+        assert answer.startswith(b"HTTP/1.1 408"), answer
+        assert b"took more than 1 s" in answer
+        assert time.monotonic() - begun < 10
+
+
 def test_what_was_asked_is_answered_before_it_stops(bus):
-    with serving() as (client, process), ThreadPoolExecutor(1) as pool:
+    with serving("--no-demo") as (client, process), ThreadPoolExecutor(1) as pool:
         asked = {"images": [encoded(bus)] * 8, "classes": WORDS}
         waiting = pool.submit(client.post, "/v1/detect/batch", json=asked)
         time.sleep(0.5)
@@ -289,7 +282,7 @@ def test_a_port_in_use_is_one_line(tmp_path):
 
 def test_every_route_is_described(client):
     paths = client.get("/openapi.json").json()["paths"]
-    assert {"/v1/detect", "/v1/detect/batch", "/v1/vocabularies/{name}"} <= paths.keys()
+    assert {"/v1/detect", "/v1/vocabularies/{name}", "/v1/streams/{number}/events"} <= paths.keys()
     for ways in paths.values():
         for way in ways.values():
             assert way["description"]

@@ -1,0 +1,64 @@
+"""The demo's page with what it needs around it, to be served alone or beside the server."""
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
+from typing import Any
+
+from openvocab.errors import ConfigError
+from openvocab.files import bundled
+
+__all__ = ["demo_page"]
+
+VISITORS = 64  # whose photos are kept in memory
+
+
+@contextmanager
+def demo_page(*, public: bool) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """The page (`gradio.Blocks`), and the options that Gradio serves it with.
+
+    What visitors give is gone when this is left. Nothing is told to Gradio's makers.
+
+    Args:
+        public: no password is asked for. Gradio's MCP never asks for one: it is on only then.
+
+    Raises:
+        ConfigError: the page is not installed.
+    """
+    with tempfile.TemporaryDirectory(prefix="openvocab-demo-") as folder:
+        os.environ |= {
+            "GRADIO_TEMP_DIR": folder,
+            "GRADIO_ANALYTICS_ENABLED": "False",
+            "HF_HUB_OFFLINE": "1",
+        }
+        app = _load_app()
+        page = app.build()
+        page.state_session_capacity = VISITORS
+        yield (
+            page,
+            {
+                "css": app.CSS,
+                "theme": app.theme(),
+                "footer_links": ["api"],
+                "max_file_size": f"{app.UPLOAD_MB}mb",
+                "ssr_mode": False,
+                "mcp_server": public and find_spec("mcp") is not None,
+            },
+        )
+
+
+def _load_app() -> Any:  # noqa: ANN401  a module
+    """The package `demo`, which stands beside this one and uses its public names only."""
+    name, folder = "openvocab_demo", bundled("demo")
+    spec = spec_from_file_location(
+        name, folder / "__init__.py", submodule_search_locations=[str(folder)]
+    )
+    if spec is None or spec.loader is None or not folder.is_dir():
+        raise ConfigError("The demo is not installed; reinstall openvocab.")
+    sys.modules[name] = module_from_spec(spec)
+    spec.loader.exec_module(sys.modules[name])
+    return import_module(f"{name}.app")

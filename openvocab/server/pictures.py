@@ -1,0 +1,115 @@
+"""The bytes of a picture as it was sent: base64, or an address that the operator allows."""
+
+import base64
+import binascii
+from collections.abc import Sequence
+from urllib.parse import unquote
+
+import httpx
+
+from openvocab.errors import ConfigError, ImageError
+
+__all__ = ["Pictures"]
+
+SCHEMES = ("http", "https")
+
+
+class Pictures:
+    """Fetches from the allowed addresses and from nowhere they lead to: no redirect is followed."""
+
+    def __init__(self, allowed: Sequence[str], *, seconds: float = 10.0) -> None:
+        """Take the addresses; nothing is fetched yet.
+
+        Args:
+            allowed: `https://host/folder/`: pictures in it and in the folders below it; none
+                allows no address.
+            seconds: until a host must answer, and between two parts of what it sends.
+
+        Raises:
+            ConfigError: one of them is no such address.
+        """
+        self._allowed = [_folder(address) for address in allowed]
+        self._client = httpx.AsyncClient(timeout=seconds, follow_redirects=False)
+
+    async def read(self, sent: str, most: int) -> bytes:
+        """What a caller sent as a picture.
+
+        Raises:
+            ImageError: it is neither base64 nor allowed, of more bytes, or cannot be fetched.
+        """
+        if "://" in sent[:16] or sent.startswith("file:"):
+            return await self._fetch(self._checked(sent), most)
+        _, _, tail = sent.rpartition(",") if sent.startswith("data:") else ("", "", sent)
+        try:
+            return base64.b64decode(tail, validate=True)
+        except (binascii.Error, ValueError) as error:
+            raise ImageError("The image is no base64; send a JPEG or PNG encoded so.") from error
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.aclose()
+
+    def _checked(self, sent: str) -> httpx.URL:
+        """The very address that is asked for, so that no second reading of it can differ."""
+        if not self._allowed:
+            raise ImageError("Addresses are not fetched here; send the picture itself.")
+        try:
+            address = httpx.URL(sent)
+        except (httpx.InvalidURL, ValueError) as error:
+            raise ImageError("The image is no address; send the picture itself.") from error
+        if not any(_within(address, folder) for folder in self._allowed):
+            raise ImageError("This address is not allowed; send the picture itself.")
+        return address
+
+    async def _fetch(self, address: httpx.URL, most: int) -> bytes:
+        try:
+            async with self._client.stream("GET", address) as answer:
+                if answer.status_code != httpx.codes.OK:
+                    raise ImageError(
+                        f"{address} answers {answer.status_code}; give the address of a picture."
+                    )
+                picture = bytearray()
+                async for part in answer.aiter_bytes():
+                    picture += part
+                    if len(picture) > most:
+                        raise ImageError(f"{address} has more than {most} bytes; ask for less.")
+        except httpx.HTTPError as error:
+            why = str(error) or type(error).__name__
+            raise ImageError(f"{address} cannot be fetched ({why}); try again later.") from error
+        return bytes(picture)
+
+
+def _folder(address: str) -> httpx.URL:
+    """An allowed address as a folder.
+
+    >>> _folder("https://photos.example.com/street")
+    URL('https://photos.example.com/street/')
+    """
+    url = httpx.URL(address) if address.startswith(("http://", "https://")) else httpx.URL("")
+    if not url.host or url.userinfo or url.query or url.fragment:
+        raise ConfigError(f"{address!r} allows nothing; give an address like https://host/folder/.")
+    return url.copy_with(path=url.path.rstrip("/") + "/")
+
+
+def _within(address: httpx.URL, folder: httpx.URL) -> bool:
+    """Whether an address is of that host and folder, however its path is written.
+
+    >>> folder = _folder("https://photos.example.com/street/")
+    >>> _within(httpx.URL("https://photos.example.com/street/1/a.jpg"), folder)
+    True
+    >>> _within(httpx.URL("https://photos.example.com.evil.com/street/a.jpg"), folder)
+    False
+    >>> _within(httpx.URL("https://photos.example.com/street/%2e%2e/secret.jpg"), folder)
+    False
+    >>> _within(httpx.URL("https://photos.example.com@evil.com/street/a.jpg"), folder)
+    False
+    """
+    parts = unquote(unquote(address.path)).replace("\\", "/").split("/")
+    return (
+        address.scheme in SCHEMES
+        and (address.scheme, address.host, address.port)
+        == (folder.scheme, folder.host, folder.port)
+        and not address.userinfo
+        and ".." not in parts
+        and address.path.startswith(folder.path)
+    )

@@ -1,0 +1,193 @@
+"""What can be asked: detection, stored vocabularies, streams."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+import cv2
+from fastapi import APIRouter, Depends, File, Form, Header, HTTPException, Response, UploadFile
+from fastapi.concurrency import run_in_threadpool
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+from pydantic import ValidationError
+
+from openvocab.annotation import annotate
+from openvocab.prompts import split_list
+from openvocab.server.errors import LacksError
+from openvocab.server.schemas import (
+    Answer,
+    Asked,
+    AskedBatch,
+    AskedStream,
+    Question,
+    Refused,
+    StreamState,
+    Words,
+)
+from openvocab.server.service import Service
+from openvocab.server.streams import Stream
+
+__all__ = ["detection", "streams", "vocabularies", "watching"]
+
+POLL_S = 0.2  # between two looks for new events: frames come from threads, at no rate of ours
+
+_SAID = {
+    400: "The request cannot be read.",
+    401: "The token is missing or wrong.",
+    404: "There is nothing of that name.",
+    408: "The body came too slowly.",
+    413: "The body is too large.",
+    422: "What is asked for cannot be done.",
+    429: "Too many requests wait; `Retry-After` says when to come back.",
+    504: "It took too long.",
+}
+_REFUSALS: dict[int | str, dict[str, Any]] = {
+    status: {"description": said, "model": Refused} for status, said in _SAID.items()
+}
+
+
+def detection(service: Service) -> APIRouter:
+    """Pictures in, what is in them out."""
+    routes = APIRouter(prefix="/v1/detect", tags=["detection"], responses=_REFUSALS)
+
+    @routes.post("")
+    async def detect(asked: Asked) -> Answer:
+        """Find things in one picture, sent in base64."""
+        (found,) = await service.detect([asked.image], asked)
+        return found
+
+    @routes.post("/file")
+    async def detect_file(
+        image: Annotated[UploadFile, File()],
+        classes: Annotated[str, Form(description='"bus, pedestrian"')] = "",
+        negatives: Annotated[str, Form()] = "",
+        vocabulary: Annotated[str | None, Form()] = None,
+        score_threshold: Annotated[float | None, Form(ge=0, le=1)] = None,
+    ) -> Answer:
+        """Find things in one picture, sent as a file."""
+        try:
+            question = Question(
+                classes=list(split_list(classes)) or None,
+                negatives=list(split_list(negatives)),
+                vocabulary=vocabulary,
+                score_threshold=score_threshold,
+            )
+        except ValidationError as error:
+            raise HTTPException(422, error.errors(include_url=False)[0]["msg"]) from error
+        (found,) = await service.detect([await image.read()], question)
+        return found
+
+    @routes.post("/batch")
+    async def detect_batch(asked: AskedBatch) -> list[Answer]:
+        """Find things in several pictures; all of them or none."""
+        return await service.detect(asked.images, asked)
+
+    return routes
+
+
+def vocabularies(service: Service) -> APIRouter:
+    """Class lists by name."""
+    routes = APIRouter(prefix="/v1/vocabularies", tags=["vocabularies"], responses=_REFUSALS)
+
+    @routes.get("")
+    async def names() -> list[str]:
+        """Which ones are stored."""
+        return service.vocabularies.names
+
+    @routes.put("/{name}", status_code=204)
+    async def put(name: str, words: Words) -> None:
+        """Encode classes once, and keep them by a name."""
+        service.vocabularies.check(name)
+        service.check_words(words.classes, words.negatives)
+        async with asyncio.timeout(service.settings.timeout_s):
+            vocabulary = service.detector.vocabulary
+            made = await run_in_threadpool(vocabulary, words.classes, words.negatives)
+            await run_in_threadpool(service.vocabularies.put, name, made)
+
+    @routes.get("/{name}")
+    async def classes(name: str) -> list[str]:
+        """The classes of one."""
+        return list(service.vocabularies.get(name).names)
+
+    @routes.delete("/{name}", status_code=204)
+    async def delete(name: str) -> None:
+        """Forget one."""
+        await run_in_threadpool(service.vocabularies.remove, name)
+
+    return routes
+
+
+def streams(service: Service) -> APIRouter:
+    """Films and cameras that the operator named."""
+    routes = APIRouter(prefix="/v1", tags=["streams"], responses=_REFUSALS)
+
+    @routes.get("/sources")
+    async def sources() -> list[str]:
+        """What may be watched."""
+        return sorted(service.streams.sources)
+
+    @routes.get("/streams")
+    async def listed() -> list[StreamState]:
+        """What is watched."""
+        return [StreamState.of(stream) for stream in service.streams.all()]
+
+    @routes.post("/streams", status_code=201)
+    async def start(asked: AskedStream) -> StreamState:
+        """Watch a source; whether it opens, its state and events tell."""
+        async with asyncio.timeout(service.settings.timeout_s):
+            begin, wanted = service.streams.start, service.wanted(asked)
+            return StreamState.of(await run_in_threadpool(begin, asked.source, wanted))
+
+    @routes.get("/streams/{number}")
+    async def state(number: int) -> StreamState:
+        """How one is doing."""
+        return StreamState.of(service.streams.get(number))
+
+    @routes.put("/streams/{number}/classes", status_code=204)
+    async def classes(number: int, asked: Question) -> None:
+        """Look for other things from the next frame on; tracks are named anew."""
+        stream, wanted = service.streams.get(number), service.wanted(asked)
+        async with asyncio.timeout(service.settings.timeout_s):
+            await run_in_threadpool(stream.set_classes, wanted)
+
+    @routes.delete("/streams/{number}", status_code=204)
+    async def stop(number: int) -> None:
+        """Stop one and forget it."""
+        await run_in_threadpool(service.streams.remove, number)
+
+    return routes
+
+
+def watching(service: Service) -> APIRouter:
+    """What comes out of a stream."""
+    routes = APIRouter(prefix="/v1/streams/{number}", tags=["streams"], responses=_REFUSALS)
+
+    async def known(number: int) -> Stream:
+        return service.streams.get(number)
+
+    @routes.get("/picture", response_class=Response)
+    async def picture(stream: Annotated[Stream, Depends(known)]) -> Response:
+        """The newest frame with what was found, as JPEG."""
+        if stream.newest is None:
+            raise LacksError("There is no frame yet; ask again in a second.")
+        frame, found = stream.newest
+        drawn = await run_in_threadpool(annotate, frame.image, found)
+        _, encoded = await run_in_threadpool(cv2.imencode, ".jpg", drawn)
+        return Response(encoded.tobytes(), media_type="image/jpeg")
+
+    @routes.get("/events", response_class=EventSourceResponse)
+    async def events(
+        # Not by the number alone: what is not there must be told before the answer begins.
+        stream: Annotated[Stream, Depends(known)],
+        last_event_id: Annotated[int, Header(ge=0)] = 0,
+    ) -> AsyncIterator[ServerSentEvent]:
+        """What happens, as server-sent events, from `Last-Event-ID` on; "ended" is the last."""
+        over = False
+        while not over:
+            over = service.ending or not stream.runs
+            for told in stream.after(last_event_id):
+                yield ServerSentEvent(data=told.record, id=str(told.number))
+                last_event_id = told.number
+            if not over:
+                await asyncio.sleep(POLL_S)
+
+    return routes

@@ -1,0 +1,64 @@
+"""The demo beside the server's own paths: the same page, with the token as its password."""
+
+import httpx
+import pytest
+
+pytest.importorskip("playwright", reason="the browser tests need playwright")
+pytest.importorskip("gradio", reason="the page needs gradio")
+
+from browsers import CHROMIUM, ask, chromium, upload, wait_for_text
+from servers import serving
+
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium; apt-get install chromium"),
+    pytest.mark.xdist_group("browser"),
+]
+
+
+def test_the_page_is_at_the_root_and_the_routes_stay(assets):
+    with serving() as (client, _), chromium() as browser:
+        page = browser.new_page()
+        page.goto(str(client.base_url))
+        upload(page, "#photo", assets / "bus.jpg")
+        ask(page, "pedestrian, dog")
+        wait_for_text(page, "#answer", "3 pedestrian")
+        files = {"image": (assets / "bus.jpg").read_bytes()}
+        answer = client.post("/v1/detect/file", data={"classes": "bus"}, files=files)
+        assert len(answer.json()["detections"]) == 1
+        assert client.get("/openapi.json").json()["info"]["title"] == "openvocab"
+        # The page takes films that are too large for a request.
+        large = b"x" * (40 * 1024**2)
+        assert client.post("/v1/detect", content=large).status_code == 413
+        sent = client.post("/gradio_api/upload", files={"files": ("film.mp4", large)})
+        assert sent.status_code == 200, sent.text
+        foreign = {"host": "rebound.example.com"}
+        assert client.get("/", headers=foreign).status_code == 400
+
+
+def test_with_a_token_the_page_asks_for_it(assets):
+    with serving("--token", "secret") as (client, _), chromium() as browser:
+        for path in ("/config", "/gradio_api/info", "/gradio_api/queue/data?session_hash=x"):
+            assert client.get(path).status_code == 401, path
+        sent = client.post("/gradio_api/upload", files={"files": ("film.mp4", b"x")})
+        assert sent.status_code == 401
+        asked = {"data": [], "fn_index": 0, "session_hash": "x"}
+        assert client.post("/gradio_api/queue/join", json=asked).status_code == 401
+        assert client.get("/gradio_api/mcp/sse").status_code in (401, 404)
+        assert client.post("/gradio_api/mcp/", json={}).status_code in (401, 404)
+        assert client.get("/openapi.json").status_code == 401
+        assert client.post("/v1/detect", json={}).status_code == 401
+        page = browser.new_page()
+        page.goto(str(client.base_url))
+        for password, said in (("wrong", "Incorrect"), ("secret", "YOLO says where")):
+            page.get_by_label("username").fill("anybody")
+            page.get_by_label("password").fill(password)
+            page.get_by_role("button", name="Login").click()
+            page.get_by_text(said).first.wait_for()
+        upload(page, "#photo", assets / "bus.jpg")
+        wait_for_text(page, "#answer", "3 person, 1 bus")
+        # Who may see the page may not therefore use the routes.
+        cookies = httpx.Cookies()
+        for cookie in page.context.cookies():
+            cookies.set(cookie["name"], cookie["value"])
+        answer = httpx.get(f"{client.base_url}/v1/sources", cookies=cookies)
+        assert answer.status_code == 401

@@ -1,0 +1,38 @@
+"""A server process of its own, as a user would start it."""
+
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import httpx
+
+
+@contextmanager
+def serving(*options: str) -> Iterator[tuple[httpx.Client, subprocess.Popen]]:
+    """A client of it, and the process; it must end well."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "openvocab", "serve", "--port", str(port), *options]
+    with (
+        subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process,
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client,
+    ):
+        try:
+            until = time.monotonic() + 60
+            while True:
+                try:
+                    if client.get("/readyz").status_code == 200:
+                        break
+                except httpx.TransportError:
+                    assert process.poll() is None, process.stderr.read().decode()
+                    assert time.monotonic() < until, "it does not start"
+                    time.sleep(0.1)
+            yield client, process
+        finally:
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(30) == 0, process.stderr.read().decode()
