@@ -1,16 +1,21 @@
-"""Many pictures on many cores and machines, by Ray.
+"""Many pictures, and many who ask, on many cores and machines, by Ray.
 
-For Ray Data, `OpenVocabStage` is a stage; `run` is the engine of `openvocab batch --engine ray`.
+For Ray Data, `OpenVocabStage` is a stage; `run` is the engine of `openvocab batch --engine ray`;
+`application` is the server for Ray Serve.
 """
 
 import os
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from openvocab.batch import Chunk, OpenVocabStage, Place, Worker
 from openvocab.environment import environment_kept
+from openvocab.presets import Preset, load
 
-__all__ = ["OpenVocabStage", "run"]
+if TYPE_CHECKING:
+    from openvocab.server.service import Settings
+
+__all__ = ["OpenVocabStage", "application", "run"]
 
 
 def run(
@@ -41,6 +46,43 @@ def run(
     finally:
         if started:
             ray.shutdown()
+
+
+def application(
+    preset: str | Preset = "starter",
+    settings: "Settings | None" = None,
+    *,
+    device: str | None = None,
+    **options: Any,  # noqa: ANN401  Ray Serve's
+) -> Any:  # noqa: ANN401  ray.serve.Application
+    """The server of `openvocab serve`, as Ray Serve runs it: `serve.run(application())`.
+
+    Each replica has networks, a queue and limits of its own, and knows nothing of the others:
+    vocabularies that are stored, and streams, are those of the replica that was asked. With more
+    than one, send classes with each request (words that a replica knows cost a look-up).
+
+    Args:
+        preset: a name, a .toml file, or a Preset. Loaded here, so that no replica needs the file.
+        settings: of each replica; None takes the defaults.
+        device: as for `OpenVocabDetector.from_preset`.
+        options: of `ray.serve.deployment`: num_replicas, ray_actor_options, autoscaling_config, ...
+
+    Raises:
+        ConfigError: there is no such preset, or it is wrong.
+    """
+    with environment_kept():
+        os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+        from ray import serve
+
+    chosen = preset if isinstance(preset, Preset) else load(preset)
+
+    def build() -> Any:  # noqa: ANN401  a FastAPI
+        from openvocab.detector import OpenVocabDetector
+        from openvocab.server import app
+
+        return app.build(OpenVocabDetector.from_preset(chosen, device=device), settings)
+
+    return serve.deployment(**{"name": "openvocab"} | options)(serve.ingress(build)()).bind()
 
 
 def _shared(ray: Any, idle: list[Any], work: Sequence[Chunk]) -> Iterator[int]:  # noqa: ANN401

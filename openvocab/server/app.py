@@ -8,6 +8,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.trustedhost import TrustedHostMiddleware
 from fastapi.responses import JSONResponse
 from prometheus_client import CollectorRegistry, Gauge, Histogram, generate_latest
+from starlette.routing import compile_path
 
 from openvocab import __version__
 from openvocab.detector import OpenVocabDetector
@@ -95,6 +96,18 @@ def _errors(app: FastAPI) -> None:
         ]
         return JSONResponse({"detail": one_line("; ".join(said) or "malformed")}, 422)
 
+    async def other_method(request: Request, _: Exception) -> Response:
+        """With all that the path takes: Starlette names those of the first route that fits."""
+        allowed = {
+            way.upper()
+            for path, ways in app.openapi()["paths"].items()
+            if compile_path(path)[0].match(request.url.path)
+            for way in ways
+        }
+        headers = {"Allow": ", ".join(sorted(allowed))}
+        return JSONResponse({"detail": f"Use {headers['Allow']}."}, 405, headers)
+
+    app.add_exception_handler(405, other_method)
     app.add_exception_handler(OpenVocabError, told)
     app.add_exception_handler(RequestValidationError, misread)
     app.add_exception_handler(TimeoutError, late)

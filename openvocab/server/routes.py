@@ -40,8 +40,11 @@ _SAID = {
     429: "Too many requests wait; `Retry-After` says when to come back.",
     504: "It took too long.",
 }
+_REFUSED = {"application/json": {"schema": {"$ref": f"#/components/schemas/{Refused.__name__}"}}}
 _REFUSALS: dict[int | str, dict[str, Any]] = {
-    status: {"description": said, "model": Refused} for status, said in _SAID.items()
+    # Not by `model`, which would be described as of the kind of the good answer.
+    status: {"description": said, "content": _REFUSED}
+    for status, said in _SAID.items()
 }
 
 

@@ -25,7 +25,10 @@ Name = Annotated[str, Field(max_length=500)]
 Score = Annotated[float, Field(ge=0, le=1)]
 Names = Annotated[list[Name], Field(max_length=5000)]
 Synonyms = Annotated[list[Name], Field(max_length=100)]
-Classes = Names | Annotated[dict[Name, Synonyms], Field(max_length=5000)]
+Classes = (
+    Annotated[list[Name], Field(min_length=1, max_length=5000)]
+    | Annotated[dict[Name, Synonyms], Field(min_length=1, max_length=5000)]
+)
 KEYS = 16  # more of them are not looked at one by one
 
 

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import SHARED
+from films import free_port
 
 from openvocab import OpenVocabDetector
 from openvocab.batch import SCHEMA, Chunk, chunks, find, folder, save
@@ -187,3 +188,35 @@ print(sorted(len(row["detections"]) for row in table.take_all()))
     first, second = map(int, done.stdout.strip().splitlines()[-1].strip("[]").split(","))
     assert first >= 2
     assert second >= 4
+
+
+@RAY
+@pytest.mark.slow
+def test_ray_serve_runs_the_server_in_replicas(assets):
+    pytest.importorskip("grpc", reason="Ray Serve is not installed")
+    program = f"""
+import httpx, ray
+from openvocab.plugins.ray import application
+from openvocab.server.app import Settings
+ray.init(include_dashboard=False, log_to_driver=False)
+from ray import serve
+serve.start(http_options={{"port": {(port := free_port())}}})
+two = {{"num_replicas": 2, "ray_actor_options": {{"num_cpus": 0.5}}}}
+serve.run(application(settings=Settings(token="secret"), **two))
+client = httpx.Client(base_url="http://127.0.0.1:{port}", timeout=60)
+print(client.get("/v1/vocabularies").status_code)
+client.headers["authorization"] = "Bearer secret"
+for _ in range(4):
+    with open({str(assets / "bus.jpg")!r}, "rb") as bus:
+        answer = client.post("/v1/detect/file", data={{"classes": "bus"}}, files={{"image": bus}})
+    print(answer.status_code, [row["class_name"] for row in answer.json()["detections"]])
+serve.shutdown()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    said = [
+        line for line in done.stdout.splitlines() if line[:3] in ("401", "200")
+    ]  # Ray says more
+    assert said == ["401", *["200 ['bus']"] * 4]

@@ -280,6 +280,12 @@ def test_a_port_in_use_is_one_line(tmp_path):
     assert "check --host and --port" in done.stderr.splitlines()[-1]
 
 
+def test_another_method_is_told_which_to_use(client):
+    answer = client.request("PATCH", "/v1/vocabularies/street")
+    assert answer.status_code == 405
+    assert answer.headers["allow"] == "DELETE, GET, PUT"
+
+
 def test_every_route_is_described(client):
     paths = client.get("/openapi.json").json()["paths"]
     assert {"/v1/detect", "/v1/vocabularies/{name}", "/v1/streams/{number}/events"} <= paths.keys()
