@@ -210,7 +210,8 @@ class OpenVocabDetector:
             Detections of N boxes, best first: `xyxy` `(N, 4)` float32 pixels, `confidence` `(N,)`
             the fused score in [0, 1], `class_id` `(N,)` index into `classes`, `mask` where the
             proposer gives one, and in `data`: `class_name`, `objectness`, `similarity` (cosine),
-            `posterior`, `margin` (to the runner-up), `proposal_label`, each `(N,)`.
+            `posterior`, `margin` (to the runner-up, or to none of them), `proposal_label`,
+            each `(N,)`.
 
         Raises:
             ImageError: the image cannot be read.

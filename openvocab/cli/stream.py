@@ -88,6 +88,9 @@ def stream(  # noqa: PLR0913  a command has as many parameters as it has options
         typer.Option(help="bytetrack, ocsort or sort.  [default: bytetrack; pictures: none]"),
     ] = None,
     no_track: Annotated[bool, typer.Option("--no-track", help="Each frame on its own.")] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Wait for a camera or address that is away at the start.")
+    ] = False,
     show: Annotated[bool, typer.Option("--show", help="Show it in a window.")] = False,
 ) -> None:
     """Find CLASSES in films and cameras; Ctrl-C ends it and closes all files.
@@ -112,7 +115,7 @@ def stream(  # noqa: PLR0913  a command has as many parameters as it has options
             stack.callback(log.close)
         report = _reporter(log)
         detector = OpenVocabDetector.from_preset(read_preset(preset, imgsz, tile), device=device)
-        given = Sources(sources if len(sources) > 1 else sources[0], report=report)
+        given = Sources(sources, report=report, patient=wait)
         stack.callback(given.close)
         takers = _tables(jsonl, csv, longest) + _films(save, given, sources, watched, longest)
         if show:

@@ -1,5 +1,6 @@
 """Films and cameras: frames in, tracked and named detections out, for as long as it runs."""
 
+from openvocab.protocols import Frame, Sink
 from openvocab.stream.events import Event
 from openvocab.stream.film import VideoSink, WindowSink
 from openvocab.stream.memory import MemorySettings
@@ -11,8 +12,10 @@ from openvocab.stream.zones import Zones
 __all__ = [
     "CsvSink",
     "Event",
+    "Frame",
     "JsonLinesSink",
     "MemorySettings",
+    "Sink",
     "Sources",
     "StreamProcessor",
     "VideoSink",

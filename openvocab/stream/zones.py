@@ -17,24 +17,69 @@ from openvocab.stream.events import GONE_S, Event
 __all__ = ["Zones"]
 
 FOOT = (sv.Position.BOTTOM_CENTER,)  # where a thing stands
+STEADY = 3  # frames in a row on the other side: the edge of a box trembles
 Points = Sequence[tuple[float, float]]
 
 
 @dataclass(slots=True)
-class _State:
-    """What is known of one source: supervision's zones, and who is in which."""
+class _Area:
+    """One polygon of one source, and who is in it."""
 
-    polygons: dict[str, sv.PolygonZone]
+    name: str
+    polygon: sv.PolygonZone
+    inside: dict[int, tuple[str, float]] = field(default_factory=dict)
+    """Class of each track in it, and when it was last seen, in it or beside."""
+    doubts: dict[int, tuple[int, float]] = field(default_factory=dict)
+    """How often in a row a track was seen on the other side, and when last."""
+
+    def update(self, frame: Frame, detections: sv.Detections) -> Iterator[Event]:
+        """A track changes sides when it was seen there for a while, or is not seen any more."""
+        ids, names = _named(detections)
+        for track, name, within in zip(ids, names, self.polygon.trigger(detections), strict=True):
+            if track in self.inside:
+                self.inside[track] = name, frame.time_s
+            if not self._is_sure(track, frame.time_s, differs=within != (track in self.inside)):
+                continue
+            if within:
+                self.inside[track] = name, frame.time_s
+                yield self._event("entered zone", frame, track, name)
+            else:
+                del self.inside[track]
+                yield self._event("left zone", frame, track, name)
+        for track, (name, _) in _old(self.inside, frame.time_s):
+            del self.inside[track]
+            yield self._event("left zone", frame, track, name)
+        for track, _ in _old(self.doubts, frame.time_s):
+            del self.doubts[track]
+
+    def _is_sure(self, track: int, now_s: float, *, differs: bool) -> bool:
+        """Whether it was seen on the other side often enough."""
+        times, _ = self.doubts.pop(track, (0, now_s))
+        if differs and times + 1 < STEADY:
+            self.doubts[track] = times + 1, now_s
+        return differs and times + 1 >= STEADY
+
+    def _event(self, kind: str, frame: Frame, track: int, name: str) -> Event:
+        data = {"zone": self.name, "tracker_id": track, "class_name": name}
+        return Event(kind, frame.time_s, frame.source, data)
+
+
+@dataclass(slots=True)
+class _State:
+    """What is known of one source."""
+
+    areas: list[_Area]
     lines: dict[str, sv.LineZone]
-    inside: dict[str, dict[int, tuple[str, float]]] = field(default_factory=dict)
-    """Who is in which zone: name, and when it was last seen there."""
     crossed: dict[str, Counter[str]] = field(default_factory=dict)
     counts: dict[str, Counter[str]] = field(default_factory=dict)
-    """Who was seen in which zone in the last frame; replaced as a whole, drawn by another thread."""
+    """Who was in which zone in the last frame; replaced as a whole, drawn by another thread."""
 
 
 class Zones:
-    """Named polygons and lines, counted for each source on its own."""
+    """Named polygons and lines, counted for each source on its own.
+
+    Something enters, leaves or crosses when it was seen on the other side in three frames in a row.
+    """
 
     def __init__(
         self,
@@ -77,14 +122,15 @@ class Zones:
         if detections.tracker_id is None:
             state.counts = {}
             return
-        ids, names = detections.tracker_id.tolist(), list(detections.data.get("class_name", ()))
-        for zone, polygon in state.polygons.items():
-            within = dict(zip(ids, polygon.trigger(detections).tolist(), strict=True))
-            yield from self._polygon(state, zone, frame, within, dict(zip(ids, names, strict=True)))
+        for area in state.areas:
+            yield from area.update(frame, detections)
         state.counts = {
-            zone: Counter(name for name, seen_s in inside.values() if seen_s == frame.time_s)
-            for zone, inside in state.inside.items()
+            area.name: Counter(
+                name for name, seen_s in area.inside.values() if seen_s == frame.time_s
+            )
+            for area in state.areas
         }
+        ids, names = _named(detections)
         for line, trigger in state.lines.items():
             for direction, mask in zip(("in", "out"), trigger.trigger(detections), strict=True):
                 for row in np.flatnonzero(mask):
@@ -97,22 +143,6 @@ class Zones:
                         frame.source,
                         data | {"class_name": names[row]},
                     )
-
-    @staticmethod
-    def _polygon(
-        state: _State, zone: str, frame: Frame, within: dict[int, bool], names: dict[int, str]
-    ) -> Iterator[Event]:
-        """A track is in a zone until it is seen outside, or not seen for a while."""
-        inside = state.inside.setdefault(zone, {})
-        for track, name in names.items():
-            if within[track]:
-                if track not in inside:
-                    yield _zone_event("entered zone", zone, frame, track, name)
-                inside[track] = name, frame.time_s
-        for track, (name, last) in list(inside.items()):
-            if not within.get(track, frame.time_s - last <= GONE_S):
-                del inside[track]
-                yield _zone_event("left zone", zone, frame, track, name)
 
     def draw(self, picture: Image, source: str) -> Image:
         """The picture with the zones of a source and their counts by class, drawn in place."""
@@ -129,20 +159,30 @@ class Zones:
         return picture
 
     def _new_state(self) -> _State:
-        polygons = {
-            name: sv.PolygonZone(np.array(points, int), triggering_anchors=FOOT)
+        areas = [
+            _Area(name, sv.PolygonZone(np.array(points, int), triggering_anchors=FOOT))
             for name, points in self._polygons.items()
-        }
+        ]
         lines = {
-            name: sv.LineZone(sv.Point(*start), sv.Point(*end), triggering_anchors=FOOT)
+            name: sv.LineZone(
+                sv.Point(*start), sv.Point(*end), FOOT, minimum_crossing_threshold=STEADY
+            )
             for name, (start, end) in self._lines.items()
         }
-        return _State(polygons, lines)
+        return _State(areas, lines)
 
 
-def _zone_event(kind: str, zone: str, frame: Frame, track: int, name: str) -> Event:
-    data = {"zone": zone, "tracker_id": track, "class_name": name}
-    return Event(kind, frame.time_s, frame.source, data)
+def _named(detections: sv.Detections) -> tuple[list[int], list[str]]:
+    """Tracks and their classes."""
+    ids = [] if detections.tracker_id is None else detections.tracker_id.tolist()
+    return ids, list(detections.data.get("class_name", ()))
+
+
+def _old(
+    seen: Mapping[int, tuple[Any, float]], now_s: float
+) -> list[tuple[int, tuple[Any, float]]]:
+    """What was not seen for a while."""
+    return [each for each in seen.items() if now_s - each[1][1] > GONE_S]
 
 
 def _check(name: str, points: Any, *, least: int) -> None:  # noqa: ANN401  from a file: anything

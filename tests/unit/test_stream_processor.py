@@ -231,6 +231,25 @@ def test_a_thing_that_blinks_does_not_leave_its_zone():
     assert events[1].time_s == pytest.approx(2.9 + 2.1, abs=0.2)
 
 
+def test_an_edge_that_trembles_enters_once_and_crosses_once():
+    zones = Zones(
+        {"left": [(0, 0), (80, 0), (80, 119), (0, 119)]}, {"middle": [(80, 119), (80, 0)]}
+    )
+    events = []
+    # Right of the edge, to and fro over it, left of it, to and fro, and left for good.
+    places = [100] * 5 + [78, 82] * 10 + [60] * 5 + [82, 78] * 10 + [60] * 5
+    for index, x in enumerate(places):
+        found = sv.Detections(
+            np.array([[x - 20, 20, x + 20, 80]], np.float32),
+            confidence=np.ones(1),
+            class_id=np.zeros(1, int),
+            tracker_id=np.array([4]),
+            data={"class_name": np.array(["red"], object)},
+        )
+        events += zones.update(Frame(index, index / 10, picture(), "a"), found)
+    assert [event.kind for event in events] == ["entered zone", "crossed line"]
+
+
 def test_options_that_cannot_be_used_are_refused_before_a_frame_is_read(detector):
     for options in ({"every": 0}, {"tracker": "magic"}, {"tracker": None, "zones": Zones()}):
         with pytest.raises(ConfigError):

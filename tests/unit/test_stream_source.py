@@ -222,9 +222,24 @@ def test_a_camera_that_is_away_at_the_start_is_waited_for_among_several(film, mo
     assert [event.kind for event in events] == ["source lost", "source back"]
 
 
+def test_a_single_camera_is_waited_for_if_it_is_asked_for(monkeypatch):
+    monkeypatch.setattr(module, "FIRST_PAUSE_S", 0.05)
+    server = CameraServer()
+    server.kill()
+    with pytest.raises(SourceError):
+        Sources(server.url)
+    source = Sources(server.url, patient=True)
+    server.start()
+    assert next(iter(source)).source == server.url
+    source.close()
+    server.kill()
+
+
 def test_a_mistyped_film_among_several_is_an_error(film):
     with pytest.raises(SourceError, match="no film"):
         Sources([film, "absent.mp4"])
+    with pytest.raises(SourceError, match="no film"):
+        Sources("absent.mp4", patient=True)
     assert threads() == 0
 
 

@@ -1,0 +1,39 @@
+"""Watches a camera, tells what happens, and opens it again when it is lost; Ctrl-C ends it.
+
+python examples/camera.py rtsp://user:password@camera/1 --classes person dog --seconds 60
+"""
+
+import argparse
+import threading
+from contextlib import suppress
+
+from openvocab import OpenVocabDetector
+from openvocab.stream import Event, Sources, StreamProcessor
+
+
+def tell(event: Event) -> None:
+    more = ", ".join(f"{key} {value}" for key, value in event.data.items())
+    print(f"{event.kind}: {event.source} ({more})", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("source", nargs="?", default="0", help="camera number, address or film")
+    parser.add_argument("--classes", nargs="+", default=["person"], metavar="WORD")
+    parser.add_argument("--seconds", type=float, default=threading.TIMEOUT_MAX, help="to end after")
+    arguments = parser.parse_args()
+
+    detector = OpenVocabDetector.from_preset("starter")
+    processor = StreamProcessor(detector, arguments.classes, report=tell)
+    camera = Sources(arguments.source, report=tell, patient=True)  # it may be away at the start
+    end = threading.Timer(arguments.seconds, processor.stop)  # whether pictures come or not
+    end.daemon = True
+    end.start()
+    with suppress(KeyboardInterrupt):
+        for frame, _ in processor.run(camera):
+            if frame.index == 0:
+                print(f"watching {frame.source}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
