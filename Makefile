@@ -5,7 +5,7 @@ STAMP := .venv/.installed
 DATA ?= ../shared/data
 PHOTO ?= $(shell $(BIN)/python -c "import importlib.util as u; print(u.find_spec('ultralytics').submodule_search_locations[0])")/assets/bus.jpg
 
-.PHONY: accuracy performance detect demo screenshots chromium test test-slow lint types contracts format wheel starter clean help
+.PHONY: accuracy performance detect demo docs screenshots chromium test test-slow lint types contracts format wheel starter clean help
 
 help: ## List the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -15,6 +15,9 @@ detect: $(STAMP) ## Find things in a real photo and save the labelled picture in
 
 demo: $(STAMP) ## Open the demo page.
 	$(BIN)/openvocab demo
+
+docs: $(STAMP) ## Build the documentation in out/site.
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 screenshots: $(STAMP) chromium ## Pictures of the demo's tabs, in docs/images/.
 	PYTHONPATH=tests $(BIN)/python tests/browser/screenshots.py docs/images
