@@ -2,12 +2,13 @@
 
     .venv/bin/python benchmarks/serving.py ../shared/data/coco-dev/images --json benchmarks/results/serving.json
 
-Each photo is asked for five things, as base64 in JSON. With and without batches take turns.
+Each photo is asked for five things, as base64 in JSON. With batches, without, and Ray Serve with a replica a core take turns.
 """
 
 import argparse
 import base64
 import json
+import os
 import signal
 import socket
 import statistics
@@ -33,13 +34,30 @@ ROUNDS = 3
 JSON = {"content-type": "application/json"}
 
 
-@contextmanager
-def serving(*options: str) -> Iterator[httpx.Client]:
-    """A server of its own process, ready."""
+def free_port() -> str:
+    """A port nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "openvocab", "serve", "--port", str(port), *options]
+        return str(probe.getsockname()[1])
+
+
+def serve(*options: str) -> tuple[str, list[str]]:
+    """Port and command line of `openvocab serve`."""
+    port = free_port()
+    command = [sys.executable, "-m", "openvocab", "serve", "--no-demo", "--port", port, *options]
+    return port, command
+
+
+def replicas(count: int) -> tuple[str, list[str]]:
+    """Port and command line of Ray Serve with so many of a core each."""
+    port = free_port()
+    file = str(Path(__file__).parents[1] / "examples/ray_serve.py")
+    return port, [sys.executable, file, "--replicas", str(count), "--port", port]
+
+
+@contextmanager
+def serving(port: str, command: list[str]) -> Iterator[httpx.Client]:
+    """A server of its own process, ready."""
     with (
         subprocess.Popen(command, stdout=subprocess.DEVNULL) as process,  # noqa: S603  own words
         httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=120) as client,
@@ -49,11 +67,11 @@ def serving(*options: str) -> Iterator[httpx.Client]:
                 try:
                     client.get("/readyz").raise_for_status()
                     break
-                except httpx.TransportError:
+                except httpx.HTTPError:
                     time.sleep(0.1)
             yield client
         finally:
-            process.send_signal(signal.SIGTERM)
+            process.send_signal(signal.SIGINT)
 
 
 def load(client: httpx.Client, bodies: list[bytes], count: int, callers: int) -> dict[str, Any]:
@@ -84,25 +102,34 @@ def measure(photos: list[Path]) -> dict[str, Any]:
         ).encode()
         for each in photos
     ]
-    rates: dict[str, list[float]] = {"batches": [], "one by one": []}
+    rates: dict[str, list[float]] = {"batches": [], "one by one": [], "a replica a core": []}
     result: dict[str, Any] = {"provenance": provenance(OpenVocabDetector.from_preset())}
-    with serving("--queue", "64") as batched, serving("--queue", "64", "--batch", "1") as single:
-        for client in (batched, single):
-            load(client, bodies, 10, 2)  # warms up
-        result["alone"] = load(batched, bodies, ALONE, 1)
-        result["4 callers"] = load(batched, bodies, TOGETHER, 4)
+    with (
+        serving(*serve("--queue", "64")) as batched,
+        serving(*serve("--queue", "64", "--batch", "1")) as single,
+        serving(*replicas(os.cpu_count() or 1)) as spread,
+    ):
+        servers = dict(zip(rates, (batched, single, spread), strict=True))
+        for client in servers.values():
+            load(client, bodies, 20, 4)  # warms up
+        for name, client in (("", batched), (", a replica a core", spread)):
+            result[f"alone{name}"] = load(client, bodies, ALONE, 1)
+            result[f"4 callers{name}"] = load(client, bodies, TOGETHER, 4)
         for _ in range(ROUNDS):
-            for name, client in (("batches", batched), ("one by one", single)):
+            for name, client in servers.items():
                 rates[name].append(load(client, bodies, MANY, 16)["a_second"])
-    with serving("--queue", "4") as client:
+    with serving(*serve("--queue", "4")) as client:
         result["32 callers, 4 may wait"] = load(client, bodies, MANY, 32)
-    ratios = [a / b for a, b in zip(*rates.values(), strict=True)]
+    one = rates["one by one"]
     return result | {
         "p95 of 4 callers over one alone": round(
             result["4 callers"]["ms"][1] / result["alone"]["ms"][1], 2
         ),
         "photos a second, 16 callers": rates,
-        "batches over one by one": round(statistics.median(ratios), 2),
+        "over one by one": {
+            name: round(statistics.median(a / b for a, b in zip(rate, one, strict=True)), 2)
+            for name, rate in rates.items()
+        },
     }
 
 

@@ -1,8 +1,10 @@
 """Detections of many files as Parquet, chunk by chunk: what is there already is not done again."""
 
+import dataclasses
 import hashlib
 import io
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,6 +32,7 @@ __all__ = [
     "find",
     "folder",
     "look",
+    "question",
     "save",
 ]
 
@@ -55,6 +58,7 @@ SCHEMA = pa.schema(
 """A row a file; `error` is null where it could be read."""
 
 SUFFIX = ".parquet"
+ASKED = b"openvocab"  # in a part's metadata: what it answers
 CHUNK = 64  # files a part: what a worker that dies has to do again
 TOGETHER = 8  # images at once in memory
 
@@ -123,11 +127,18 @@ def chunks(paths: Sequence[str], size: int = CHUNK) -> list[Chunk]:
     ]
 
 
-def done(out: Place) -> dict[str, str | None]:
+def question(arguments: Mapping[str, Any]) -> str:
+    """What `OpenVocabStage` is asked, as each part tells it: JSON of classes, preset and so on."""
+    asked = {name: arguments.get(name) for name in ("classes", "negatives", "score_threshold")}
+    preset = dataclasses.asdict(load(arguments["preset"]))
+    return json.dumps(asked | {"preset": preset}, sort_keys=True, default=str)
+
+
+def done(out: Place, asked: str) -> dict[str, str | None]:
     """What the parts hold already: each path and its error.
 
     Raises:
-        OpenVocabError: a part cannot be read.
+        OpenVocabError: a part cannot be read, or answers another question.
     """
     selector = fs.FileSelector(out.path, allow_not_found=True)
     known: dict[str, str | None] = {}
@@ -138,6 +149,10 @@ def done(out: Place) -> dict[str, str | None]:
             table = pq.read_table(each.path, filesystem=out.system, columns=["path", "error"])
         except (OSError, pa.ArrowException) as error:
             raise OpenVocabError(f"{each.path} cannot be read ({error}); delete it.") from error
+        if (table.schema.metadata or {}).get(ASKED, b"").decode() != asked:
+            raise OpenVocabError(
+                f"{out.path} holds answers to other classes or another preset; choose another folder."
+            )
         known |= dict(zip(table["path"].to_pylist(), table["error"].to_pylist(), strict=True))
     return known
 
@@ -237,11 +252,12 @@ class Worker:
     def __init__(self, out: Place, arguments: dict[str, Any]) -> None:
         """Load the networks; `arguments` are those of `OpenVocabStage`."""
         self._out, self._stage = out, OpenVocabStage(**arguments)
+        self._asked = {ASKED: question(arguments).encode()}
 
     def do(self, chunk: Chunk) -> int:
         """How many files it were."""
         paths = pa.table({"path": pa.array(chunk.paths, pa.string())})
-        save(self._out, chunk.name, self._stage(paths))
+        save(self._out, chunk.name, self._stage(paths).replace_schema_metadata(self._asked))
         return len(chunk.paths)
 
 

@@ -53,17 +53,19 @@ def batch(  # noqa: PLR0913  a command has as many parameters as it has options
 
     system, paths = parts.find(source)
     target = parts.folder(output)
-    there = parts.done(target)
-    work = parts.chunks([path for path in paths if path not in there])
     arguments: dict[str, Any] = {
         "classes": read_classes(classes), "preset": read_preset(preset, imgsz, tile),
         "negatives": split_list(negatives), "score_threshold": threshold, "device": device,
         "system": system,
     }  # fmt: skip
+    asked = parts.question(arguments)
+    there = parts.done(target, asked)
+    work = parts.chunks([path for path in paths if path not in there])
     for _ in _progress(_engine(engine, work, target, arguments, workers), work):
         pass
-    asked = set(paths)
-    failed = {path: why for path, why in parts.done(target).items() if why and path in asked}
+    wanted = set(paths)
+    now = parts.done(target, asked)
+    failed = {path: why for path, why in now.items() if why and path in wanted}
     for why in list(failed.values())[:SHOWN]:
         complain(why)
     new = sum(len(each.paths) for each in work)

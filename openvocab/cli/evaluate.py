@@ -40,7 +40,8 @@ Map = Annotated[
     typer.Option(metavar="FILE", help="The classes in other words, a .toml; or coco, bundled."),
 ]
 Runs = Annotated[
-    Path | None, typer.Option("--out", metavar="DIR", help="[default: runs/DATASET-PRESET]")
+    Path | None,
+    typer.Option("--out", metavar="DIR", help="Where results go.  (default: runs/DATASET-PRESET)"),
 ]
 
 
@@ -194,7 +195,11 @@ def _below(results: dict[str, Any]) -> str:
     times = [f"{key} {1000 * v:.0f}" for key, v in results["seconds_per_photo"].items()]
     lines = [
         f"recall of the best proposals, %: {', '.join(recall)}",
-        f"false labels a photo, five absent classes asked: {', '.join(false)}",
+        *(
+            [f"false labels a photo, five absent classes asked: {', '.join(false)}"]
+            if false
+            else []
+        ),
         f"milliseconds a photo: {', '.join(times)}",
     ]
     return "\n".join(lines)

@@ -39,7 +39,11 @@ Pictures = Annotated[
 ]
 Out = Annotated[
     Path | None,
-    typer.Option("--out", metavar="DIR", help="[default: beside the network, used from then on]"),
+    typer.Option(
+        "--out",
+        metavar="DIR",
+        help="Where it goes.  (default: beside the network, used from then on)",
+    ),
 ]
 Trust = Annotated[bool, typer.Option("--trust-pickle", help="Load a .pt, which can run any code.")]
 

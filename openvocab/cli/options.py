@@ -36,26 +36,26 @@ PresetName = Annotated[
 ]
 Negatives = Annotated[str, typer.Option(help="Look-alikes that compete and are never returned.")]
 Threshold = Annotated[
-    float | None, typer.Option(help="Lowest score, 0 to 1.  [default: the preset's]")
+    float | None, typer.Option(help="Lowest score, 0 to 1.  (default: the preset's)")
 ]
 Host = Annotated[str, typer.Option(help="Address to serve; 0.0.0.0 for others, too.")]
 Port = Annotated[int, typer.Option(min=1, max=65535)]
 HERE = {"127.0.0.1", "localhost", "::1"}
 """Addresses by which nobody but this machine is served."""
 Device = Annotated[
-    str | None, typer.Option(help="cpu, cuda:0, ...  [default: CUDA where there is one]")
+    str | None, typer.Option(help="cpu, cuda:0, ...  (default: CUDA where there is one)")
 ]
 ImageSize = Annotated[
     int | None,
     typer.Option(
-        help="Longer side the detector sees, in pixels.  [default: the preset's]", min=32, max=8192
+        help="Longer side the detector sees, in pixels.  (default: the preset's)", min=32, max=8192
     ),
 ]
 TileSize = Annotated[
     int | None,
     typer.Option(
         metavar="PX",
-        help="See tiles of this size as well, for small things.  [default: the preset's]",
+        help="See tiles of this size as well, for small things.  (default: the preset's)",
         min=64,
         max=8192,
     ),

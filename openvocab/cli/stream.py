@@ -85,7 +85,7 @@ def stream(  # noqa: PLR0913  a command has as many parameters as it has options
     every: Annotated[int, typer.Option(help="Detect in every so many frames.", min=1)] = 1,
     tracker: Annotated[
         str | None,
-        typer.Option(help="bytetrack, ocsort or sort.  [default: bytetrack; pictures: none]"),
+        typer.Option(help="bytetrack, ocsort or sort.  (default: bytetrack; pictures: none)"),
     ] = None,
     no_track: Annotated[bool, typer.Option("--no-track", help="Each frame on its own.")] = False,
     wait: Annotated[

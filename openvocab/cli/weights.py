@@ -44,9 +44,12 @@ def verify_weights(
 
 
 @app.command("path")
-def path_of_weights(name: Annotated[str, typer.Argument()]) -> None:
-    """Print where the weights lie."""
-    out.print(str(weights.resolve(name)), soft_wrap=True)
+def path_of_weights(
+    name: Annotated[str, typer.Argument(help="Name of a preset or of weights.")],
+) -> None:
+    """Print where weights lie; of a preset both, a line each."""
+    for part in _bundles([name]):
+        out.print(str(weights.resolve(part)), soft_wrap=True)
 
 
 @app.command("pull")

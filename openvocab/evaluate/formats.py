@@ -16,7 +16,13 @@ from openvocab.images import SUFFIXES, size_wh
 __all__ = ["labels_of", "load"]
 
 # Where the labels of a folder are looked for, in this order.
-PLACES = ("data.yaml", "instances.json", "_annotations.coco.json", "annotations/*_{split}*.json")
+PLACES = (
+    "data.yaml",
+    "instances.json",
+    "annotations.json",
+    "_annotations.coco.json",
+    "annotations/*_{split}*.json",
+)
 # File names that say nothing of what they label: the folder's name does.
 GENERIC = {"data", "dataset", "instances", "_annotations.coco", "annotations", "labels"}
 FAR = 1e6  # pixels: no picture is so large
@@ -174,7 +180,8 @@ def _yolo(file: Path, split: str) -> Dataset:
     except yaml.YAMLError as error:
         raise ValueError(str(error).splitlines()[0]) from error
     names = data["names"]
-    by_id = dict(enumerate(names)) if isinstance(names, list) else names
+    # JSON, which YAML reads, has numbers as keys in quotes only.
+    by_id = dict(enumerate(names)) if isinstance(names, list) else {int(k): names[k] for k in names}
     classes = [by_id[place] for place in range(len(by_id))]
     wrong = next((each for each in classes if not isinstance(each, str)), None)
     if wrong is not None:  # YAML reads no and yes as booleans

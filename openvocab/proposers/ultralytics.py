@@ -191,8 +191,8 @@ def check_format(file: Path, *, trust_pickle: bool) -> None:
         raise ModelError(f"{file} describes a model without weights; give a trained one.")
     if not _is_export(file) and not trust_pickle:
         raise ModelError(
-            f"{file} is of a format that can run code when loaded; pass trust_pickle=True if you "
-            "trust where it comes from, or export it to ONNX."
+            f"{file} is of a format that can run code when loaded; pass trust_pickle=True (in a "
+            "preset: trust_pickle = true) if you trust where it comes from, or export it to ONNX."
         )
 
 

@@ -180,7 +180,11 @@ class _Camera:
 
     def __init__(self, index: int) -> None:
         self._name = f"camera {index}"
-        self._device = cv2.VideoCapture(index)
+        before = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+        try:  # each of its ways to open a camera complains for itself
+            self._device = cv2.VideoCapture(index)
+        finally:
+            cv2.utils.logging.setLogLevel(before)
         if not self._device.isOpened():
             self._device.release()
             raise SourceError(f"There is no {self._name}; check its number, plug and permissions.")

@@ -150,9 +150,8 @@ class StreamProcessor:
                     self.metrics.tracks = sum(len(each.memory) for each in lanes.values())
                     self.metrics.frame_done()
                     yield frame, found
-                for lane in lanes.values():
-                    for event in lane.events.end():
-                        self._report(event)
+                for event in self._last_events(lanes.values()):
+                    self._report(event)
             finally:
                 self._stopped.clear()
                 source.close()
@@ -173,6 +172,12 @@ class StreamProcessor:
             yield from lane.events.update(frame, found)
             if self._zones is not None:
                 yield from self._zones.update(frame, found)
+
+    def _last_events(self, lanes: Iterable["_Lane"]) -> Iterator[Event]:
+        if self._zones is not None:
+            yield from self._zones.end()
+        for lane in lanes:
+            yield from lane.events.end()
 
     def _lane(self, fps: float) -> "_Lane":
         tracker = None if self._tracker is None else Tracker(self._tracker, fps / self._every)

@@ -1,5 +1,6 @@
 """Polygons and lines in the picture, from a small file: who entered, left, crossed."""
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -42,15 +43,21 @@ class _Area:
                 continue
             if within:
                 self.inside[track] = name, frame.time_s
-                yield self._event("entered zone", frame, track, name)
+                yield self._event("entered zone", frame.time_s, frame.source, track)
             else:
+                yield self._event("left zone", frame.time_s, frame.source, track)
                 del self.inside[track]
-                yield self._event("left zone", frame, track, name)
-        for track, (name, _) in _old(self.inside, frame.time_s):
-            del self.inside[track]
-            yield self._event("left zone", frame, track, name)
-        for track, _ in _old(self.doubts, frame.time_s):
-            del self.doubts[track]
+        yield from self.gone(frame.time_s - GONE_S, frame.source)
+        for track, (_, last_s) in list(self.doubts.items()):
+            if last_s < frame.time_s - GONE_S:
+                del self.doubts[track]
+
+    def gone(self, since_s: float, source: str) -> Iterator[Event]:
+        """Who was last seen before then has left, then."""
+        for track, (_, last_s) in list(self.inside.items()):
+            if last_s < since_s:
+                yield self._event("left zone", last_s, source, track)
+                del self.inside[track]
 
     def _is_sure(self, track: int, now_s: float, *, differs: bool) -> bool:
         """Whether it was seen on the other side often enough."""
@@ -59,9 +66,9 @@ class _Area:
             self.doubts[track] = times + 1, now_s
         return differs and times + 1 >= STEADY
 
-    def _event(self, kind: str, frame: Frame, track: int, name: str) -> Event:
-        data = {"zone": self.name, "tracker_id": track, "class_name": name}
-        return Event(kind, frame.time_s, frame.source, data)
+    def _event(self, kind: str, time_s: float, source: str, track: int) -> Event:
+        data = {"zone": self.name, "tracker_id": track, "class_name": self.inside[track][0]}
+        return Event(kind, time_s, source, data)
 
 
 @dataclass(slots=True)
@@ -144,6 +151,12 @@ class Zones:
                         data | {"class_name": names[row]},
                     )
 
+    def end(self) -> Iterator[Event]:
+        """The stream has ended: all that are in a zone have left it."""
+        for source, state in self._states.items():
+            for area in state.areas:
+                yield from area.gone(math.inf, source)
+
     def draw(self, picture: Image, source: str) -> Image:
         """The picture with the zones of a source and their counts by class, drawn in place."""
         state = self._states.setdefault(source, self._new_state())
@@ -176,13 +189,6 @@ def _named(detections: sv.Detections) -> tuple[list[int], list[str]]:
     """Tracks and their classes."""
     ids = [] if detections.tracker_id is None else detections.tracker_id.tolist()
     return ids, list(detections.data.get("class_name", ()))
-
-
-def _old(
-    seen: Mapping[int, tuple[Any, float]], now_s: float
-) -> list[tuple[int, tuple[Any, float]]]:
-    """What was not seen for a while."""
-    return [each for each in seen.items() if now_s - each[1][1] > GONE_S]
 
 
 def _check(name: str, points: Any, *, least: int) -> None:  # noqa: ANN401  from a file: anything

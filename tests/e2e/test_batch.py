@@ -24,7 +24,7 @@ RAY = pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed"
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "openvocab", "batch", *map(str, arguments), "-c", WORDS]
+    command = [sys.executable, "-m", "openvocab", "batch", "-c", WORDS, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
@@ -76,6 +76,11 @@ def test_a_row_is_what_detect_finds_and_a_rerun_does_what_is_missing(photos, tmp
     assert "1 pictures, 3 were there" in again.stdout
     assert part.stat().st_mtime_ns == before
     assert rows(out).keys() == found.keys() | {str(photos / "new.jpg")}
+
+    for change in (("-c", "dog"), ("--threshold", "0.9"), ("--negatives", "tram")):
+        other = run(photos, "--out", out, *change)
+        assert other.returncode == 2, change
+        assert "other classes or another preset" in other.stderr
 
 
 def test_a_bucket_is_listed_and_written_to(photos, tmp_path):

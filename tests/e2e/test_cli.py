@@ -254,6 +254,8 @@ def test_weights_are_listed_verified_and_found(run):
     assert "starter-encoder: whole" in text
     code, text, _ = run("weights", "path", "starter-detector")
     assert Path(text.strip()).is_file()
+    code, text, _ = run("weights", "path", "starter")
+    assert [Path(line).exists() for line in text.split()] == [True, True]
 
 
 @pytest.mark.parametrize("command", ["verify", "path", "pull"])

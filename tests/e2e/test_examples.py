@@ -6,6 +6,7 @@ import os
 import queue
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -15,10 +16,11 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import cv2
+import httpx
 import matplotlib as mpl
 import numpy as np
 import pytest
-from films import CameraServer, pan
+from films import CameraServer, free_port, pan
 from servers import serving
 
 import openvocab
@@ -247,19 +249,37 @@ def ray_data(place: Place) -> None:
     assert list((place.folder / "found").glob("*.parquet"))
 
 
+def ray_serve(place: Place) -> None:
+    del place.environment["PYTHONPATH"]
+    port = free_port()
+    with place.started(
+        "ray_serve.py", "--replicas", "2", "--cores", "0.5", "--port", port
+    ) as serving_:
+        while "serving at" not in serving_.stdout.readline():
+            assert serving_.poll() is None
+        file = {"image": (place.folder / "photos/bus.jpg").read_bytes()}
+        answer = httpx.post(
+            f"http://127.0.0.1:{port}/v1/detect/file",
+            data={"classes": "bus"},
+            files=file,
+            timeout=60,
+        )
+        assert [row["class_name"] for row in answer.json()["detections"]] == ["bus"]
+        serving_.send_signal(signal.SIGINT)
+
+
 CHECKS: dict[str, Callable[[Place], None]] = {
     f"{check.__name__}.py": check
     for check in (
         photo, many_photos, image_prompts, explain, slicing, film, camera, count_in_zones,
-        live_classes, ultralytics_plugin, label_and_train, ask_server, ray_data,
+        live_classes, ultralytics_plugin, label_and_train, ask_server, ray_data, ray_serve,
     )
 }  # fmt: skip
-MARKS = {
-    "ray_data.py": [
-        pytest.mark.slow,
-        pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed"),
-    ],
-}
+RAY = [
+    pytest.mark.slow,
+    pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed"),
+]
+MARKS = {"ray_data.py": RAY, "ray_serve.py": RAY}
 
 
 @pytest.mark.parametrize(

@@ -120,6 +120,13 @@ def test_yolo_pictures_may_be_listed_and_names_be_a_list(tmp_path):
     assert load(file, split="test").photos[0].class_ids.tolist() == [1]
 
 
+def test_yolo_as_json_has_numbers_in_quotes(tmp_path):
+    folder = yolo(tmp_path, "1 0.5 0.5 0.5 0.5").parent
+    names = {"path": str(folder), "val": "images/val", "names": {"0": "bus", "1": "car"}}
+    (folder / "data.yaml").write_text(json.dumps(names))
+    assert load(folder).classes == ("bus", "car")
+
+
 def test_a_turned_picture_has_the_size_it_is_shown_at(tmp_path):
     file = yolo(tmp_path, "0 .5 .5 1 1")
     exif = PIL.Image.Exif()

@@ -10,6 +10,7 @@ import pytest
 import supervision as sv
 
 from openvocab.errors import OpenVocabError
+from openvocab.evaluate.formats import load
 from openvocab.labels import FORMATS, Labelled, kept_small, to_hf, write_labels
 
 CLASSES = ("bus", 'a "red" <Löwe>, & more')
@@ -84,6 +85,14 @@ def test_masks_that_were_kept_small_give_the_same_labels(kind, pictures, tmp_pat
     lines = [sorted(place.rglob("*.txt")) for place in (tmp_path / "dense", tmp_path / "small")]
     for one, other in zip(*lines, strict=True):
         assert one.read_text() == other.read_text()
+
+
+@pytest.mark.parametrize("kind", ["yolo", "coco"])
+def test_what_was_labelled_can_be_evaluated(pictures, tmp_path, kind):
+    file = write_labels(kind, pictures, CLASSES, tmp_path / "out")
+    dataset = load(file.parent, tmp_path / "photos" if kind == "coco" else None)
+    assert dataset.classes == CLASSES
+    assert [len(photo.xyxy) for photo in dataset.photos] == [len(each.found) for each in pictures]
 
 
 @pytest.mark.parametrize("masks", [False, True])

@@ -228,7 +228,18 @@ def test_a_thing_that_blinks_does_not_leave_its_zone():
         seen = index < 30 and index % 3 != 1
         events += zones.update(Frame(index, index / 10, picture(), "a"), there if seen else gone)
     assert [event.kind for event in events] == ["entered zone", "left zone"]
-    assert events[1].time_s == pytest.approx(2.9 + 2.1, abs=0.2)
+    assert events[1].time_s == pytest.approx(2.9, abs=0.2)
+
+
+def test_who_is_in_a_zone_when_the_film_ends_has_left(detector):
+    zones, events = Zones({"all": [(0, 0), (160, 0), (160, 120), (0, 120)]}), []
+    processor = StreamProcessor(detector, ["red"], zones=zones, report=events.append)
+    *_, (last, _) = processor.run(Film(10))
+    kinds = [event.kind for event in events]
+    assert kinds.count("entered zone") == kinds.count("left zone") >= 1
+    assert kinds[-1] == "left"
+    left = next(event for event in events if event.kind == "left zone")
+    assert left.time_s == last.time_s
 
 
 def test_an_edge_that_trembles_enters_once_and_crosses_once():
