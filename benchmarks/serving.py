@@ -71,7 +71,7 @@ def serving(port: str, command: list[str]) -> Iterator[httpx.Client]:
                     time.sleep(0.1)
             yield client
         finally:
-            process.send_signal(signal.SIGINT)
+            process.send_signal(signal.SIGTERM)
 
 
 def load(client: httpx.Client, bodies: list[bytes], count: int, callers: int) -> dict[str, Any]:
