@@ -78,7 +78,7 @@ def detect(  # noqa: PLR0913  a command has as many parameters as it has options
     Exit code: 0 all pictures were read, 1 some were not, 2 none was, or an option is wrong.
     """
     paths = _sources(sources)
-    names = read_classes(classes)
+    wanted = read_classes(classes)
     targets = _targets(paths, save)
     collected = _Labels(label_format, paths)
     if show and not has_display():
@@ -87,7 +87,8 @@ def detect(  # noqa: PLR0913  a command has as many parameters as it has options
     from openvocab.detector import OpenVocabDetector
 
     detector = OpenVocabDetector.from_preset(read_preset(preset, imgsz, tile), device=device)
-    bank = detector.vocabulary(names, split_list(negatives))
+    bank = detector.vocabulary(wanted, split_list(negatives))
+    names = list(bank.names)
     records: list[dict[str, Any]] = []
     with suppress(KeyboardInterrupt):  # what was found so far is still reported
         for path, target in _progress(list(zip(paths, targets, strict=True))):

@@ -4,11 +4,12 @@ import dataclasses
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from openvocab.errors import OpenVocabError
+from openvocab.errors import ClassesError, OpenVocabError
+from openvocab.files import read_table
 from openvocab.presets import Preset, load
 from openvocab.prompts import split_list
 
@@ -29,7 +30,12 @@ __all__ = [
 ]
 
 Classes = Annotated[
-    str, typer.Option("--classes", "-c", help='"bus, person", or a .txt file with one a line.')
+    str,
+    typer.Option(
+        "--classes",
+        "-c",
+        help='"bus, person"; or a file: .txt with one a line, .toml with synonyms and pictures.',
+    ),
 ]
 PresetName = Annotated[
     str, typer.Option("--preset", "-p", help="Name of a preset, or a .toml file.")
@@ -62,15 +68,34 @@ TileSize = Annotated[
 ]
 
 
-def read_classes(text: str) -> list[str]:
-    """Words of the option, or the lines of the file it names."""
-    if not text.endswith(".txt"):
+def read_classes(text: str) -> list[str] | dict[str, list[str | Path]]:
+    """Words of the option, or what is in the file it names."""
+    file = Path(text)
+    if file.suffix == ".toml":
+        table = read_table(file)
+        return {name: [_part(file, each) for each in _listed(table[name])] for name in table}
+    if file.suffix != ".txt":
         return list(split_list(text))
     try:
-        lines = Path(text).read_text(encoding="utf-8-sig").splitlines()
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise OpenVocabError(f"{text} cannot be read ({error}); give a text file.") from error
     return [line.strip() for line in lines if line.strip()]
+
+
+def _listed(value: Any) -> list[Any]:  # noqa: ANN401  from a file: anything
+    return value if isinstance(value, list) else [value]
+
+
+def _part(file: Path, value: Any) -> str | Path:  # noqa: ANN401  likewise
+    """A word, or `{ image = "logo.png" }` beside the file."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, dict) and value.keys() == {"image"} and isinstance(value["image"], str):
+        return file.parent / value["image"]
+    raise ClassesError(
+        f'{file} holds {str(value)[:50]!r}; give words and {{ image = "FILE" }} as parts of a class.'
+    )
 
 
 def read_preset(name: str, image_size: int | None = None, tile_size: int | None = None) -> Preset:

@@ -99,12 +99,7 @@ def vocabularies(service: Service) -> APIRouter:
     @routes.put("/{name}", status_code=204)
     async def put(name: str, words: Words) -> None:
         """Encode classes once, and keep them by a name."""
-        service.vocabularies.check(name)
-        service.check_words(words.classes, words.negatives)
-        async with asyncio.timeout(service.settings.timeout_s):
-            vocabulary = service.detector.vocabulary
-            made = await run_in_threadpool(vocabulary, words.classes, words.negatives)
-            await run_in_threadpool(service.vocabularies.put, name, made)
+        await service.store(name, words)
 
     @routes.get("/{name}")
     async def classes(name: str) -> list[str]:
@@ -136,9 +131,7 @@ def streams(service: Service) -> APIRouter:
     @routes.post("/streams", status_code=201)
     async def start(asked: AskedStream) -> StreamState:
         """Watch a source; whether it opens, its state and events tell."""
-        async with asyncio.timeout(service.settings.timeout_s):
-            begin, wanted = service.streams.start, service.wanted(asked)
-            return StreamState.of(await run_in_threadpool(begin, asked.source, wanted))
+        return StreamState.of(await service.watch(asked.source, asked))
 
     @routes.get("/streams/{number}")
     async def state(number: int) -> StreamState:
@@ -148,9 +141,7 @@ def streams(service: Service) -> APIRouter:
     @routes.put("/streams/{number}/classes", status_code=204)
     async def classes(number: int, asked: Question) -> None:
         """Look for other things from the next frame on; tracks are named anew."""
-        stream, wanted = service.streams.get(number), service.wanted(asked)
-        async with asyncio.timeout(service.settings.timeout_s):
-            await run_in_threadpool(stream.set_classes, wanted)
+        await service.change(service.streams.get(number), asked)
 
     @routes.delete("/streams/{number}", status_code=204)
     async def stop(number: int) -> None:

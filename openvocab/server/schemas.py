@@ -13,6 +13,8 @@ __all__ = [
     "Asked",
     "AskedBatch",
     "AskedStream",
+    "Classes",
+    "Example",
     "Found",
     "Question",
     "Refused",
@@ -24,11 +26,6 @@ __all__ = [
 Name = Annotated[str, Field(max_length=500)]
 Score = Annotated[float, Field(ge=0, le=1)]
 Names = Annotated[list[Name], Field(max_length=5000)]
-Synonyms = Annotated[list[Name], Field(max_length=100)]
-Classes = (
-    Annotated[list[Name], Field(min_length=1, max_length=5000)]
-    | Annotated[dict[Name, Synonyms], Field(min_length=1, max_length=5000)]
-)
 KEYS = 16  # more of them are not looked at one by one
 
 
@@ -45,10 +42,24 @@ class _Strict(BaseModel):
         return given
 
 
+class Example(_Strict):
+    """A picture of what is meant, cut out tightly."""
+
+    image: Annotated[str, Field(description="As the `image` of a question.")]
+
+
+Parts = Annotated[list[Name | Example], Field(max_length=100)]
+Classes = Annotated[
+    Annotated[list[Name], Field(min_length=1, max_length=5000)]
+    | Annotated[dict[Name, Parts], Field(min_length=1, max_length=5000)],
+    Field(description="Names; or for each name its synonyms and example pictures."),
+]
+
+
 class Words(_Strict):
     """What to look for."""
 
-    classes: Annotated[Classes, Field(description="Names, or each with its synonyms.")]
+    classes: Classes
     negatives: Names = []
 
 

@@ -1,23 +1,28 @@
 """What the routes share: what is let in, understood, decoded and answered in time."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import supervision as sv
 from fastapi.concurrency import run_in_threadpool
+from numpy.typing import NDArray
 
 from openvocab import images
+from openvocab.classifier import RegionClassifier
 from openvocab.detector import OpenVocabDetector
 from openvocab.errors import ClassesError, ImageError
 from openvocab.protocols import Image
+from openvocab.server import schemas
 from openvocab.server.batching import Batcher
 from openvocab.server.errors import BusyError
 from openvocab.server.pictures import Pictures
-from openvocab.server.schemas import Answer, Question, answer
-from openvocab.server.streams import Streams
+from openvocab.server.schemas import Answer, Example, Question, Words, answer
+from openvocab.server.streams import Stream, Streams
 from openvocab.server.vocabularies import Vocabularies
 from openvocab.vocabulary import Classes, Vocabulary
 
@@ -91,88 +96,137 @@ class Service:
 
     async def detect(self, pictures: Sequence[bytes | str], question: Question) -> list[Answer]:
         """Answers in order, of files or of pictures as `Pictures` reads them; all or none."""
-        if len(pictures) > self.settings.waiting:
-            raise ImageError(
-                f"{self.settings.waiting} pictures a request, at the most; send fewer."
-            )
-        if self._inside + len(pictures) > self.settings.waiting + self.settings.most:
-            raise BusyError("Too many requests wait; try again later.")
-        # Counted before anything is decoded: so many pictures are in memory, and no more.
-        self._inside += len(pictures)
-        try:
-            async with asyncio.timeout(self.settings.timeout_s):
-                return await self._detect(pictures, question)
-        finally:
-            self._inside -= len(pictures)
-
-    async def _detect(self, pictures: Sequence[bytes | str], question: Question) -> list[Answer]:
-        classifier, thresholds = await run_in_threadpool(self._understood, question)
-        files = await self._read(pictures)
-        loaded = [await run_in_threadpool(self._load, *each) for each in enumerate(files)]
-        futures = [self.batcher.submit(image, classifier, thresholds) for image in loaded]
-        try:
-            found: list[sv.Detections] = await asyncio.gather(
-                *(asyncio.wrap_future(future) for future in futures)
-            )
-        finally:
-            for future in futures:  # of those that nobody waits for any more
-                future.cancel()
+        async with self._let_in(len(pictures) + len(_shown(question.classes))):
+            wanted = await self._wanted(question)
+            classifier, thresholds = await run_in_threadpool(self._understood, **wanted)
+            loaded = await self._loaded(pictures, "image")
+            futures = [self.batcher.submit(image, classifier, thresholds) for image in loaded]
+            try:
+                found: list[sv.Detections] = await asyncio.gather(
+                    *(asyncio.wrap_future(future) for future in futures)
+                )
+            finally:
+                for future in futures:  # of those that nobody waits for any more
+                    future.cancel()
         return [
             answer((image.shape[1], image.shape[0]), each)
             for image, each in zip(loaded, found, strict=True)
         ]
 
-    def wanted(self, question: Question) -> dict[str, Any]:
-        """Classes, negatives and thresholds of a question, by the names that a stream has for them.
+    async def store(self, name: str, words: Words) -> None:
+        """Encode classes once, and keep them by a name.
 
         Raises:
-            ClassesError: neither or both of classes and vocabulary, or too many words.
-            LacksError: the vocabulary is not stored.
+            ClassesError: the name or the classes cannot be used.
+            ImageError: an example picture cannot be read.
         """
+        self.vocabularies.check(name)
+        async with self._let_in(len(_shown(words.classes))):
+            classes = await self._classes(words.classes, words.negatives)
+            made = await run_in_threadpool(self.detector.vocabulary, classes, words.negatives)
+            await run_in_threadpool(self.vocabularies.put, name, made)
+
+    async def watch(self, source: str, question: Question) -> Stream:
+        """Start a stream.
+
+        Raises:
+            LacksError, BusyError, ClassesError: as `Streams.start`.
+            ImageError: an example picture cannot be read.
+        """
+        async with self._let_in(len(_shown(question.classes))):
+            wanted = await self._wanted(question)
+            return await run_in_threadpool(self.streams.start, source, wanted)
+
+    async def change(self, stream: Stream, question: Question) -> None:
+        """Have a stream look for other things.
+
+        Raises:
+            ClassesError: they cannot be used; it goes on with those it has.
+            ImageError: an example picture cannot be read.
+        """
+        async with self._let_in(len(_shown(question.classes))):
+            wanted = await self._wanted(question)
+            await run_in_threadpool(stream.set_classes, wanted)
+
+    @asynccontextmanager
+    async def _let_in(self, pictures: int) -> AsyncIterator[None]:
+        """Room for so many pictures, for as long as a request may take."""
+        if pictures > self.settings.waiting:
+            raise ImageError(
+                f"{self.settings.waiting} pictures a request, at the most; send fewer."
+            )
+        if self._inside + pictures > self.settings.waiting + self.settings.most:
+            raise BusyError("Too many requests wait; try again later.")
+        # Counted before anything is decoded: so many pictures are in memory, and no more.
+        self._inside += pictures
+        try:
+            async with asyncio.timeout(self.settings.timeout_s):
+                yield
+        finally:
+            self._inside -= pictures
+
+    async def _wanted(self, question: Question) -> dict[str, Any]:
+        """Classes, negatives and thresholds, by the names that a stream has for them."""
+        if (question.classes is None) == (question.vocabulary is None):
+            raise ClassesError("Give either classes or the name of a stored vocabulary.")
+        classes: Classes | Vocabulary
+        if question.vocabulary is not None:
+            classes = self.vocabularies.get(question.vocabulary)
+        else:
+            classes = await self._classes(question.classes or [], question.negatives)
         return {
-            "classes": self._classes(question),
+            "classes": classes,
             "negatives": question.negatives,
             "score_threshold": question.score_threshold,
             "thresholds": question.thresholds,
         }
 
-    def _classes(self, question: Question) -> Classes | Vocabulary:
-        self.check_words(question.classes or [], question.negatives)
-        if question.vocabulary is not None and question.classes is None:
-            return self.vocabularies.get(question.vocabulary)
-        if question.classes is None or question.vocabulary is not None:
-            raise ClassesError("Give either classes or the name of a stored vocabulary.")
-        return question.classes
-
-    def _understood(self, question: Question) -> Any:  # noqa: ANN401  classifier and thresholds
-        classifier = self.detector.classifier(self._classes(question), question.negatives)
-        cut = self.detector.thresholds(
-            classifier.names, question.score_threshold, question.thresholds
+    async def _classes(self, classes: schemas.Classes, negatives: list[str]) -> Classes:
+        """As the detector takes them; no more than may be encoded while others wait."""
+        groups: Iterable[Sequence[object]] = (
+            classes.values() if isinstance(classes, dict) else [classes]
         )
-        return classifier, cut
+        if sum(map(len, groups)) + len(negatives) > self.settings.max_words:
+            raise ClassesError(f"{self.settings.max_words} words at the most; ask for fewer.")
+        if isinstance(classes, list):
+            return classes
+        examples = iter(await self._loaded([each.image for each in _shown(classes)], "example"))
+        return {
+            name: [part if isinstance(part, str) else next(examples) for part in parts]
+            for name, parts in classes.items()
+        }
 
-    async def _read(self, pictures: Sequence[bytes | str]) -> list[bytes]:
-        """Their bytes; all together no more than a body may have."""
+    def _understood(
+        self,
+        classes: Classes | Vocabulary,
+        negatives: list[str],
+        score_threshold: float | None,
+        thresholds: dict[str, float],
+    ) -> tuple[RegionClassifier, NDArray[np.float32]]:
+        classifier = self.detector.classifier(classes, negatives)
+        return classifier, self.detector.thresholds(classifier.names, score_threshold, thresholds)
+
+    async def _loaded(self, pictures: Sequence[bytes | str], what: str) -> list[Image]:
+        """Decoded; all files together have no more bytes than a body may have."""
         files: list[bytes] = []
         left = self.settings.max_mb * MIB
         for sent in pictures:
             files.append(sent if isinstance(sent, bytes) else await self._pictures.read(sent, left))
             left -= len(files[-1])
-        return files
+        return [
+            await run_in_threadpool(self._load, f"{what} {place}", file)
+            for place, file in enumerate(files)
+        ]
 
-    def check_words(self, classes: Any, negatives: list[str]) -> None:  # noqa: ANN401  list or dict
-        """Refuse more than would be encoded while others wait.
-
-        Raises:
-            ClassesError: there are too many.
-        """
-        groups = classes.values() if isinstance(classes, dict) else [classes]
-        if sum(map(len, groups)) + len(negatives) > self.settings.max_words:
-            raise ClassesError(f"{self.settings.max_words} words at the most; ask for fewer.")
-
-    def _load(self, place: int, picture: bytes) -> Image:
-        name, limit = f"image {place}", self.settings.max_megapixels
+    def _load(self, name: str, picture: bytes) -> Image:
+        limit = self.settings.max_megapixels
         width, height = images.size_wh(picture, name=name)
         if width * height > limit * 1e6:
             raise ImageError(f"{name} has more than {limit:g} megapixels; send a smaller one.")
         return images.load(picture, name=name)
+
+
+def _shown(classes: schemas.Classes | None) -> list[Example]:
+    """The example pictures among them."""
+    groups = classes.values() if isinstance(classes, dict) else ()
+    return [part for parts in groups for part in parts if isinstance(part, Example)]

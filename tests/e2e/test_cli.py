@@ -10,6 +10,7 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+import cv2
 import numpy as np
 import PIL.Image
 import pytest
@@ -243,6 +244,25 @@ def test_a_preset_with_an_unknown_key_is_told_apart(run, tmp_path, assets):
     code, _, error = run("detect", assets / "bus.jpg", "-c", "bus", "-p", preset)
     assert code == 2
     assert "did you mean 'score_threshold'" in error
+
+
+def test_classes_of_a_file_have_synonyms_and_pictures(run, tmp_path, assets):
+    street = cv2.imread(str(assets / "bus.jpg"))
+    cv2.imwrite(str(tmp_path / "man.png"), street[400:900, 50:210])
+    file = tmp_path / "mine.toml"
+    file.write_text(
+        'shuttle = ["coach", "bus"]\nguest = { image = "man.png" }\n"no such" = "zebra"\n'
+    )
+    code, text, _ = run("detect", str(assets / "bus.jpg"), "-c", str(file), "--json", "-")
+    assert code == 0
+    found = json.loads(text)
+    assert found["classes"] == ["shuttle", "guest", "no such"]
+    names = [each["class_name"] for each in found["images"][0]["detections"]]
+    assert sorted(names) == ["guest"] * 3 + ["shuttle"]
+    file.write_text("x = [3]\n")
+    code, _, error = run("detect", str(assets / "bus.jpg"), "-c", str(file))
+    assert (code, "as parts of a class" in error) == (2, True)
+    assert run("detect", str(assets / "bus.jpg"), "-c", "absent.toml")[0] == 2
 
 
 def test_weights_are_listed_verified_and_found(run):
