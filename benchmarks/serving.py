@@ -68,6 +68,8 @@ def serving(port: str, command: list[str]) -> Iterator[httpx.Client]:
                     client.get("/readyz").raise_for_status()
                     break
                 except httpx.HTTPError:
+                    if process.poll() is not None:
+                        raise
                     time.sleep(0.1)
             yield client
         finally:

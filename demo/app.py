@@ -1,11 +1,15 @@
 """The demo page: find things in photos, films and a camera, in words of the visitor's own."""
 
+from collections.abc import Mapping
+
 import gradio as gr
 import numpy as np
 
+from openvocab import OpenVocabDetector
+
 from . import camera, film, photo
 from .film import UPLOAD_MB
-from .words import detector
+from .words import detector, detectors
 
 __all__ = ["CSS", "UPLOAD_MB", "build", "theme"]
 
@@ -36,8 +40,9 @@ def theme() -> gr.Theme:
     )  # fmt: skip
 
 
-def build() -> gr.Blocks:
+def build(loaded: Mapping[str, OpenVocabDetector]) -> gr.Blocks:
     """The page, with the networks loaded: the first visitor does not wait for them."""
+    detectors.update(loaded)
     detector("starter").detect(np.zeros((32, 32, 3), np.uint8), ["thing"])
     with gr.Blocks(title="openvocab", analytics_enabled=False, delete_cache=(300, 900)) as page:
         gr.Markdown(

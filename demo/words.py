@@ -4,7 +4,6 @@ import html
 import os
 from collections import Counter
 from contextlib import suppress
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +19,15 @@ EXAMPLE_PICTURES = 10
 TEXT = 1.4  # labels are read on phones, too
 
 
-@cache
+detectors: dict[str, OpenVocabDetector] = {}
+"""By preset; whoever serves the page may bring some."""
+
+
 def detector(preset: str) -> OpenVocabDetector:
     """Loaded once and shared: it keeps no state of a call."""
-    return OpenVocabDetector.from_preset(preset)
+    if preset not in detectors:
+        detectors[preset] = OpenVocabDetector.from_preset(preset)
+    return detectors[preset]
 
 
 def typed(text: str) -> list[str]:

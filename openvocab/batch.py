@@ -131,7 +131,7 @@ def question(arguments: Mapping[str, Any]) -> str:
     """What `OpenVocabStage` is asked, as each part tells it: JSON of classes, preset and so on."""
     asked = {name: arguments.get(name) for name in ("classes", "negatives", "score_threshold")}
     preset = dataclasses.asdict(load(arguments["preset"]))
-    return json.dumps(asked | {"preset": preset}, sort_keys=True, default=str)
+    return json.dumps(asked | {"preset": preset}, default=_told)
 
 
 def done(out: Place, asked: str) -> dict[str, str | None]:
@@ -259,6 +259,13 @@ class Worker:
         paths = pa.table({"path": pa.array(chunk.paths, pa.string())})
         save(self._out, chunk.name, self._stage(paths).replace_schema_metadata(self._asked))
         return len(chunk.paths)
+
+
+def _told(part: object) -> str:
+    """An example picture by what it shows, anything else by its name."""
+    if isinstance(part, Path) and part.is_file():
+        return hashlib.sha256(part.read_bytes()).hexdigest()
+    return str(part)
 
 
 def _read(system: fs.FileSystem, path: str) -> Image | str:

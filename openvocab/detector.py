@@ -18,14 +18,7 @@ from openvocab.networks import networks
 from openvocab.presets import Preset, load
 from openvocab.protocols import Boxes, Encoder, Features, Image, Proposer
 from openvocab.regions import grown, shown
-from openvocab.vocabulary import (
-    Classes,
-    Example,
-    Vocabulary,
-    check_threshold,
-    check_thresholds,
-    words_alone,
-)
+from openvocab.vocabulary import Classes, Example, Vocabulary, thresholds, words_alone
 
 __all__ = ["OpenVocabDetector"]
 
@@ -172,21 +165,8 @@ class OpenVocabDetector:
         default: float | None = None,
         own: Mapping[str, float] | None = None,
     ) -> NDArray[np.float32]:
-        """Lowest score `(K,)` of each class.
-
-        Args:
-            names: the classes.
-            default: of all classes; None takes the preset's.
-            own: a threshold of its own for some classes, by name.
-
-        Raises:
-            ClassesError: not a number from 0 to 1, or for a class that is not among the names.
-        """
-        base = self.preset.score_threshold if default is None else default
-        check_threshold("score_threshold", base)
-        own = {} if own is None else own
-        check_thresholds(own, names)
-        return np.array([own.get(name, base) for name in names], np.float32)
+        """Lowest score `(K,)` of each class, as `vocabulary.thresholds`; by default the preset's."""
+        return thresholds(names, self.preset.score_threshold if default is None else default, own)
 
     def detect(
         self,

@@ -11,6 +11,7 @@ from typing import Self
 from zipfile import BadZipFile
 
 import numpy as np
+from numpy.typing import NDArray
 
 from openvocab.errors import ClassesError
 from openvocab.files import write
@@ -21,9 +22,8 @@ __all__ = [
     "Classes",
     "Example",
     "Vocabulary",
-    "check_threshold",
-    "check_thresholds",
     "parse",
+    "thresholds",
     "words_alone",
 ]
 
@@ -182,35 +182,39 @@ def words_alone(classes: Classes | Vocabulary, negatives: Sequence[str]) -> Hash
     return tuple(groups), tuple(negatives)
 
 
-def check_threshold(what: str, value: object) -> None:
-    """Refuse what is not a number from 0 to 1.
+def thresholds(
+    names: Sequence[str], default: float, own: Mapping[str, float] | None = None
+) -> NDArray[np.float32]:
+    """Lowest score `(K,)` of each class.
+
+    Args:
+        names: the classes.
+        default: of those that have none of their own.
+        own: by name.
 
     Raises:
-        ClassesError: with `what` it is and its value.
+        ClassesError: not a number from 0 to 1, or for a class that is not among the names.
 
-    >>> check_threshold("score_threshold", np.float32(0.5))
+    >>> thresholds(["bus", "dog"], 0.25, {"dog": 0.5})
+    array([0.25, 0.5 ], dtype=float32)
     """
-    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) <= 1:
-        raise ClassesError(f"{what} is {value!r}; give a number from 0 to 1.")
-
-
-def check_thresholds(thresholds: Mapping[str, float], names: Sequence[str]) -> None:
-    """Refuse thresholds outside [0, 1] or for a class that was not asked for.
-
-    Raises:
-        ClassesError: names the first such entry.
-
-    >>> check_thresholds({"bus": 0.5}, ["bus"])
-    """
-    if not isinstance(thresholds, Mapping):
-        kind = type(thresholds).__name__
+    own = {} if own is None else own
+    _check_number("score_threshold", default)
+    if not isinstance(own, Mapping):
+        kind = type(own).__name__
         raise ClassesError(f"thresholds is a {kind}; pass a number for each name, {{name: 0.5}}.")
-    for name, value in thresholds.items():
+    for name, value in own.items():
         if name not in names:
             raise ClassesError(
                 f"thresholds names {name!r}, which is not among the classes; add it."
             )
-        check_threshold(f"threshold of {name!r}", value)
+        _check_number(f"threshold of {name!r}", value)
+    return np.array([own.get(name, default) for name in names], np.float32)
+
+
+def _check_number(what: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) <= 1:
+        raise ClassesError(f"{what} is {value!r}; give a number from 0 to 1.")
 
 
 def _check_names(names: Iterable[str], what: str) -> tuple[str, ...]:

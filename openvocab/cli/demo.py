@@ -9,13 +9,11 @@ from typing import Annotated, Any
 import typer
 
 from openvocab.cli.console import err, out
-from openvocab.cli.options import HERE, Host, Port
+from openvocab.cli.options import ENDS, HERE, Host, Port
 from openvocab.cli.page import demo_page
 from openvocab.errors import ConfigError
 
 __all__ = ["demo"]
-
-ENDS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
 def demo(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,6 +15,7 @@ from openvocab.presets import Preset, load
 from openvocab.prompts import split_list
 
 __all__ = [
+    "ENDS",
     "HERE",
     "Classes",
     "Device",
@@ -48,6 +50,8 @@ Host = Annotated[str, typer.Option(help="Address to serve; 0.0.0.0 for others, t
 Port = Annotated[int, typer.Option(min=1, max=65535)]
 HERE = {"127.0.0.1", "localhost", "::1"}
 """Addresses by which nobody but this machine is served."""
+ENDS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+"""Signals that end what is served, beside Ctrl-C."""
 Device = Annotated[
     str | None, typer.Option(help="cpu, cuda:0, ...  (default: CUDA where there is one)")
 ]

@@ -3,32 +3,42 @@
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
+from importlib.metadata import version
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from openvocab.errors import ConfigError
 from openvocab.files import bundled
 
+if TYPE_CHECKING:
+    from openvocab.detector import OpenVocabDetector
+
 __all__ = ["demo_page"]
 
+OLDEST = 6, 31  # see pyproject.toml
 VISITORS = 64  # whose photos are kept in memory
 
 
 @contextmanager
-def demo_page(*, public: bool) -> Iterator[tuple[Any, dict[str, Any]]]:
+def demo_page(
+    *, public: bool, loaded: "Mapping[str, OpenVocabDetector] | None" = None
+) -> Iterator[tuple[Any, dict[str, Any]]]:
     """The page (`gradio.Blocks`), and the options that Gradio serves it with.
 
     What visitors give is gone when this is left. Nothing is told to Gradio's makers.
 
     Args:
         public: no password is asked for. Gradio's MCP never asks for one: it is on only then.
+        loaded: detectors by the names of their presets, that need not be loaded again.
 
     Raises:
-        ConfigError: the page is not installed.
+        ConfigError: the page is not installed, or Gradio is too old for it.
     """
+    if tuple(map(int, version("gradio").split(".")[:2])) < OLDEST:
+        raise ConfigError('The demo needs a newer Gradio; run `pip install "openvocab[demo]"`.')
     with tempfile.TemporaryDirectory(prefix="openvocab-demo-") as folder:
         os.environ |= {
             "GRADIO_TEMP_DIR": folder,
@@ -36,7 +46,7 @@ def demo_page(*, public: bool) -> Iterator[tuple[Any, dict[str, Any]]]:
             "HF_HUB_OFFLINE": "1",
         }
         app = _load_app()
-        page = app.build()
+        page = app.build(loaded or {})
         page.state_session_capacity = VISITORS
         yield (
             page,
@@ -46,6 +56,7 @@ def demo_page(*, public: bool) -> Iterator[tuple[Any, dict[str, Any]]]:
                 "footer_links": ["api"],
                 "max_file_size": f"{app.UPLOAD_MB}mb",
                 "ssr_mode": False,
+                "show_error": False,  # of what was not foreseen; ours are shown all the same
                 "mcp_server": public and find_spec("mcp") is not None,
             },
         )

@@ -2,26 +2,28 @@
 
 import secrets
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from openvocab.cli.console import err, out
-from openvocab.cli.options import HERE, Device, Host, Port, PresetName, read_preset
+from openvocab.cli.options import ENDS, HERE, Device, Host, Port, PresetName, read_preset
 from openvocab.cli.page import demo_page
 from openvocab.errors import ConfigError
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
+    from openvocab.detector import OpenVocabDetector
+
 __all__ = ["serve"]
 
 NAMES = "127.0.0.1", "localhost", "[::1]"
-PAGE_MB = 80  # of a body for the demo, whose own limit of a film is a little lower
+UPLOAD_MB = 80  # of a form with a film for the demo, whose own limit is a little lower
 
 
 def serve(  # noqa: PLR0913  a command has as many parameters as it has options
@@ -70,47 +72,58 @@ def serve(  # noqa: PLR0913  a command has as many parameters as it has options
         most=batch, waiting=queue, timeout_s=timeout, max_mb=max_mb, token=token,
         vocabularies=vocabularies, hosts=() if token or host not in HERE else NAMES,
         sources=_named(source or ()), streams=streams, allowed=tuple(allow_url or ()),
-        page_mb=PAGE_MB if demo else None,
+        upload_mb=UPLOAD_MB if demo else None,
     )  # fmt: skip
+    for number in ENDS:  # what visitors gave goes then, too
+        signal.signal(number, signal.default_int_handler)
     detector = OpenVocabDetector.from_preset(read_preset(preset), device=device)
     app = build(detector, settings)
-    with ExitStack() as stack:
-        if demo:
-            stack.enter_context(_demo(app, token))
+    with ExitStack() as stack, suppress(KeyboardInterrupt):
+        end = stack.enter_context(_demo(app, token, {preset: detector})) if demo else _nothing
         if host not in HERE and not token:
             err.print("Everybody who reaches this machine may use it; --token asks for a token.")
-        _run(app, host, port, timeout)
+        _run(app, host, port, timeout, end)
+
+
+def _nothing() -> None:
+    """There is no page to end."""
 
 
 def _named(sources: Sequence[str]) -> dict[str, str]:
     """`gate=rtsp://camera/1` by its name."""
     named: dict[str, str] = {}
     for each in sources:
-        name, _, address = each.partition("=")
-        if not (name.strip() and address.strip()) or name in named or "://" in name:
+        name, _, address = (part.strip() for part in each.partition("="))
+        if not (name and address) or name in named or "://" in name:
             raise ConfigError(
                 f"Source {len(named) + 1} needs a name of its own; give NAME=ADDRESS."
             )
-        named[name.strip()] = address.strip()
+        named[name] = address
     return named
 
 
 @contextmanager
-def _demo(app: "FastAPI", token: str) -> Iterator[None]:
-    """Mounts the demo at /."""
-    import gradio as gr
+def _demo(
+    app: "FastAPI", token: str, loaded: dict[str, "OpenVocabDetector"]
+) -> Iterator[Callable[[], None]]:
+    """The demo at /, until this is left; gives what ends the answers that never end."""
+    from openvocab.server.app import mount
 
-    def is_token(_user: str, password: str) -> bool:
-        return secrets.compare_digest(password.encode(), token.encode())
+    with demo_page(public=not token, loaded=loaded) as (page, options):
+        import gradio as gr
 
-    with demo_page(public=not token) as (page, options):
+        def is_token(_user: str, password: str) -> bool:
+            return secrets.compare_digest(password.encode(), token.encode())
+
         if token:
             options |= {"auth": is_token, "auth_message": "Any name; the password is the token."}
         gr.mount_gradio_app(app, page, "/", **options)
-        yield
+        mounted: Any = app.router.routes.pop()  # where it answers for all paths, ours among them
+        mount(app, mounted.app)
+        yield mounted.app.stop_event.set
 
 
-def _run(app: "FastAPI", host: str, port: int, timeout: float) -> None:
+def _run(app: "FastAPI", host: str, port: int, timeout: float, end: Callable[[], None]) -> None:
     import uvicorn
 
     class Server(uvicorn.Server):
@@ -118,17 +131,19 @@ def _run(app: "FastAPI", host: str, port: int, timeout: float) -> None:
 
         def handle_exit(self, sig: int, frame: object) -> None:
             app.state.service.ending = True
+            end()
             super().handle_exit(sig, frame)  # type: ignore[arg-type]
 
     config = uvicorn.Config(
         app, host=host, port=port, log_level="warning", server_header=False,
         timeout_graceful_shutdown=int(timeout) + 5,
     )  # fmt: skip
+    server = Server(config)
+    for number in set(ENDS) - {signal.SIGTERM}:  # which uvicorn minds
+        signal.signal(number, server.handle_exit)
     out.print(f"openvocab is at http://{host}:{port} (/openapi.json says how; Ctrl-C ends it)")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # raised again when all is answered
     try:
-        with suppress(KeyboardInterrupt):
-            Server(config).run()
+        server.run()
     except SystemExit as ended:  # uvicorn's way to say that it cannot listen
         raise ConfigError(
             f"Nothing can be served at {host}:{port}; check --host and --port."

@@ -70,10 +70,14 @@ def application(
     Raises:
         ConfigError: there is no such preset, or it is wrong.
     """
-    with environment_kept():
-        os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-        from ray import serve
+    from ray import serve
 
+    from openvocab.server.routes import LISTENERS
+    from openvocab.server.service import Settings
+
+    settings = settings or Settings()
+    # Ray lets 5 in; how many wait is for the server's own queue to say, with its 429.
+    inside = settings.waiting + settings.most + LISTENERS
     chosen = preset if isinstance(preset, Preset) else load(preset)
 
     def build() -> Any:  # noqa: ANN401  a FastAPI
@@ -82,7 +86,8 @@ def application(
 
         return app.build(OpenVocabDetector.from_preset(chosen, device=device), settings)
 
-    return serve.deployment(**{"name": "openvocab"} | options)(serve.ingress(build)()).bind()
+    given = {"name": "openvocab", "max_ongoing_requests": inside} | options
+    return serve.deployment(**given)(serve.ingress(build)()).bind()
 
 
 def _shared(ray: Any, idle: list[Any], work: Sequence[Chunk]) -> Iterator[int]:  # noqa: ANN401

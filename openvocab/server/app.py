@@ -1,25 +1,27 @@
 """The application: routes, refusals, health and metrics, for any ASGI server."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, MutableMapping
 from contextlib import asynccontextmanager
+from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.middleware.cors import CORSMiddleware
 from fastapi.middleware.trustedhost import TrustedHostMiddleware
 from fastapi.responses import JSONResponse
 from prometheus_client import CollectorRegistry, Gauge, Histogram, generate_latest
-from starlette.routing import compile_path
+from starlette.routing import Match, Mount, compile_path
 
 from openvocab import __version__
 from openvocab.detector import OpenVocabDetector
 from openvocab.errors import ClassesError, ImageError, OpenVocabError, one_line
 from openvocab.server import routes
 from openvocab.server.errors import BusyError, LacksError
-from openvocab.server.limits import BodyLimit, Counts, Token
+from openvocab.server.limits import API, BodyLimit, Counts, Token
 from openvocab.server.schemas import Refused
 from openvocab.server.service import MIB, Service, Settings
 
-__all__ = ["Settings", "build"]
+__all__ = ["Settings", "build", "mount"]
 
 TOLD = 20  # mistakes of one request
 
@@ -61,16 +63,34 @@ def build(detector: OpenVocabDetector, settings: Settings | None = None) -> Fast
         app.include_router(made(service))
     _health(app, service, registry)
     # Added last is met first.
-    page_most = None if settings.page_mb is None else settings.page_mb * MIB
+    page = settings.upload_mb is not None
     app.add_middleware(
-        BodyLimit, most=settings.max_mb * MIB, seconds=settings.timeout_s, page_most=page_most
-    )
+        BodyLimit, most=settings.max_mb * MIB, seconds=settings.timeout_s,
+        upload=settings.upload_mb * MIB if settings.upload_mb is not None else None,
+    )  # fmt: skip
     if settings.hosts:  # else a page elsewhere could give its own name this address
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(settings.hosts))
     if settings.token:
-        app.add_middleware(Token, token=settings.token, page=page_most is not None)
+        app.add_middleware(Token, token=settings.token, page=page)
+    # No other site's page may ask; Gradio's own rules are off where it finds these.
+    app.add_middleware(CORSMiddleware, allow_origins=[])
     app.add_middleware(Counts, registry=registry, paths=app.openapi()["paths"])
     return app
+
+
+def mount(app: FastAPI, page: Any) -> None:  # noqa: ANN401  any ASGI application
+    """Put a page at `/`, beside our own paths: else it would answer other methods of those, too."""
+    app.router.routes.append(_Beside("", app=page))
+
+
+class _Beside(Mount):
+    """All paths that are not our own."""
+
+    def matches(self, scope: MutableMapping[str, Any]) -> tuple[Match, MutableMapping[str, Any]]:
+        """Not one of ours."""
+        if scope["type"] == "http" and scope["path"].startswith(API):
+            return Match.NONE, {}
+        return super().matches(scope)
 
 
 def _errors(app: FastAPI) -> None:

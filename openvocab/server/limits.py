@@ -5,7 +5,6 @@ import json
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Collection, MutableMapping
-from contextlib import suppress
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
@@ -21,7 +20,8 @@ OPEN = ("/healthz", "/readyz")
 """What a load balancer asks, without a token."""
 API = ("/v1/", "/metrics", "/openapi.json", *OPEN)
 """Where our own paths begin; all others are those of the page, where there is one."""
-PAGE_S = 600.0  # for a film from a phone
+UPLOAD = "/gradio_api/upload"
+UPLOAD_S = 600.0  # for a film from a phone
 
 
 class _RefusedError(Exception):
@@ -31,45 +31,52 @@ class _RefusedError(Exception):
 class BodyLimit:
     """Answers 413 to a body of more bytes, announced or not, and 408 to one that takes too long."""
 
-    def __init__(self, app: App, most: int, seconds: float, page_most: int | None = None) -> None:
+    def __init__(self, app: App, most: int, seconds: float, upload: int | None = None) -> None:
         """Wrap an application.
 
         Args:
             app: that is spared them.
             most: bytes of a body.
             seconds: until the last byte of it is there.
-            page_most: bytes of what is sent to the page; None is as many.
+            upload: bytes of a file for the page, which may take ten minutes; None: as any body.
         """
-        self._app, self._most, self._seconds = app, most, seconds
-        self._page_most = most if page_most is None else page_most
+        self._app, self._most, self._seconds, self._upload = app, most, seconds, upload
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """ASGI."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        ours = scope["path"].startswith(API)
-        most = self._most if ours else self._page_most
-        seconds = self._seconds if ours else PAGE_S
+        most, seconds = self._most, self._seconds
+        if self._upload is not None and scope["path"] == UPLOAD:
+            most, seconds = self._upload, UPLOAD_S
         body = _Body(receive, most, seconds)
         announced = dict(scope["headers"]).get(b"content-length", b"0")
         if not announced.isdigit() or int(announced) > most:
             body.refused = 413
         else:
-
-            async def unless_refused(message: Message) -> None:
-                if not body.refused:
-                    await send(message)
-
-            # The application may make an answer of its own of what is raised here: it is not sent.
-            with suppress(_RefusedError):
-                await self._app(scope, body.receive, unless_refused)
-        if body.refused:
+            await self._answered(scope, body, send)
+        if body.refused and not body.answered:
             said = {
                 408: f"The body took more than {seconds:g} s to come; send less.",
                 413: f"The body has more than {most} bytes; send less.",
             }
             await _answer(send, body.refused, said[body.refused])
+
+    async def _answered(self, scope: Message, body: "_Body", send: Send) -> None:
+        """By the application, unless the body is refused meanwhile."""
+
+        async def unless_refused(message: Message) -> None:
+            if not body.refused or body.answered:
+                body.answered = True
+                await send(message)
+
+        try:
+            # The application may make an answer of its own of what is raised here: it is not sent.
+            await self._app(scope, body.receive, unless_refused)
+        except (_RefusedError, BaseExceptionGroup):
+            if not body.refused:
+                raise
 
 
 class _Body:
@@ -80,6 +87,8 @@ class _Body:
         self._deadline = asyncio.get_running_loop().time() + seconds
         self.refused = 0
         """The status it is refused with."""
+        self.answered = False
+        """Whether the answer has begun."""
 
     async def receive(self) -> Message:
         """The next part; once all is there, that the caller has gone, however long that takes."""

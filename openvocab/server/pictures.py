@@ -12,6 +12,7 @@ from openvocab.errors import ConfigError, ImageError
 __all__ = ["Pictures"]
 
 SCHEMES = ("http", "https")
+AMBIGUOUS = (b"%2f", b"%5c", b"%25", b"%00", b"\\")  # servers differ in what these mean in a path
 
 
 class Pictures:
@@ -29,7 +30,9 @@ class Pictures:
             ConfigError: one of them is no such address.
         """
         self._allowed = [_folder(address) for address in allowed]
-        self._client = httpx.AsyncClient(timeout=seconds, follow_redirects=False)
+        # As it is: a few bytes that unpack to gigabytes would do so before they could be counted.
+        plain = {"accept-encoding": "identity"}
+        self._client = httpx.AsyncClient(timeout=seconds, follow_redirects=False, headers=plain)
 
     async def read(self, sent: str, most: int) -> bytes:
         """What a caller sent as a picture.
@@ -55,9 +58,10 @@ class Pictures:
             raise ImageError("Addresses are not fetched here; send the picture itself.")
         try:
             address = httpx.URL(sent)
+            allowed = any(_within(address, folder) for folder in self._allowed)
         except (httpx.InvalidURL, ValueError) as error:
             raise ImageError("The image is no address; send the picture itself.") from error
-        if not any(_within(address, folder) for folder in self._allowed):
+        if not allowed:
             raise ImageError("This address is not allowed; send the picture itself.")
         return address
 
@@ -68,8 +72,10 @@ class Pictures:
                     raise ImageError(
                         f"{address} answers {answer.status_code}; give the address of a picture."
                     )
+                if "content-encoding" in answer.headers:
+                    raise ImageError(f"{address} is sent compressed; send the picture itself.")
                 picture = bytearray()
-                async for part in answer.aiter_bytes():
+                async for part in answer.aiter_raw():
                     picture += part
                     if len(picture) > most:
                         raise ImageError(f"{address} has more than {most} bytes; ask for less.")
@@ -85,14 +91,20 @@ def _folder(address: str) -> httpx.URL:
     >>> _folder("https://photos.example.com/street")
     URL('https://photos.example.com/street/')
     """
-    url = httpx.URL(address) if address.startswith(("http://", "https://")) else httpx.URL("")
-    if not url.host or url.userinfo or url.query or url.fragment:
+    try:
+        url = httpx.URL(address)
+        usable = url.scheme in SCHEMES and url.host and "*" not in url.host
+        usable = usable and (url.port or 80) < 65536
+        usable = usable and not (url.userinfo or url.query or url.fragment)
+    except (httpx.InvalidURL, ValueError):
+        usable = False
+    if not usable:
         raise ConfigError(f"{address!r} allows nothing; give an address like https://host/folder/.")
     return url.copy_with(path=url.path.rstrip("/") + "/")
 
 
 def _within(address: httpx.URL, folder: httpx.URL) -> bool:
-    """Whether an address is of that host and folder, however its path is written.
+    """Whether an address is of that host and below that folder, to whoever reads its path.
 
     >>> folder = _folder("https://photos.example.com/street/")
     >>> _within(httpx.URL("https://photos.example.com/street/1/a.jpg"), folder)
@@ -104,12 +116,13 @@ def _within(address: httpx.URL, folder: httpx.URL) -> bool:
     >>> _within(httpx.URL("https://photos.example.com@evil.com/street/a.jpg"), folder)
     False
     """
-    parts = unquote(unquote(address.path)).replace("\\", "/").split("/")
+    path = address.raw_path.partition(b"?")[0]
     return (
         address.scheme in SCHEMES
         and (address.scheme, address.host, address.port)
         == (folder.scheme, folder.host, folder.port)
         and not address.userinfo
-        and ".." not in parts
-        and address.path.startswith(folder.path)
+        and path.startswith(folder.raw_path)
+        and not any(mark in path.lower() for mark in AMBIGUOUS)
+        and not any(part.startswith("..") for part in unquote(path, errors="strict").split("/"))
     )

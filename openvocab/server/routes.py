@@ -4,15 +4,13 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
-import cv2
 from fastapi import APIRouter, Depends, File, Form, Header, HTTPException, Response, UploadFile
 from fastapi.concurrency import run_in_threadpool
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import ValidationError
 
-from openvocab.annotation import annotate
 from openvocab.prompts import split_list
-from openvocab.server.errors import LacksError
+from openvocab.server.errors import BusyError
 from openvocab.server.schemas import (
     Answer,
     Asked,
@@ -28,6 +26,7 @@ from openvocab.server.streams import Stream
 
 __all__ = ["detection", "streams", "vocabularies", "watching"]
 
+LISTENERS = 64  # to the events of streams, at once
 POLL_S = 0.2  # between two looks for new events: frames come from threads, at no rate of ours
 
 _SAID = {
@@ -46,6 +45,8 @@ _REFUSALS: dict[int | str, dict[str, Any]] = {
     status: {"description": said, "content": _REFUSED}
     for status, said in _SAID.items()
 }
+
+_OVER: dict[int | str, dict[str, Any]] = {204: {"description": "It ended, and all was told."}}
 
 
 def detection(service: Service) -> APIRouter:
@@ -158,30 +159,45 @@ def watching(service: Service) -> APIRouter:
     async def known(number: int) -> Stream:
         return service.streams.get(number)
 
+    async def heard(number: int, last_event_id: Annotated[int, Header(ge=0)] = 0) -> Stream:
+        # Here, as in the route itself the answer has begun. 204 ends a browser's asking again.
+        stream = service.streams.get(number)
+        if not stream.runs and not stream.after(last_event_id):
+            raise HTTPException(204)
+        if service.listeners >= LISTENERS:
+            raise BusyError("As many listen as may; try again later.")
+        return stream
+
     @routes.get("/picture", response_class=Response)
     async def picture(stream: Annotated[Stream, Depends(known)]) -> Response:
         """The newest frame with what was found, as JPEG."""
-        if stream.newest is None:
-            raise LacksError("There is no frame yet; ask again in a second.")
-        frame, found = stream.newest
-        drawn = await run_in_threadpool(annotate, frame.image, found)
-        _, encoded = await run_in_threadpool(cv2.imencode, ".jpg", drawn)
-        return Response(encoded.tobytes(), media_type="image/jpeg")
+        return Response(await service.draw(stream), media_type="image/jpeg")
 
-    @routes.get("/events", response_class=EventSourceResponse)
+    @routes.get("/events", response_class=EventSourceResponse, responses=_OVER)
     async def events(
-        # Not by the number alone: what is not there must be told before the answer begins.
-        stream: Annotated[Stream, Depends(known)],
+        stream: Annotated[Stream, Depends(heard)],
         last_event_id: Annotated[int, Header(ge=0)] = 0,
     ) -> AsyncIterator[ServerSentEvent]:
         """What happens, as server-sent events, from `Last-Event-ID` on; "ended" is the last."""
+        async for event in _happening(service, stream, last_event_id):
+            yield event
+
+    return routes
+
+
+async def _happening(
+    service: Service, stream: Stream, place: int
+) -> AsyncIterator[ServerSentEvent]:
+    """Events after that place, until the stream or the server ends."""
+    service.listeners += 1
+    try:
         over = False
         while not over:
             over = service.ending or not stream.runs
-            for told in stream.after(last_event_id):
+            for told in stream.after(place):
                 yield ServerSentEvent(data=told.record, id=str(told.number))
-                last_event_id = told.number
+                place = told.number
             if not over:
                 await asyncio.sleep(POLL_S)
-
-    return routes
+    finally:
+        service.listeners -= 1

@@ -1,25 +1,26 @@
 """What the routes share: what is let in, understood, decoded and answered in time."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
+import cv2
 import numpy as np
 import supervision as sv
 from fastapi.concurrency import run_in_threadpool
 from numpy.typing import NDArray
 
 from openvocab import images
+from openvocab.annotation import annotate
 from openvocab.classifier import RegionClassifier
 from openvocab.detector import OpenVocabDetector
 from openvocab.errors import ClassesError, ImageError
 from openvocab.protocols import Image
 from openvocab.server import schemas
 from openvocab.server.batching import Batcher
-from openvocab.server.errors import BusyError
+from openvocab.server.errors import BusyError, LacksError
 from openvocab.server.pictures import Pictures
 from openvocab.server.schemas import Answer, Example, Question, Words, answer
 from openvocab.server.streams import Stream, Streams
@@ -29,6 +30,8 @@ from openvocab.vocabulary import Classes, Vocabulary
 __all__ = ["MIB", "Service", "Settings"]
 
 MIB = 1024**2
+T = TypeVar("T")
+P = ParamSpec("P")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +62,8 @@ class Settings:
     """Streams at once; the next one gets 429."""
     allowed: tuple[str, ...] = ()
     """`https://host/folder/`: pictures there may be sent by their address."""
-    page_mb: int | None = None
-    """MiB of a body for a page that is mounted at `/` and guards itself; None says there is none."""
+    upload_mb: int | None = None
+    """MiB of a file for a page that is mounted at `/` and guards itself; None says there is none."""
 
 
 class Service:
@@ -78,6 +81,8 @@ class Service:
         self.streams = Streams(detector, settings.sources, settings.streams)
         self.ending = False
         """Whether what would never end by itself is to end now."""
+        self.listeners = 0
+        """Who hears the events of streams now."""
         self._pictures = Pictures(settings.allowed)
         self._inside = 0
         room = settings.waiting + settings.most
@@ -96,22 +101,8 @@ class Service:
 
     async def detect(self, pictures: Sequence[bytes | str], question: Question) -> list[Answer]:
         """Answers in order, of files or of pictures as `Pictures` reads them; all or none."""
-        async with self._let_in(len(pictures) + len(_shown(question.classes))):
-            wanted = await self._wanted(question)
-            classifier, thresholds = await run_in_threadpool(self._understood, **wanted)
-            loaded = await self._loaded(pictures, "image")
-            futures = [self.batcher.submit(image, classifier, thresholds) for image in loaded]
-            try:
-                found: list[sv.Detections] = await asyncio.gather(
-                    *(asyncio.wrap_future(future) for future in futures)
-                )
-            finally:
-                for future in futures:  # of those that nobody waits for any more
-                    future.cancel()
-        return [
-            answer((image.shape[1], image.shape[0]), each)
-            for image, each in zip(loaded, found, strict=True)
-        ]
+        count = len(pictures) + len(_shown(question.classes))
+        return await self._in_time(count, self._detect, pictures, question)
 
     async def store(self, name: str, words: Words) -> None:
         """Encode classes once, and keep them by a name.
@@ -121,10 +112,7 @@ class Service:
             ImageError: an example picture cannot be read.
         """
         self.vocabularies.check(name)
-        async with self._let_in(len(_shown(words.classes))):
-            classes = await self._classes(words.classes, words.negatives)
-            made = await run_in_threadpool(self.detector.vocabulary, classes, words.negatives)
-            await run_in_threadpool(self.vocabularies.put, name, made)
+        await self._in_time(len(_shown(words.classes)), self._store, name, words)
 
     async def watch(self, source: str, question: Question) -> Stream:
         """Start a stream.
@@ -133,37 +121,93 @@ class Service:
             LacksError, BusyError, ClassesError: as `Streams.start`.
             ImageError: an example picture cannot be read.
         """
-        async with self._let_in(len(_shown(question.classes))):
-            wanted = await self._wanted(question)
-            return await run_in_threadpool(self.streams.start, source, wanted)
+        return await self._in_time(len(_shown(question.classes)), self._watch, source, question)
 
     async def change(self, stream: Stream, question: Question) -> None:
         """Have a stream look for other things.
 
         Raises:
+            LacksError: it has ended.
             ClassesError: they cannot be used; it goes on with those it has.
             ImageError: an example picture cannot be read.
         """
-        async with self._let_in(len(_shown(question.classes))):
-            wanted = await self._wanted(question)
-            await run_in_threadpool(stream.set_classes, wanted)
+        if not stream.runs:
+            raise LacksError(f"Stream {stream.number} has ended; start another.")
+        await self._in_time(len(_shown(question.classes)), self._change, stream, question)
 
-    @asynccontextmanager
-    async def _let_in(self, pictures: int) -> AsyncIterator[None]:
-        """Room for so many pictures, for as long as a request may take."""
+    async def draw(self, stream: Stream) -> bytes:
+        """The newest frame of a stream with what was found, as JPEG.
+
+        Raises:
+            LacksError: there is none yet.
+        """
+        if stream.newest is None:
+            raise LacksError("There is no frame yet; ask again in a second.")
+        frame, found = stream.newest
+        return await self._in_time(1, _threaded, _jpeg, frame.image, found)
+
+    async def _in_time(
+        self,
+        pictures: int,
+        work: Callable[P, Coroutine[Any, Any, T]],
+        *args: P.args,
+        **more: P.kwargs,
+    ) -> T:
+        """Do it if there is room for so many pictures, and only for as long as a request may take.
+
+        What still runs in a thread when the caller is told that it took too long keeps its room.
+        """
         if pictures > self.settings.waiting:
             raise ImageError(
                 f"{self.settings.waiting} pictures a request, at the most; send fewer."
             )
-        if self._inside + pictures > self.settings.waiting + self.settings.most:
+        taken = max(pictures, 1)
+        if self._inside + taken > self.settings.waiting + self.settings.most:
             raise BusyError("Too many requests wait; try again later.")
         # Counted before anything is decoded: so many pictures are in memory, and no more.
-        self._inside += pictures
+        self._inside += taken
+        task = asyncio.create_task(work(*args, **more))
+
+        def leave(_: object) -> None:
+            self._inside -= taken
+
+        task.add_done_callback(leave)
         try:
             async with asyncio.timeout(self.settings.timeout_s):
-                yield
+                return await asyncio.shield(task)
         finally:
-            self._inside -= pictures
+            task.cancel()
+
+    async def _detect(self, pictures: Sequence[bytes | str], question: Question) -> list[Answer]:
+        wanted = await self._wanted(question)
+        classifier, thresholds = await _threaded(self._understood, **wanted)
+        loaded = await self._loaded(pictures, "image")
+        futures = [self.batcher.submit(image, classifier, thresholds) for image in loaded]
+        try:
+            found: list[sv.Detections] = await asyncio.gather(
+                *(asyncio.wrap_future(future) for future in futures)
+            )
+        finally:
+            for future in futures:  # of those that nobody waits for any more
+                future.cancel()
+        return [
+            answer((image.shape[1], image.shape[0]), each)
+            for image, each in zip(loaded, found, strict=True)
+        ]
+
+    async def _store(self, name: str, words: Words) -> None:
+        classes = await self._classes(words.classes, words.negatives)
+        made = await _threaded(self.detector.vocabulary, classes, words.negatives)
+        await _threaded(self.vocabularies.put, name, made)
+
+    async def _watch(self, source: str, question: Question) -> Stream:
+        self.streams.check(source)
+        stream = await _threaded(self.streams.prepare, source, await self._wanted(question))
+        self.streams.start(stream)  # not in a thread: who was given up meanwhile starts nothing
+        return stream
+
+    async def _change(self, stream: Stream, question: Question) -> None:
+        await _threaded(stream.set_classes, await self._wanted(question))
 
     async def _wanted(self, question: Question) -> dict[str, Any]:
         """Classes, negatives and thresholds, by the names that a stream has for them."""
@@ -207,15 +251,14 @@ class Service:
         return classifier, self.detector.thresholds(classifier.names, score_threshold, thresholds)
 
     async def _loaded(self, pictures: Sequence[bytes | str], what: str) -> list[Image]:
-        """Decoded; all files together have no more bytes than a body may have."""
+        """Decoded; together their files have no more bytes than a body may have."""
         files: list[bytes] = []
         left = self.settings.max_mb * MIB
         for sent in pictures:
             files.append(sent if isinstance(sent, bytes) else await self._pictures.read(sent, left))
             left -= len(files[-1])
         return [
-            await run_in_threadpool(self._load, f"{what} {place}", file)
-            for place, file in enumerate(files)
+            await _threaded(self._load, f"{what} {place}", file) for place, file in enumerate(files)
         ]
 
     def _load(self, name: str, picture: bytes) -> Image:
@@ -230,3 +273,18 @@ def _shown(classes: schemas.Classes | None) -> list[Example]:
     """The example pictures among them."""
     groups = classes.values() if isinstance(classes, dict) else ()
     return [part for parts in groups for part in parts if isinstance(part, Example)]
+
+
+async def _threaded(function: Callable[P, T], *args: P.args, **more: P.kwargs) -> T:
+    """In a thread. Who is cancelled waits for it all the same: its work cannot be taken back."""
+    work = asyncio.ensure_future(run_in_threadpool(function, *args, **more))
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        await asyncio.wait([work])
+        raise
+
+
+def _jpeg(image: Image, found: sv.Detections) -> bytes:
+    _, encoded = cv2.imencode(".jpg", annotate(image, found))
+    return encoded.tobytes()

@@ -1,10 +1,12 @@
 """Films and cameras that the server watches, a thread each, and what happens on them."""
 
 import itertools
+import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, NamedTuple
 
 import supervision as sv
@@ -13,7 +15,7 @@ from openvocab.detector import OpenVocabDetector
 from openvocab.errors import one_line
 from openvocab.protocols import Frame
 from openvocab.server.errors import BusyError, LacksError
-from openvocab.stream.capture import is_still, shown_name
+from openvocab.stream.capture import is_still
 from openvocab.stream.events import Event
 from openvocab.stream.processor import StreamProcessor
 from openvocab.stream.records import event_record
@@ -21,6 +23,7 @@ from openvocab.stream.source import Sources
 
 __all__ = ["Stream", "Streams", "Told"]
 
+log = logging.getLogger(__name__)
 KEPT = 1000  # events of a stream; who comes later is told how many are missing
 
 
@@ -42,7 +45,7 @@ class Stream:
         detector: OpenVocabDetector,
         wanted: Mapping[str, Any],
     ) -> None:
-        """Start it; whether the source opens is told by its state and events.
+        """Encode the words; nothing is opened before `start`.
 
         Args:
             number: it is asked for by.
@@ -57,10 +60,9 @@ class Stream:
         self.number, self.source, self._address = number, source, address
         self.newest: tuple[Frame, sv.Detections] | None = None
         """The last frame, and what was found in it."""
-        self._lost: str | None = None
-        self._failed: str | None = None
+        self._lost, self._failed = False, False
         self._told: deque[Told] = deque(maxlen=KEPT)
-        self._lock, self._count = threading.Lock(), itertools.count(1)
+        self._lock, self._last = threading.Lock(), 0
         self._sources: Sources | None = None
         self._processor = StreamProcessor(
             detector, tracker=None if is_still(address) else "bytetrack", report=self._report,
@@ -69,14 +71,17 @@ class Stream:
         self._thread = threading.Thread(
             target=self._run, name=f"openvocab stream {number}", daemon=True
         )
+
+    def start(self) -> None:
+        """From now on; whether the source opens is told by its state and events."""
         self._thread.start()
 
     @property
     def state(self) -> Literal["runs", "lost", "ended", "failed"]:
         """Whether it goes on; a camera that is lost is opened again."""
         if self.runs:
-            return "runs" if self._lost is None else "lost"
-        return "ended" if self._failed is None else "failed"
+            return "lost" if self._lost else "runs"
+        return "failed" if self._failed else "ended"
 
     @property
     def runs(self) -> bool:
@@ -86,7 +91,7 @@ class Stream:
     @property
     def error(self) -> str | None:
         """Why there are no pictures, if there should be."""
-        return self._lost if self.runs else self._failed
+        return self._why if self.state in ("lost", "failed") else None
 
     @property
     def classes(self) -> list[str]:
@@ -107,43 +112,58 @@ class Stream:
         return self._processor.metrics.snapshot(dropped)
 
     def after(self, number: int) -> list[Told]:
-        """The events after that one; of those that are no longer kept, one that tells how many."""
+        """The events after that one; of those that are no longer kept, one that tells how many.
+
+        A number that was never given is of a server before this one: all are new to the caller.
+        """
         with self._lock:
+            if number == self._last:
+                return []
+            number = number if number < self._last else 0
             kept = [told for told in self._told if told.number > number]
-        missed = kept[0].number - number - 1 if kept else 0
+        missed = kept[0].number - number - 1
         if not missed:
             return kept
-        record = {"event": "missed", "source": self.source, "events": missed}
-        return [Told(number + missed, record), *kept]
+        record = {"event": "missed", "time_s": kept[0].record["time_s"], "source": self.source}
+        return [Told(number + missed, record | {"events": missed}), *kept]
 
     def stop(self) -> None:
         """End it, and wait until it has."""
         self._processor.stop()
         self._thread.join()
 
+    @property
+    def _why(self) -> str:
+        """What a caller may know: nothing of the address, its host or its folder."""
+        return f"{self.source} cannot be read now; the server's log says why."
+
     def _run(self) -> None:
         try:
             self._sources = Sources(self._address, report=self._report, patient=True)
             for frame, found in self._processor.run(self._sources):
                 self.newest = frame, found
-        except Exception as error:  # noqa: BLE001  goes to whoever asks; the server lives on
-            self._failed = self._without_address(one_line(str(error)))
-        ended = {} if self._failed is None else {"reason": self._failed}
-        self._report(Event("ended", time.time(), self.source, ended))
+        except Exception as error:  # noqa: BLE001  the server lives on
+            self._failed = True
+            log.warning("stream %d failed: %s", self.number, one_line(str(error)))
+        # In the time of its other events: a film's own, or the clock.
+        ended_s = time.time() if self.newest is None else self.newest[0].time_s
+        reason = {"reason": self._why} if self._failed else {}
+        self._tell(event_record(Event("ended", ended_s, self.source, reason)))
 
     def _report(self, event: Event) -> None:
+        """From the threads of the stream and of its source."""
         record = event_record(event) | {"source": self.source}
-        if "reason" in record:
-            record["reason"] = self._without_address(record["reason"])
         if event.kind.startswith("source"):  # lost or back
-            self._lost = record.get("reason")
-        with self._lock:
-            self._told.append(Told(next(self._count), record))
+            self._lost = event.kind == "source lost"
+            log.warning("stream %d: %s: %s", self.number, event.kind, event.data)
+        if "reason" in record:
+            record["reason"] = self._why
+        self._tell(record)
 
-    def _without_address(self, text: str) -> str:
-        return text.replace(self._address, self.source).replace(
-            shown_name(self._address), self.source
-        )
+    def _tell(self, record: dict[str, Any]) -> None:
+        with self._lock:
+            self._last += 1
+            self._told.append(Told(self._last, record))
 
 
 class Streams:
@@ -162,22 +182,39 @@ class Streams:
         self._streams: dict[int, Stream] = {}
         self._numbers, self._lock = itertools.count(1), threading.Lock()
 
-    def start(self, source: str, wanted: Mapping[str, Any]) -> Stream:
-        """Watch a source; the same one may be watched for several callers.
+    def check(self, source: str) -> None:
+        """Refuse at once what could not be started.
 
         Raises:
             LacksError: no source has that name.
             BusyError: as many run as may.
-            ClassesError: classes, negatives or thresholds cannot be used.
         """
         if source not in self.sources:
             raise LacksError(f"There is no source {source!r}; GET /v1/sources lists them.")
+        if sum(each.runs for each in self.all()) >= self._most:
+            raise BusyError(f"{self._most} streams may run; stop one.")
+
+    def prepare(self, source: str, wanted: Mapping[str, Any]) -> Stream:
+        """One that is not started yet; the same source may be watched for several callers.
+
+        Raises:
+            ClassesError: classes, negatives or thresholds cannot be used.
+        """
+        address = self.sources[source]
+        return Stream(next(self._numbers), source, address, self._detector, wanted)
+
+    def start(self, stream: Stream) -> None:
+        """Start it; if there is no room, the oldest of those that ended makes some.
+
+        Raises:
+            BusyError: as many run as may.
+        """
         with self._lock:
-            self._make_room()
-            number = next(self._numbers)
-            stream = Stream(number, source, self.sources[source], self._detector, wanted)
-            self._streams[number] = stream
-        return stream
+            self.check(stream.source)
+            if len(self._streams) >= self._most:
+                del self._streams[next(each.number for each in self.all() if not each.runs)]
+            self._streams[stream.number] = stream
+            stream.start()
 
     def get(self, number: int) -> Stream:
         """One of them.
@@ -200,21 +237,12 @@ class Streams:
         Raises:
             LacksError: there is none of that number.
         """
+        self.get(number).stop()
         with self._lock:
-            stream = self.get(number)
-            del self._streams[number]
-        stream.stop()
+            self._streams.pop(number, None)
 
     def close(self) -> None:
-        """Stop all."""
-        for stream in self.all():
-            stream.stop()
-
-    def _make_room(self) -> None:
-        """For one more: the oldest of those that ended goes."""
-        if len(self._streams) < self._most:
-            return
-        over = next((each for each in self.all() if not each.runs), None)
-        if over is None:
-            raise BusyError(f"{self._most} streams run already; stop one.")
-        del self._streams[over.number]
+        """Stop all, at once."""
+        streams = self.all()
+        with ThreadPoolExecutor(len(streams) or 1) as pool:
+            list(pool.map(Stream.stop, streams))

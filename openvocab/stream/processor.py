@@ -170,7 +170,7 @@ class StreamProcessor:
     def _events(self, lane: "_Lane", frame: Frame, found: sv.Detections) -> Iterator[Event]:
         if self._tracker is not None:
             yield from lane.events.update(frame, found)
-            if self._zones is not None:
+            if self._zones is not None and lane.looked:
                 yield from self._zones.update(frame, found)
 
     def _last_events(self, lanes: Iterable["_Lane"]) -> Iterator[Event]:
@@ -200,6 +200,8 @@ class _Lane:
         self._detector, self._every = detector, every
         self._tracker, self.memory = tracker, memory
         self.events = TrackEvents()
+        self.looked = False
+        """Whether the last frame was looked at, not passed over."""
         self._naming: _Naming | None = None
         self._count = 0
         self._last = sv.Detections.empty()
@@ -209,6 +211,7 @@ class _Lane:
         """What is in a frame."""
         passed_over = self._count % self._every
         self._count += 1
+        self.looked = not passed_over
         if naming is not self._naming:
             self.memory.relabel()
             self._naming = naming

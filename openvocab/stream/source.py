@@ -151,7 +151,7 @@ class _Reader(threading.Thread):
         self._frames: deque[Frame] = deque()
         self._closed = threading.Event()
         self._capture: Capture | None = None
-        self._live = patient
+        self._live, self._opened = False, False
         self._index, self._next_s = 0, 0.0
         self._pause = FIRST_PAUSE_S
         self._lost_s: float | None = None
@@ -200,10 +200,10 @@ class _Reader(threading.Thread):
                         break
                     lost = f"{self.source} ended."
                 except Exception as error:
-                    if not self._live:
+                    if not self._may_come:
                         raise
                     lost = str(error)
-                if self._live and not self._closed.is_set():
+                if self._may_come and not self._closed.is_set():
                     self._wait(lost)
         except Exception as error:  # noqa: BLE001  raised again by whoever iterates
             self.error = error
@@ -213,9 +213,14 @@ class _Reader(threading.Thread):
                 self._over = True
                 self._ready.notify_all()
 
+    @property
+    def _may_come(self) -> bool:
+        """Whether what is away now is waited for."""
+        return self._live or (self._patient and not self._opened)
+
     def _open(self) -> Capture:
         self._capture = capture = open_capture(self._where)
-        self.fps = capture.fps
+        self.fps, self._opened = capture.fps, True
         self._live = self._live or capture.live  # once live, always: a proxy may send a clip
         return capture
 

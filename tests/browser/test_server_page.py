@@ -1,5 +1,8 @@
 """The demo beside the server's own paths: the same page, with the token as its password."""
 
+import signal
+import time
+
 import httpx
 import pytest
 
@@ -16,7 +19,7 @@ pytestmark = [
 
 
 def test_the_page_is_at_the_root_and_the_routes_stay(assets):
-    with serving() as (client, _), chromium() as browser:
+    with serving() as (client, process), chromium() as browser:
         page = browser.new_page()
         page.goto(str(client.base_url))
         upload(page, "#photo", assets / "bus.jpg")
@@ -33,6 +36,19 @@ def test_the_page_is_at_the_root_and_the_routes_stay(assets):
         assert sent.status_code == 200, sent.text
         foreign = {"host": "rebound.example.com"}
         assert client.get("/", headers=foreign).status_code == 400
+        assert client.request("PATCH", "/v1/vocabularies/x").status_code == 405
+        assert client.get("/v1/nowhere").json() == {"detail": "Not Found"}
+        # A page of another site may not have a browser ask.
+        asks = {"origin": "https://evil.example.com", "access-control-request-method": "POST"}
+        for path in ("/v1/streams", "/gradio_api/queue/join"):
+            told = client.options(path, headers=asks)
+            assert told.status_code == 400, path
+            assert "access-control-allow-origin" not in told.headers
+        # The page is still open and its heartbeat never ends by itself.
+        begun = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+        assert time.monotonic() - begun < 10
 
 
 def test_with_a_token_the_page_asks_for_it(assets):

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from pathlib import Path
 
 import cv2
 import httpx
@@ -268,6 +269,32 @@ def test_what_takes_too_long_is_given_up(bus):
         answer = client.post("/v1/detect/batch", json=asked)
         assert answer.status_code == 504
         assert "too long" in answer.json()["detail"]
+
+
+def test_words_that_take_too_long_do_not_pile_up(small):
+    """Who is told that it took too long leaves a thread at work, which still counts."""
+    with serving("--timeout", "0.2", "--queue", "4", "--no-demo") as (client, process):
+
+        def ask(turn: int) -> int:
+            words = {"classes": [f"thing {turn} {number}" for number in range(300)]}
+            return client.put(f"/v1/vocabularies/v{turn}", json=words).status_code
+
+        with ThreadPoolExecutor(16) as pool:
+            statuses = list(pool.map(ask, range(120)))
+        assert set(statuses) <= {504, 429}
+        assert {504, 429} <= set(statuses)
+        threads = len(list(Path(f"/proc/{process.pid}/task").iterdir()))
+        assert threads < 40
+        until = time.monotonic() + 60
+        while time.monotonic() < until:  # what was begun is done, and room is made again
+            if (
+                client.post("/v1/detect", json={"image": small, "classes": ["bus"]}).status_code
+                != 429
+            ):
+                break
+            time.sleep(0.2)
+        else:
+            pytest.fail("no room is made")
 
 
 def test_a_body_that_does_not_come_is_not_waited_for():

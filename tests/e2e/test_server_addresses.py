@@ -1,5 +1,7 @@
 """Pictures by their address: from the allowed hosts and folders, and from nowhere those lead to."""
 
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -32,8 +34,11 @@ class _Answers(BaseHTTPRequestHandler):
             self.send_response(302)
             self.send_header("location", f"{self.server.address}/secret/bus.jpg")
             self.end_headers()
-        elif name.startswith("bus"):
+        elif name.startswith(("bus", "packed")):
             self.send_response(200)
+            if name.startswith("packed"):
+                assert self.headers["accept-encoding"] == "identity"
+                self.send_header("content-encoding", "gzip")
             self.end_headers()
             self.wfile.write(self.server.picture)
         elif name == "endless":
@@ -104,6 +109,13 @@ def test_an_allowed_address_is_a_picture(client, host, assets):
         "http://",
         "http://[",
         "HTTP://169.254.169.254/latest/meta-data",
+        "http://xn--a/",
+        "{host}/street/..;/secret/bus.jpg",
+        "{host}/street/..%3b/secret/bus.jpg",
+        "{host}/street/..%00/secret/bus.jpg",
+        "{host}/street/%c0%ae%c0%ae/secret/bus.jpg",
+        "{host}/street%2Fbus.jpg",
+        "{host}/street/%25252e%25252e/secret/bus.jpg",
     ],
 )
 def test_no_other_is_asked_for(client, host, address):
@@ -120,6 +132,7 @@ def test_no_other_is_asked_for(client, host, address):
         ("elsewhere.jpg", "answers 302"),
         ("nothing.jpg", "answers 404"),
         ("endless", "ask for less"),
+        ("packed.jpg", "is sent compressed"),
     ],
 )
 def test_what_an_allowed_host_says_is_not_believed(client, host, name, said):
@@ -141,3 +154,15 @@ def test_a_host_that_is_away_is_one_line(assets):
         answer = ask(client, "http://127.0.0.1:9/bus.jpg")
         assert answer.status_code == 422
         assert "try again later" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    "allowed",
+    ["https://", "photos.example.com", "ftp://host/", "https://a:b/", "https://[::1/", "https://xn--a/",
+     "https://*.example.com/", "https://host:99999999/", "https://user:secret@host/", "https://host/?a"],
+)  # fmt: skip
+def test_what_allows_nothing_is_refused_at_the_start(allowed):
+    command = [sys.executable, "-m", "openvocab", "serve", "--no-demo", "--allow-url", allowed]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "give an address like" in done.stderr.splitlines()[-1]

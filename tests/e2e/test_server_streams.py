@@ -77,6 +77,11 @@ def test_a_film_is_watched_to_its_end_and_told(client):
     assert state["figures"]["frames"] == 40
     # Who was cut off hears the rest, and nothing twice.
     assert list(events(client, begun["number"], after=3)) == told[3:]
+    # An id of a server before this one is no reason to hear nothing.
+    assert list(events(client, begun["number"], after=5000)) == told
+    path, last = f"/v1/streams/{begun['number']}", {"last-event-id": str(len(told))}
+    assert client.get(f"{path}/events", headers=last).status_code == 204
+    assert client.put(f"{path}/classes", json={"classes": ["bus"]}).status_code == 404
     picture = client.get(f"/v1/streams/{begun['number']}/picture")
     assert picture.headers["content-type"] == "image/jpeg"
     image = cv2.imdecode(np.frombuffer(picture.content, np.uint8), cv2.IMREAD_COLOR)
@@ -101,9 +106,9 @@ def test_a_threshold_of_a_stream_may_change_too(client):
     assert not [e for _, e in events(client, number) if e["event"] == "appeared"]
     number = start(client)["number"]
     path = f"/v1/streams/{number}/classes"
+    refused = client.put(path, json={"classes": ["bus"], "thresholds": {"cat": 0.5}})
     changed = {"classes": ["bus"], "thresholds": {"bus": 0.999}}
     assert client.put(path, json=changed).status_code == 204
-    refused = client.put(path, json={"classes": ["bus"], "thresholds": {"cat": 0.5}})
     assert refused.status_code == 422
 
 
@@ -112,7 +117,7 @@ def test_a_camera_that_is_away_is_told_and_tried_again_without_its_password(clie
     (_, lost), *_ = events_until(client, number, "source lost")
     state = client.get(f"/v1/streams/{number}").json()
     assert state["state"] == "lost"
-    assert "check" in state["error"]
+    assert "server's log says why" in state["error"]
     for text in (json.dumps(lost), json.dumps(state)):
         assert "secret" not in text
         assert "127.0.0.1" not in text
@@ -146,6 +151,9 @@ def test_too_many_are_turned_away_and_what_ended_makes_room(client):
     assert client.delete(f"/v1/streams/{gone[0]}").status_code == 204
     ended = start(client)["number"]
     list(events(client, ended))
+    refused = client.post("/v1/streams", json=ASKED | {"classes": ["bus", "BUS"]})
+    assert refused.status_code == 422
+    assert client.get(f"/v1/streams/{ended}").json()["state"] == "ended"  # not for nothing
     newest = start(client)["number"]
     numbers = [stream["number"] for stream in client.get("/v1/streams").json()]
     assert numbers == [gone[1], gone[2], newest]

@@ -261,6 +261,18 @@ def test_an_edge_that_trembles_enters_once_and_crosses_once():
     assert [event.kind for event in events] == ["entered zone", "crossed line"]
 
 
+def test_frames_that_are_passed_over_are_no_proof(detector):
+    """With every=3, a place is seen once in three frames."""
+    zones, events = Zones({"all": [(0, 0), (160, 0), (160, 120), (0, 120)]}), []
+    processor = StreamProcessor(detector, ["red"], every=3, zones=zones, report=events.append)
+    entered = {}
+    for frame, _ in processor.run(Film(30)):
+        for event in events:
+            if event.kind == "entered zone":
+                entered.setdefault("frame", frame.index)
+    assert entered["frame"] >= 6
+
+
 def test_options_that_cannot_be_used_are_refused_before_a_frame_is_read(detector):
     for options in ({"every": 0}, {"tracker": "magic"}, {"tracker": None, "zones": Zones()}):
         with pytest.raises(ConfigError):
