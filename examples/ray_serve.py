@@ -1,4 +1,4 @@
-"""Serves openvocab over HTTP from several processes or machines with Ray Serve; Ctrl-C ends it.
+"""Serves openvocab over HTTP from several processes or machines with Ray Serve.
 
 pip install "openvocab[ray,serve]"
 python examples/ray_serve.py --replicas 2 --cores 1
@@ -6,6 +6,7 @@ python examples/ray_serve.py --replicas 2 --cores 1
 
 import argparse
 import os
+import signal
 import threading
 from contextlib import suppress
 
@@ -26,6 +27,7 @@ def main() -> None:
     cores = {"num_cpus": arguments.cores}  # {"num_gpus": 1} where there are GPUs
     serve.run(application(num_replicas=arguments.replicas, ray_actor_options=cores))
     print(f"serving at http://127.0.0.1:{arguments.port}/v1/detect", flush=True)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with suppress(KeyboardInterrupt):
         threading.Event().wait()
     serve.shutdown()

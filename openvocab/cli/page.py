@@ -28,7 +28,8 @@ def demo_page(
 ) -> Iterator[tuple[Any, dict[str, Any]]]:
     """The page (`gradio.Blocks`), and the options that Gradio serves it with.
 
-    What visitors give is gone when this is left. Nothing is told to Gradio's makers.
+    What visitors give is gone when this is left. Nothing is told to Gradio's makers, and no
+    address that a visitor gives is fetched.
 
     Args:
         public: no password is asked for. Gradio's MCP never asks for one: it is on only then.
@@ -45,6 +46,7 @@ def demo_page(
             "GRADIO_ANALYTICS_ENABLED": "False",
             "HF_HUB_OFFLINE": "1",
         }
+        _fetch_nothing()
         app = _load_app()
         page = app.build(loaded or {})
         page.state_session_capacity = VISITORS
@@ -60,6 +62,18 @@ def demo_page(
                 "mcp_server": public and find_spec("mcp") is not None,
             },
         )
+
+
+def _fetch_nothing() -> None:
+    """Close the two functions by which Gradio fetches what lies at an address it is sent.
+
+    It takes any public address in the place of a file, of any size, and asks Google for its host.
+    """
+
+    async def refused(*_: object, **__: object) -> None:
+        raise ValueError("Addresses are not fetched here; send the file itself.")
+
+    vars(import_module("safehttpx")).update(get=refused, async_validate_url=refused)
 
 
 def _load_app() -> Any:  # noqa: ANN401  a module

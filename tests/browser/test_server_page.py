@@ -1,6 +1,8 @@
 """The demo beside the server's own paths: the same page, with the token as its password."""
 
 import signal
+import subprocess
+import sys
 import time
 
 import httpx
@@ -78,3 +80,36 @@ def test_with_a_token_the_page_asks_for_it(assets):
             cookies.set(cookie["name"], cookie["value"])
         answer = httpx.get(f"{client.base_url}/v1/sources", cookies=cookies)
         assert answer.status_code == 401
+
+
+FETCHES = """
+import asyncio, sys
+import httpx
+from openvocab.cli.page import demo_page
+asked = []
+sys.addaudithook(lambda event, given: asked.append(given) if event == "socket.getaddrinfo" else None)
+with demo_page(public=True) as (page, options):
+    import gradio
+    from gradio import processing_utils, route_utils
+    app = gradio.routes.App.create_app(page)
+    async def ask():
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://here") as client:
+            handed_on = await client.get("/gradio_api/file=https://example.com/bus.jpg")
+            print(handed_on.status_code)
+        try:
+            await processing_utils.async_ssrf_protected_download("https://example.com/a.jpg", ".")
+        except ValueError as error:
+            print(error)
+    asyncio.run(ask())
+print(asked)
+"""
+
+
+def test_no_address_that_a_visitor_sends_is_fetched(tmp_path):
+    command = [sys.executable, "-W", "ignore", "-c", FETCHES]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        "403", "Addresses are not fetched here; send the file itself.", "[]"
+    ]  # fmt: skip

@@ -265,7 +265,7 @@ def ray_serve(place: Place) -> None:
             timeout=60,
         )
         assert [row["class_name"] for row in answer.json()["detections"]] == ["bus"]
-        serving_.send_signal(signal.SIGINT)
+        serving_.send_signal(signal.SIGTERM)
 
 
 CHECKS: dict[str, Callable[[Place], None]] = {
