@@ -214,7 +214,7 @@ class OpenVocabStage:
 
     def __init__(
         self,
-        classes: Classes,
+        classes: Classes | Vocabulary,
         *,
         preset: str | Preset = "starter",
         negatives: Sequence[str] = (),
@@ -265,6 +265,9 @@ def _told(part: object) -> str:
     """An example picture by what it shows, anything else by its name."""
     if isinstance(part, Path) and part.is_file():
         return hashlib.sha256(part.read_bytes()).hexdigest()
+    if isinstance(part, Vocabulary):
+        shown = part.features.tobytes() + part.negatives.tobytes()
+        return f"{part.names} {hashlib.sha256(shown).hexdigest()}"
     return str(part)
 
 

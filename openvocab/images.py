@@ -83,6 +83,8 @@ def size_wh(image: str | os.PathLike[str] | bytes, *, name: str | None = None) -
     Raises:
         ImageError: missing, or not an image.
     """
+    import PIL
+
     file = name or ("the bytes" if isinstance(image, bytes) else os.fspath(image))
     try:
         with (
@@ -91,6 +93,10 @@ def size_wh(image: str | os.PathLike[str] | bytes, *, name: str | None = None) -
         ):
             turned = picture.getexif().get(0x0112) in {5, 6, 7, 8}  # EXIF: lies on its side
             return (picture.height, picture.width) if turned else (picture.width, picture.height)
+    except PIL.UnidentifiedImageError as error:  # its own message names an object in memory
+        raise ImageError(
+            f"{file} is not a whole image (unknown format); mend or remove it."
+        ) from error
     # Pillow's decoders raise anything on damaged data.
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:120]

@@ -1,7 +1,6 @@
 """`openvocab demo`: the page for a browser, on this machine alone unless told otherwise."""
 
 import signal
-import socket
 from contextlib import suppress
 from importlib.util import find_spec
 from typing import Annotated, Any
@@ -9,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from openvocab.cli.console import err, out
-from openvocab.cli.options import ENDS, HERE, Host, Port
+from openvocab.cli.options import ENDS, HERE, Host, Port, refuse_taken
 from openvocab.cli.page import demo_page
 from openvocab.errors import ConfigError
 
@@ -43,9 +42,7 @@ def demo(
 
 
 def _serve(page: Any, host: str, port: int, **options: Any) -> None:  # noqa: ANN401  Gradio's
-    with socket.socket() as probe:
-        if probe.connect_ex((host, port)) == 0:
-            raise ConfigError(f"Port {port} is in use; choose another with --port.")
+    refuse_taken(host, port)
     try:
         page.launch(
             server_name=host,

@@ -3,16 +3,20 @@
 import dataclasses
 import os
 import signal
+import socket
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from openvocab.errors import ClassesError, OpenVocabError
+from openvocab.errors import ClassesError, ConfigError, OpenVocabError
 from openvocab.files import read_table
 from openvocab.presets import Preset, load
 from openvocab.prompts import split_list
+
+if TYPE_CHECKING:
+    from openvocab.vocabulary import Vocabulary
 
 __all__ = [
     "ENDS",
@@ -29,6 +33,7 @@ __all__ = [
     "has_display",
     "read_classes",
     "read_preset",
+    "refuse_taken",
 ]
 
 Classes = Annotated[
@@ -36,7 +41,8 @@ Classes = Annotated[
     typer.Option(
         "--classes",
         "-c",
-        help='"bus, person"; or a file: .txt with one a line, .toml with synonyms and pictures.',
+        help='"bus, person"; or a file: .txt with one a line, .toml with synonyms and pictures,'
+        " .npz of a Vocabulary.",
     ),
 ]
 PresetName = Annotated[
@@ -72,18 +78,25 @@ TileSize = Annotated[
 ]
 
 
-def read_classes(text: str) -> list[str] | dict[str, list[str | Path]]:
+def read_classes(text: str) -> "list[str] | dict[str, list[str | Path]] | Vocabulary":
     """Words of the option, or what is in the file it names."""
     file = Path(text)
+    if file.suffix == ".npz":
+        from openvocab.vocabulary import Vocabulary
+
+        return Vocabulary.load(file)
     if file.suffix == ".toml":
         table = read_table(file)
         return {name: [_part(file, each) for each in _listed(table[name])] for name in table}
     if file.suffix != ".txt":
+        if file.is_file():
+            raise ClassesError(f"{file} is no .txt, .toml or .npz; give one, or words.")
         return list(split_list(text))
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise OpenVocabError(f"{text} cannot be read ({error}); give a text file.") from error
+        why = error.strerror if isinstance(error, OSError) else error
+        raise OpenVocabError(f"{text} cannot be read ({why}); give a text file.") from error
     return [line.strip() for line in lines if line.strip()]
 
 
@@ -110,6 +123,17 @@ def read_preset(name: str, image_size: int | None = None, tile_size: int | None 
         image_size=image_size or preset.image_size,
         tile_size=tile_size or preset.tile_size,
     )
+
+
+def refuse_taken(host: str, port: int) -> None:
+    """Before anything is loaded or said.
+
+    Raises:
+        ConfigError: somebody listens there already.
+    """
+    with socket.socket() as probe:
+        if probe.connect_ex((host, port)) == 0:
+            raise ConfigError(f"Port {port} is in use; choose another with --port.")
 
 
 def has_display() -> bool:

@@ -2,6 +2,7 @@
 
 import secrets
 import signal
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from importlib.util import find_spec
@@ -11,7 +12,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from openvocab.cli.console import err, out
-from openvocab.cli.options import ENDS, HERE, Device, Host, Port, PresetName, read_preset
+from openvocab.cli.options import (
+    ENDS,
+    HERE,
+    Device,
+    Host,
+    Port,
+    PresetName,
+    read_preset,
+    refuse_taken,
+)
 from openvocab.cli.page import demo_page
 from openvocab.errors import ConfigError
 
@@ -129,11 +139,19 @@ def _run(app: "FastAPI", host: str, port: int, timeout: float, end: Callable[[],
     class Server(uvicorn.Server):
         """Tells the application to end what would never end, and waits for the rest."""
 
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            if self.started:
+                out.print(f"openvocab is at http://{host}:{port} (Ctrl-C ends it)")
+
         def handle_exit(self, sig: int, frame: object) -> None:
+            if not app.state.service.ending:
+                err.print("stopping; what was asked is answered first.")
             app.state.service.ending = True
             end()
             super().handle_exit(sig, frame)  # type: ignore[arg-type]
 
+    refuse_taken(host, port)
     config = uvicorn.Config(
         app, host=host, port=port, log_level="warning", server_header=False,
         timeout_graceful_shutdown=int(timeout) + 5,
@@ -141,7 +159,6 @@ def _run(app: "FastAPI", host: str, port: int, timeout: float, end: Callable[[],
     server = Server(config)
     for number in set(ENDS) - {signal.SIGTERM}:  # which uvicorn minds
         signal.signal(number, server.handle_exit)
-    out.print(f"openvocab is at http://{host}:{port} (/openapi.json says how; Ctrl-C ends it)")
     try:
         server.run()
     except SystemExit as ended:  # uvicorn's way to say that it cannot listen

@@ -65,7 +65,8 @@ def attach(  # noqa: PLR0913  keywords, each with a default
     if any(isinstance(getattr(each, "__self__", None), Attached) for each in _listed(yolo)):
         raise ModelError("This model is attached to already; use its set_classes, or detach it.")
     numbers = presets.load(preset)
-    names = tuple(dict.fromkeys(str(name) for name in yolo.names.values()))
+    with contained():  # an export is loaded to know them, and loading may install packages
+        names = tuple(dict.fromkeys(str(name) for name in yolo.names.values()))
     detector = OpenVocabDetector(_Itself(names), encoder_of(numbers, device), numbers)
     attached = Attached(yolo, detector)
     attached.set_classes(

@@ -1,6 +1,6 @@
 """The application: routes, refusals, health and metrics, for any ASGI server."""
 
-from collections.abc import AsyncIterator, MutableMapping
+from collections.abc import AsyncIterator, MutableMapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -108,13 +108,13 @@ def _errors(app: FastAPI) -> None:
         return JSONResponse({"detail": "This took too long; try again later."}, 504)
 
     async def misread(_: Request, error: Exception) -> Response:
-        # Without what was sent, which may be of any size, or no JSON.
         rows = error.errors() if isinstance(error, RequestValidationError) else []
-        said = [
-            f"{'.'.join(str(part)[:100] for part in row['loc'])}: {row['msg']}"
-            for row in list(rows)[:TOLD]
-        ]
-        return JSONResponse({"detail": one_line("; ".join(said) or "malformed")}, 422)
+        said = dict.fromkeys(_mistake(row["loc"], row["msg"]) for row in list(rows)[:TOLD])
+        text = "; ".join([*said, "/openapi.json says what is taken."])
+        return JSONResponse({"detail": one_line(text)}, 422)
+
+    async def unknown(_: Request, __: Exception) -> Response:
+        return JSONResponse({"detail": "There is no such path; /openapi.json lists them."}, 404)
 
     async def other_method(request: Request, _: Exception) -> Response:
         """With all that the path takes: Starlette names those of the first route that fits."""
@@ -127,10 +127,18 @@ def _errors(app: FastAPI) -> None:
         headers = {"Allow": ", ".join(sorted(allowed))}
         return JSONResponse({"detail": f"Use {headers['Allow']}."}, 405, headers)
 
+    app.add_exception_handler(404, unknown)
     app.add_exception_handler(405, other_method)
     app.add_exception_handler(OpenVocabError, told)
     app.add_exception_handler(RequestValidationError, misread)
     app.add_exception_handler(TimeoutError, late)
+
+
+def _mistake(where: Sequence[str | int], what: str) -> str:
+    """One of a request, without what was sent, which may be of any size, or no JSON."""
+    if "classes" in where[:2]:  # told for each of the forms that it could have
+        return f"{where[0]}.classes: give names in a list, or a list of words for each name"
+    return f"{'.'.join(str(part)[:100] for part in where)}: {what}"
 
 
 def _health(app: FastAPI, service: Service, registry: CollectorRegistry) -> None:

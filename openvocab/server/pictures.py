@@ -82,6 +82,8 @@ class Pictures:
         except httpx.HTTPError as error:
             why = str(error) or type(error).__name__
             raise ImageError(f"{address} cannot be fetched ({why}); try again later.") from error
+        finally:
+            self._client.cookies.clear()  # of one caller are not sent for another
         return bytes(picture)
 
 

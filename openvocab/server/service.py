@@ -142,7 +142,8 @@ class Service:
             LacksError: there is none yet.
         """
         if stream.newest is None:
-            raise LacksError("There is no frame yet; ask again in a second.")
+            later = "ask again in a second" if stream.runs else "its state says why"
+            raise LacksError(f"There is no frame of stream {stream.number}; {later}.")
         frame, found = stream.newest
         return await self._in_time(1, _threaded, _jpeg, frame.image, found)
 
@@ -257,8 +258,10 @@ class Service:
         for sent in pictures:
             files.append(sent if isinstance(sent, bytes) else await self._pictures.read(sent, left))
             left -= len(files[-1])
+        several = len(files) > 1
         return [
-            await _threaded(self._load, f"{what} {place}", file) for place, file in enumerate(files)
+            await _threaded(self._load, f"{what} {place}" if several else what, file)
+            for place, file in enumerate(files)
         ]
 
     def _load(self, name: str, picture: bytes) -> Image:

@@ -39,7 +39,7 @@ def test_the_page_is_at_the_root_and_the_routes_stay(assets):
         foreign = {"host": "rebound.example.com"}
         assert client.get("/", headers=foreign).status_code == 400
         assert client.request("PATCH", "/v1/vocabularies/x").status_code == 405
-        assert client.get("/v1/nowhere").json() == {"detail": "Not Found"}
+        assert "no such path" in client.get("/v1/nowhere").json()["detail"]
         # A page of another site may not have a browser ask.
         asks = {"origin": "https://evil.example.com", "access-control-request-method": "POST"}
         for path in ("/v1/streams", "/gradio_api/queue/join"):

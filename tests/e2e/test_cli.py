@@ -15,7 +15,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from openvocab import cli, images, weights
+from openvocab import OpenVocabDetector, cli, images, weights
 
 
 @pytest.fixture
@@ -262,7 +262,11 @@ def test_classes_of_a_file_have_synonyms_and_pictures(run, tmp_path, assets):
     file.write_text("x = [3]\n")
     code, _, error = run("detect", str(assets / "bus.jpg"), "-c", str(file))
     assert (code, "as parts of a class" in error) == (2, True)
-    assert run("detect", str(assets / "bus.jpg"), "-c", "absent.toml")[0] == 2
+    for absent in ("absent.toml", "absent.npz", str(assets / "bus.jpg")):
+        assert run("detect", str(assets / "bus.jpg"), "-c", absent)[0] == 2
+    OpenVocabDetector.from_preset().vocabulary(["bus"]).save(tmp_path / "kept.npz")
+    code, text, _ = run("detect", str(assets / "bus.jpg"), "-c", str(tmp_path / "kept.npz"))
+    assert (code, "bus" in text) == (0, True)
 
 
 def test_weights_are_listed_verified_and_found(run):

@@ -165,7 +165,7 @@ def test_too_many_are_turned_away_and_what_ended_makes_room(client):
         ({"source": "rtsp://elsewhere/1"}, 404, "no source"),
         ({"source": "/etc/passwd"}, 404, "no source"),
         ({"source": "0"}, 404, "no source"),
-        ({"classes": []}, 422, "at least 1 item"),
+        ({"classes": []}, 422, "give names in a list"),
         ({"classes": None}, 422, "Give either"),
         ({"vocabulary": "nowhere", "classes": None}, 404, "no vocabulary"),
         ({"thresholds": {"cat": 0.5}}, 422, "not among the classes"),
