@@ -83,8 +83,6 @@ def size_wh(image: str | os.PathLike[str] | bytes, *, name: str | None = None) -
     Raises:
         ImageError: missing, or not an image.
     """
-    import PIL
-
     file = name or ("the bytes" if isinstance(image, bytes) else os.fspath(image))
     try:
         with (
@@ -93,14 +91,10 @@ def size_wh(image: str | os.PathLike[str] | bytes, *, name: str | None = None) -
         ):
             turned = picture.getexif().get(0x0112) in {5, 6, 7, 8}  # EXIF: lies on its side
             return (picture.height, picture.width) if turned else (picture.width, picture.height)
-    except PIL.UnidentifiedImageError as error:  # its own message names an object in memory
-        raise ImageError(
-            f"{file} is not a whole image (unknown format); mend or remove it."
-        ) from error
     # Pillow's decoders raise anything on damaged data.
     except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
-        raise ImageError(f"{file} is not a whole image ({reason}); mend or remove it.") from error
+        why = _reason(error)
+        raise ImageError(f"{file} is not a whole image ({why}); mend or remove it.") from error
 
 
 def load_all(images: Iterable[ImageLike]) -> list[Image]:
@@ -187,11 +181,17 @@ def _decoded(opened: Callable[[], Any], name: str) -> Image:
         raise
     except PIL.Image.DecompressionBombError as error:
         raise ImageError(f"{name} has more than {MAX_PIXELS:,} pixels; scale it down.") from error
-    except PIL.UnidentifiedImageError as error:  # its own message names an object in memory
-        raise ImageError(f"{name} is not a whole image (unknown format); {expected}.") from error
     except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
-        raise ImageError(f"{name} is not a whole image ({reason}); {expected}.") from error
+        raise ImageError(f"{name} is not a whole image ({_reason(error)}); {expected}.") from error
+
+
+def _reason(error: Exception) -> str:
+    """What a decoder says is wrong, in one short line."""
+    import PIL
+
+    if isinstance(error, PIL.UnidentifiedImageError):  # its own message names an object in memory
+        return "unknown format"
+    return (str(error).splitlines() or [type(error).__name__])[0][:120]
 
 
 def _pil_open() -> Callable[..., Any]:

@@ -1,7 +1,6 @@
 """A server process of its own, as a user would start it."""
 
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -9,14 +8,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import httpx
+from films import free_port
 
 
 @contextmanager
 def serving(*options: str) -> Iterator[tuple[httpx.Client, subprocess.Popen]]:
     """A client of it, and the process; it must end well."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "openvocab", "serve", "--port", str(port), *options]
     with (
         subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process,

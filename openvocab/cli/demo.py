@@ -32,6 +32,7 @@ def demo(
         raise ConfigError("--auth needs a user and a password; give user:password.")
     if find_spec("gradio") is None:
         raise ConfigError('The demo needs Gradio; run `pip install "openvocab[demo]"`.')
+    refuse_taken(host, port)
     for number in ENDS:  # what visitors gave goes then, too
         signal.signal(number, signal.default_int_handler)
     with demo_page(public=not auth) as (page, options):
@@ -42,7 +43,6 @@ def demo(
 
 
 def _serve(page: Any, host: str, port: int, **options: Any) -> None:  # noqa: ANN401  Gradio's
-    refuse_taken(host, port)
     try:
         page.launch(
             server_name=host,

@@ -87,7 +87,10 @@ def read_classes(text: str) -> "list[str] | dict[str, list[str | Path]] | Vocabu
         return Vocabulary.load(file)
     if file.suffix == ".toml":
         table = read_table(file)
-        return {name: [_part(file, each) for each in _listed(table[name])] for name in table}
+        return {
+            name: [_part(file, each) for each in (parts if isinstance(parts, list) else [parts])]
+            for name, parts in table.items()
+        }
     if file.suffix != ".txt":
         if file.is_file():
             raise ClassesError(f"{file} is no .txt, .toml or .npz; give one, or words.")
@@ -100,11 +103,7 @@ def read_classes(text: str) -> "list[str] | dict[str, list[str | Path]] | Vocabu
     return [line.strip() for line in lines if line.strip()]
 
 
-def _listed(value: Any) -> list[Any]:  # noqa: ANN401  from a file: anything
-    return value if isinstance(value, list) else [value]
-
-
-def _part(file: Path, value: Any) -> str | Path:  # noqa: ANN401  likewise
+def _part(file: Path, value: Any) -> str | Path:  # noqa: ANN401  from a file: anything
     """A word, or `{ image = "logo.png" }` beside the file."""
     if isinstance(value, str):
         return value
@@ -126,7 +125,7 @@ def read_preset(name: str, image_size: int | None = None, tile_size: int | None 
 
 
 def refuse_taken(host: str, port: int) -> None:
-    """Before anything is loaded or said.
+    """Look whether the port is free, before anything is loaded or said.
 
     Raises:
         ConfigError: somebody listens there already.

@@ -74,6 +74,7 @@ def serve(  # noqa: PLR0913  a command has as many parameters as it has options
     """Answer POST /v1/detect and more (/openapi.json), until Ctrl-C or SIGTERM; what came is answered."""
     if any(find_spec(name) is None for name in ("fastapi", "uvicorn", "prometheus_client")):
         raise ConfigError('The server needs FastAPI; run `pip install "openvocab[serve]"`.')
+    refuse_taken(host, port)
     from openvocab.detector import OpenVocabDetector
     from openvocab.server.app import Settings, build
 
@@ -151,7 +152,6 @@ def _run(app: "FastAPI", host: str, port: int, timeout: float, end: Callable[[],
             end()
             super().handle_exit(sig, frame)  # type: ignore[arg-type]
 
-    refuse_taken(host, port)
     config = uvicorn.Config(
         app, host=host, port=port, log_level="warning", server_header=False,
         timeout_graceful_shutdown=int(timeout) + 5,

@@ -78,7 +78,7 @@ def application(
     settings = settings or Settings()
     # Ray lets 5 in; how many wait is for the server's own queue to say, with its 429.
     inside = settings.waiting + settings.most + LISTENERS
-    chosen = preset if isinstance(preset, Preset) else load(preset)
+    chosen = load(preset)
 
     def build() -> Any:  # noqa: ANN401  a FastAPI
         from openvocab.detector import OpenVocabDetector

@@ -1,7 +1,8 @@
 """What can be asked: detection, stored vocabularies, streams."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, File, Form, Header, HTTPException, Response, UploadFile
@@ -159,14 +160,16 @@ def watching(service: Service) -> APIRouter:
     async def known(number: int) -> Stream:
         return service.streams.get(number)
 
-    async def heard(number: int, last_event_id: Annotated[int, Header(ge=0)] = 0) -> Stream:
+    async def heard(
+        number: int, last_event_id: Annotated[int, Header(ge=0)] = 0
+    ) -> AsyncGenerator[ServerSentEvent, None]:
         # Here, as in the route itself the answer has begun. 204 ends a browser's asking again.
         stream = service.streams.get(number)
         if not stream.runs and not stream.after(last_event_id):
             raise HTTPException(204)
         if service.listeners >= LISTENERS:
             raise BusyError("As many listen as may; try again later.")
-        return stream
+        return _happening(service, stream, last_event_id)
 
     @routes.get("/picture", response_class=Response)
     async def picture(stream: Annotated[Stream, Depends(known)]) -> Response:
@@ -175,19 +178,19 @@ def watching(service: Service) -> APIRouter:
 
     @routes.get("/events", response_class=EventSourceResponse, responses=_OVER)
     async def events(
-        stream: Annotated[Stream, Depends(heard)],
-        last_event_id: Annotated[int, Header(ge=0)] = 0,
+        happening: Annotated[AsyncGenerator[ServerSentEvent, None], Depends(heard)],
     ) -> AsyncIterator[ServerSentEvent]:
         """What happens, as server-sent events, from `Last-Event-ID` on; "ended" is the last."""
-        async for event in _happening(service, stream, last_event_id):
-            yield event
+        async with aclosing(happening):  # else who left is counted until it is collected
+            async for event in happening:
+                yield event
 
     return routes
 
 
 async def _happening(
     service: Service, stream: Stream, place: int
-) -> AsyncIterator[ServerSentEvent]:
+) -> AsyncGenerator[ServerSentEvent, None]:
     """Events after that place, until the stream or the server ends."""
     service.listeners += 1
     try:

@@ -3,13 +3,15 @@
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import supervision as sv
 
 from openvocab.protocols import Frame
 
-__all__ = ["GONE_S", "Event", "Report", "TrackEvents", "ignore"]
+__all__ = ["GONE_S", "Event", "Report", "TrackEvents", "forget", "ignore", "named"]
+
+T = TypeVar("T")
 
 GONE_S = 2.0  # without being seen, after which a track has left
 
@@ -34,6 +36,25 @@ def ignore(event: Event) -> None:
     """Nobody listens."""
 
 
+def named(detections: sv.Detections) -> tuple[list[int], list[str]]:
+    """Tracks and their classes."""
+    ids = [] if detections.tracker_id is None else detections.tracker_id.tolist()
+    return ids, list(detections.data.get("class_name", ()))
+
+
+def forget(seen: dict[int, tuple[T, float]], since_s: float) -> list[tuple[int, tuple[T, float]]]:
+    """Take out what was last seen before then, by track.
+
+    >>> seen = {1: ("bus", 0.5), 2: ("dog", 3.0)}
+    >>> forget(seen, 1.0), seen
+    ([(1, ('bus', 0.5))], {2: ('dog', 3.0)})
+    """
+    gone = [(track, what) for track, what in seen.items() if what[1] < since_s]
+    for track, _ in gone:
+        del seen[track]
+    return gone
+
+
 class TrackEvents:
     """Appeared, label changed and left, of the tracks of one source."""
 
@@ -44,8 +65,7 @@ class TrackEvents:
     def update(self, frame: Frame, detections: sv.Detections) -> Iterator[Event]:
         """Events of one frame, whose detections have `tracker_id` and `class_name`."""
         self._source = frame.source
-        ids = () if detections.tracker_id is None else detections.tracker_id.tolist()
-        for track, name in zip(ids, detections.data.get("class_name", ()), strict=True):
+        for track, name in zip(*named(detections), strict=True):
             before = self._seen.get(track)
             self._seen[track] = (name, frame.time_s)
             data = {"tracker_id": track, "class_name": name}
@@ -62,8 +82,6 @@ class TrackEvents:
 
     def _left(self, since_s: float) -> Iterator[Event]:
         """Those who were last seen before then."""
-        for track, (name, last) in list(self._seen.items()):
-            if last < since_s:
-                del self._seen[track]
-                data = {"tracker_id": track, "class_name": name}
-                yield Event("left", last, self._source, data)
+        for track, (name, last_s) in forget(self._seen, since_s):
+            data = {"tracker_id": track, "class_name": name}
+            yield Event("left", last_s, self._source, data)

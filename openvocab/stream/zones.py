@@ -13,7 +13,7 @@ import supervision as sv
 from openvocab.errors import ConfigError
 from openvocab.files import read_table
 from openvocab.protocols import Frame, Image
-from openvocab.stream.events import GONE_S, Event
+from openvocab.stream.events import GONE_S, Event, forget, named
 
 __all__ = ["Zones"]
 
@@ -35,29 +35,26 @@ class _Area:
 
     def update(self, frame: Frame, detections: sv.Detections) -> Iterator[Event]:
         """A track changes sides when it was seen there for a while, or is not seen any more."""
-        ids, names = _named(detections)
-        for track, name, within in zip(ids, names, self.polygon.trigger(detections), strict=True):
+        for track, name, within in zip(
+            *named(detections), self.polygon.trigger(detections), strict=True
+        ):
             if track in self.inside:
                 self.inside[track] = name, frame.time_s
             if not self._is_sure(track, frame.time_s, differs=within != (track in self.inside)):
                 continue
             if within:
                 self.inside[track] = name, frame.time_s
-                yield self._event("entered zone", frame.time_s, frame.source, track)
+                yield self._event("entered zone", frame.time_s, frame.source, track, name)
             else:
-                yield self._event("left zone", frame.time_s, frame.source, track)
                 del self.inside[track]
+                yield self._event("left zone", frame.time_s, frame.source, track, name)
         yield from self.gone(frame.time_s - GONE_S, frame.source)
-        for track, (_, last_s) in list(self.doubts.items()):
-            if last_s < frame.time_s - GONE_S:
-                del self.doubts[track]
+        forget(self.doubts, frame.time_s - GONE_S)
 
     def gone(self, since_s: float, source: str) -> Iterator[Event]:
         """Who was last seen before then has left, then."""
-        for track, (_, last_s) in list(self.inside.items()):
-            if last_s < since_s:
-                yield self._event("left zone", last_s, source, track)
-                del self.inside[track]
+        for track, (name, last_s) in forget(self.inside, since_s):
+            yield self._event("left zone", last_s, source, track, name)
 
     def _is_sure(self, track: int, now_s: float, *, differs: bool) -> bool:
         """Whether it was seen on the other side often enough."""
@@ -66,8 +63,8 @@ class _Area:
             self.doubts[track] = times + 1, now_s
         return differs and times + 1 >= STEADY
 
-    def _event(self, kind: str, time_s: float, source: str, track: int) -> Event:
-        data = {"zone": self.name, "tracker_id": track, "class_name": self.inside[track][0]}
+    def _event(self, kind: str, time_s: float, source: str, track: int, name: str) -> Event:
+        data = {"zone": self.name, "tracker_id": track, "class_name": name}
         return Event(kind, time_s, source, data)
 
 
@@ -137,7 +134,7 @@ class Zones:
             )
             for area in state.areas
         }
-        ids, names = _named(detections)
+        ids, names = named(detections)
         for line, trigger in state.lines.items():
             for direction, mask in zip(("in", "out"), trigger.trigger(detections), strict=True):
                 for row in np.flatnonzero(mask):
@@ -183,12 +180,6 @@ class Zones:
             for name, (start, end) in self._lines.items()
         }
         return _State(areas, lines)
-
-
-def _named(detections: sv.Detections) -> tuple[list[int], list[str]]:
-    """Tracks and their classes."""
-    ids = [] if detections.tracker_id is None else detections.tracker_id.tolist()
-    return ids, list(detections.data.get("class_name", ()))
 
 
 def _check(name: str, points: Any, *, least: int) -> None:  # noqa: ANN401  from a file: anything

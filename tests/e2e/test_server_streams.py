@@ -159,6 +159,12 @@ def test_too_many_are_turned_away_and_what_ended_makes_room(client):
     assert numbers == [gone[1], gone[2], newest]
 
 
+def test_listeners_that_leave_make_room(client):
+    number = start(client, source="gone")["number"]
+    for _ in range(70):  # more than may listen at once
+        assert next(events(client, number))[1]["event"] == "source lost"
+
+
 @pytest.mark.parametrize(
     ("change", "status", "said"),
     [
