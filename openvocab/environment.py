@@ -2,6 +2,7 @@
 
 import logging
 import os
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,22 +14,28 @@ from openvocab.errors import ModelError
 __all__ = ["device_name", "environment_kept", "one_thread", "quiet"]
 
 
+_CHANGING = threading.RLock()
+
+
 @contextmanager
 def environment_kept() -> Iterator[None]:
     """Give `os.environ` back as it was: Ultralytics, open_clip and torch set variables.
+
+    One thread at a time: another's end would take from this one the variables that it has set.
 
     >>> with environment_kept():
     ...     os.environ["OPENVOCAB_DOCTEST"] = "1"
     >>> "OPENVOCAB_DOCTEST" in os.environ
     False
     """
-    before = dict(os.environ)
-    try:
-        yield
-    finally:
-        for key in os.environ.keys() - before.keys():
-            del os.environ[key]
-        os.environ.update(before)
+    with _CHANGING:
+        before = dict(os.environ)
+        try:
+            yield
+        finally:
+            for key in os.environ.keys() - before.keys():
+                del os.environ[key]
+            os.environ.update(before)
 
 
 def device_name(wanted: str | None) -> str:

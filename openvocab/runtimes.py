@@ -36,13 +36,14 @@ def onnx_session(path: Path, threads: int) -> Any:  # noqa: ANN401  it ships no 
 
 def openvino() -> ModuleType:
     """OpenVINO, imported without its telemetry: it tells Google of every model that it reads."""
-    if "openvino" not in sys.modules:
-        before = sys.modules.get("openvino_telemetry")
-        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # not importable
-        try:
-            import openvino  # noqa: F401  looked up below
-        finally:
-            del sys.modules["openvino_telemetry"]
-            if before is not None:
-                sys.modules["openvino_telemetry"] = before
+    with environment_kept():  # one thread at a time
+        if "openvino" not in sys.modules:
+            before = sys.modules.get("openvino_telemetry")
+            sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # not importable
+            try:
+                import openvino  # noqa: F401  looked up below
+            finally:
+                del sys.modules["openvino_telemetry"]
+                if before is not None:
+                    sys.modules["openvino_telemetry"] = before
     return sys.modules["openvino"]

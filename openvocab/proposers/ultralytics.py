@@ -27,8 +27,6 @@ __all__ = ["UltralyticsProposer", "check_format", "contained", "one_line"]
 
 OPENVINO = "_openvino_model"
 STRIDE = 64  # the coarsest of any YOLO: Ultralytics rounds an image size up to it
-_LOADING = threading.RLock()
-"""One load at a time: importing and starting Ultralytics changes the whole process for a while."""
 
 # Written out where Ultralytics changed a default of late, or saves and shows by default.
 PINNED: dict[str, Any] = {
@@ -211,8 +209,8 @@ def _import_runtime(file: Path) -> None:
 
 @contextlib.contextmanager
 def contained() -> Iterator[Any]:
-    """Ultralytics, to load or export with, while the process is kept as it was."""
-    with _LOADING, environment_kept(), _threads_kept(), _nothing_installed():
+    """Ultralytics, for one thread at a time, while the process is kept as it was."""
+    with environment_kept(), _threads_kept(), _nothing_installed():
         yield _load_ultralytics()
 
 

@@ -7,10 +7,14 @@ for every socket, process and file that is opened, whatever library does it.
 import os
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+
+from openvocab.environment import environment_kept
 
 WATCH = """
 import os, sys
@@ -174,6 +178,19 @@ def test_a_detection_opens_no_socket_starts_no_process_and_writes_no_file(tmp_pa
 
 def test_four_threads_may_load_at_once(tmp_path, assets):
     assert run(TOGETHER, tmp_path, assets / "bus.jpg") == "[] []"
+
+
+def test_no_thread_loses_the_variables_it_has_set_to_another():
+    def keeps(name: str) -> bool:
+        with environment_kept():
+            os.environ[name] = "1"
+            time.sleep(0.001)  # others come and go
+            return name in os.environ
+
+    before = dict(os.environ)
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(keeps, [f"OPENVOCAB_{number % 7}" for number in range(100)]))
+    assert dict(os.environ) == before
 
 
 @pytest.mark.parametrize("threads", ["1"])
