@@ -58,6 +58,13 @@ def serve(  # noqa: PLR0913  a command has as many parameters as it has options
             help="A camera or film that callers may watch by this name; give it again for more.",
         ),
     ] = None,
+    zones: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=FILE",
+            help="Polygons and lines in the pictures of that source, TOML or JSON; again for more.",
+        ),
+    ] = None,
     streams: Annotated[int, typer.Option(min=0, help="Streams at once; then 429.")] = 4,
     allow_url: Annotated[
         list[str] | None,
@@ -77,12 +84,18 @@ def serve(  # noqa: PLR0913  a command has as many parameters as it has options
     refuse_taken(host, port)
     from openvocab.detector import OpenVocabDetector
     from openvocab.server.app import Settings, build
+    from openvocab.stream.zones import Zones
 
     demo = demo and find_spec("gradio") is not None
     settings = Settings(
         most=batch, waiting=queue, timeout_s=timeout, max_mb=max_mb, token=token,
         vocabularies=vocabularies, hosts=() if token or host not in HERE else NAMES,
-        sources=_named(source or ()), streams=streams, allowed=tuple(allow_url or ()),
+        sources=_named(source or (), "--source", "NAME=ADDRESS"),
+        zones={
+            name: Zones.from_file(file)
+            for name, file in _named(zones or (), "--zones", "NAME=FILE").items()
+        },
+        streams=streams, allowed=tuple(allow_url or ()),
         upload_mb=UPLOAD_MB if demo else None,
     )  # fmt: skip
     for number in ENDS:  # what visitors gave goes then, too
@@ -100,16 +113,14 @@ def _nothing() -> None:
     """There is no page to end."""
 
 
-def _named(sources: Sequence[str]) -> dict[str, str]:
-    """`gate=rtsp://camera/1` by its name."""
+def _named(given: Sequence[str], option: str, form: str) -> dict[str, str]:
+    """What was given to an option again and again, by name: `gate=rtsp://camera/1`."""
     named: dict[str, str] = {}
-    for each in sources:
-        name, _, address = (part.strip() for part in each.partition("="))
-        if not (name and address) or name in named or "://" in name:
-            raise ConfigError(
-                f"Source {len(named) + 1} needs a name of its own; give NAME=ADDRESS."
-            )
-        named[name] = address
+    for each in given:
+        name, _, value = (part.strip() for part in each.partition("="))
+        if not (name and value) or name in named or "://" in name:
+            raise ConfigError(f"{option} {len(named) + 1} needs a name of its own; give {form}.")
+        named[name] = value
     return named
 
 

@@ -30,7 +30,6 @@ from openvocab.prompts import split_list
 
 if TYPE_CHECKING:
     from openvocab.stream.events import Event, Report
-    from openvocab.stream.film import Draw
     from openvocab.stream.processor import StreamProcessor
     from openvocab.stream.records import JsonLines
     from openvocab.stream.source import Sources
@@ -224,11 +223,11 @@ def _films(
     """A film for each source: `out.mp4`, or `out.0.mp4`, `out.1.mp4`, ... of several."""
     if save is None:
         return []
-    from openvocab.stream.film import VideoSink
+    from openvocab.stream.film import VideoSink, drawing
 
     if save.resolve() in {Path(source).resolve() for source in sources}:
         raise SinkError(f"{save} is the source itself; save to another file.")
-    draw = _drawing(zones)
+    draw = drawing(zones)
     if len(sources) == 1:
         return [VideoSink(save, given.fps, draw=draw, longest_bytes=longest)]
     films = {
@@ -255,18 +254,10 @@ class _BySource:
                 stack.callback(film.close)
 
 
-def _drawing(zones: "Zones | None") -> "Draw":
-    from openvocab.stream.film import plain
-
-    if zones is None:
-        return plain
-    return lambda frame, found: zones.draw(plain(frame, found), frame.source)
-
-
 def _window(quit_: Callable[[], None], zones: "Zones | None") -> Any:  # noqa: ANN401
-    from openvocab.stream.film import WindowSink
+    from openvocab.stream.film import WindowSink, drawing
 
-    return WindowSink(quit_, _drawing(zones))
+    return WindowSink(quit_, drawing(zones))
 
 
 def _stop(processor: "StreamProcessor") -> None:

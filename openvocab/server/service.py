@@ -13,7 +13,6 @@ from fastapi.concurrency import run_in_threadpool
 from numpy.typing import NDArray
 
 from openvocab import images
-from openvocab.annotation import annotate
 from openvocab.classifier import RegionClassifier
 from openvocab.detector import OpenVocabDetector
 from openvocab.errors import ClassesError, ImageError
@@ -25,6 +24,7 @@ from openvocab.server.pictures import Pictures
 from openvocab.server.schemas import Answer, Example, Question, Words, answer
 from openvocab.server.streams import Stream, Streams
 from openvocab.server.vocabularies import Vocabularies
+from openvocab.stream.zones import Zones
 from openvocab.vocabulary import Classes, Vocabulary
 
 __all__ = ["MIB", "Service", "Settings"]
@@ -58,6 +58,8 @@ class Settings:
     """Folder that stored vocabularies are kept in; None keeps them in memory."""
     sources: Mapping[str, str] = field(default_factory=dict)
     """Films and cameras that may be watched, addresses by name."""
+    zones: Mapping[str, Zones] = field(default_factory=dict)
+    """Polygons and lines in the pictures of those, by the same names."""
     streams: int = 4
     """Streams at once; the next one gets 429."""
     allowed: tuple[str, ...] = ()
@@ -74,11 +76,11 @@ class Service:
 
         Raises:
             ClassesError: a stored vocabulary is of another encoder.
-            ConfigError: an allowed address is none.
+            ConfigError: an allowed address is none, or zones are of no source.
         """
         self.detector, self.settings = detector, settings
         self.vocabularies = Vocabularies(detector, settings.vocabularies)
-        self.streams = Streams(detector, settings.sources, settings.streams)
+        self.streams = Streams(detector, settings.sources, settings.zones, settings.streams)
         self.ending = False
         """Whether what would never end by itself is to end now."""
         self.listeners = 0
@@ -141,11 +143,7 @@ class Service:
         Raises:
             LacksError: there is none yet.
         """
-        if stream.newest is None:
-            later = "ask again in a second" if stream.runs else "its state says why"
-            raise LacksError(f"There is no frame of stream {stream.number}; {later}.")
-        frame, found = stream.newest
-        return await self._in_time(1, _threaded, _jpeg, frame.image, found)
+        return await self._in_time(1, _threaded, _jpeg, stream)
 
     async def _in_time(
         self,
@@ -288,6 +286,10 @@ async def _threaded(function: Callable[P, T], *args: P.args, **more: P.kwargs) -
         raise
 
 
-def _jpeg(image: Image, found: sv.Detections) -> bytes:
-    _, encoded = cv2.imencode(".jpg", annotate(image, found))
+def _jpeg(stream: Stream) -> bytes:
+    picture = stream.picture()
+    if picture is None:
+        later = "ask again in a second" if stream.runs else "its state says why"
+        raise LacksError(f"There is no frame of stream {stream.number}; {later}.")
+    _, encoded = cv2.imencode(".jpg", picture)
     return encoded.tobytes()

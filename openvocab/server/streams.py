@@ -1,5 +1,6 @@
 """Films and cameras that the server watches, a thread each, and what happens on them."""
 
+import copy
 import itertools
 import logging
 import threading
@@ -12,14 +13,16 @@ from typing import Any, Literal, NamedTuple
 import supervision as sv
 
 from openvocab.detector import OpenVocabDetector
-from openvocab.errors import one_line
-from openvocab.protocols import Frame
+from openvocab.errors import ConfigError, one_line
+from openvocab.protocols import Frame, Image
 from openvocab.server.errors import BusyError, LacksError
 from openvocab.stream.capture import is_still
 from openvocab.stream.events import Event
+from openvocab.stream.film import drawing
 from openvocab.stream.processor import StreamProcessor
 from openvocab.stream.records import event_record
 from openvocab.stream.source import Sources
+from openvocab.stream.zones import Zones
 
 __all__ = ["Stream", "Streams", "Told"]
 
@@ -44,6 +47,7 @@ class Stream:
         address: str,
         detector: OpenVocabDetector,
         wanted: Mapping[str, Any],
+        zones: Zones | None = None,
     ) -> None:
         """Encode the words; nothing is opened before `start`.
 
@@ -53,20 +57,21 @@ class Stream:
             address: as `Sources` takes it.
             detector: whose networks run.
             wanted: classes, negatives and thresholds, as `StreamProcessor` takes them.
+            zones: polygons and lines of this stream alone.
 
         Raises:
             ClassesError: they cannot be used.
         """
         self.number, self.source, self._address = number, source, address
-        self.newest: tuple[Frame, sv.Detections] | None = None
-        """The last frame, and what was found in it."""
+        self._newest: tuple[Frame, sv.Detections] | None = None
+        self._draw = drawing(zones)
         self._lost, self._failed = False, False
         self._told: deque[Told] = deque(maxlen=KEPT)
         self._lock, self._last = threading.Lock(), 0
         self._sources: Sources | None = None
         self._processor = StreamProcessor(
             detector, tracker=None if is_still(address) else "bytetrack", report=self._report,
-            **wanted,
+            zones=zones, **wanted,
         )  # fmt: skip
         self._thread = threading.Thread(
             target=self._run, name=f"openvocab stream {number}", daemon=True
@@ -106,6 +111,10 @@ class Stream:
         """
         self._processor.set_classes(**wanted)
 
+    def picture(self) -> Image | None:
+        """The last frame with what was found in it, if there was one."""
+        return None if self._newest is None else self._draw(*self._newest)
+
     def figures(self) -> dict[str, Any]:
         """How it is doing, as `Metrics.snapshot` says."""
         dropped = 0 if self._sources is None else self._sources.dropped
@@ -141,12 +150,12 @@ class Stream:
         try:
             self._sources = Sources(self._address, report=self._report, patient=True)
             for frame, found in self._processor.run(self._sources):
-                self.newest = frame, found
+                self._newest = frame, found
         except Exception as error:  # noqa: BLE001  the server lives on
             self._failed = True
             log.warning("stream %d failed: %s", self.number, one_line(str(error)))
         # In the time of its other events: a film's own, or the clock.
-        ended_s = time.time() if self.newest is None else self.newest[0].time_s
+        ended_s = time.time() if self._newest is None else self._newest[0].time_s
         reason = {"reason": self._why} if self._failed else {}
         self._tell(event_record(Event("ended", ended_s, self.source, reason)))
 
@@ -169,16 +178,31 @@ class Stream:
 class Streams:
     """Those of one server; thread-safe."""
 
-    def __init__(self, detector: OpenVocabDetector, sources: Mapping[str, str], most: int) -> None:
+    def __init__(
+        self,
+        detector: OpenVocabDetector,
+        sources: Mapping[str, str],
+        zones: Mapping[str, Zones],
+        most: int,
+    ) -> None:
         """Nothing is opened yet.
 
         Args:
             detector: whose networks run.
             sources: addresses by the names that callers may use; no other is ever opened.
+            zones: of those sources, by the same names.
             most: streams at once.
+
+        Raises:
+            ConfigError: zones of what is no source, or of single pictures.
         """
+        for name in zones:
+            if name not in sources:
+                raise ConfigError(f"There are zones for {name!r} and no such source; name one.")
+            if is_still(sources[name]):
+                raise ConfigError(f"{name!r} is of single pictures; zones need a film or camera.")
         self._detector, self._most = detector, most
-        self.sources = dict(sources)
+        self.sources, self._zones = dict(sources), dict(zones)
         self._streams: dict[int, Stream] = {}
         self._numbers, self._lock = itertools.count(1), threading.Lock()
 
@@ -200,8 +224,8 @@ class Streams:
         Raises:
             ClassesError: classes, negatives or thresholds cannot be used.
         """
-        address = self.sources[source]
-        return Stream(next(self._numbers), source, address, self._detector, wanted)
+        address, zones = self.sources[source], copy.deepcopy(self._zones.get(source))
+        return Stream(next(self._numbers), source, address, self._detector, wanted, zones)
 
     def start(self, stream: Stream) -> None:
         """Start it; if there is no room, the oldest of those that ended makes some.

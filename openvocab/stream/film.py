@@ -15,8 +15,9 @@ from openvocab.annotation import annotate
 from openvocab.errors import SinkError
 from openvocab.files import numbered
 from openvocab.protocols import Frame, Image
+from openvocab.stream.zones import Zones
 
-__all__ = ["Draw", "VideoSink", "WindowSink", "plain"]
+__all__ = ["Draw", "VideoSink", "WindowSink", "drawing", "plain"]
 
 TICKS = 60_000  # a second in a film; MPEG-4 can count to 65,535
 GAP_S = 10.0  # without a picture, or back in time: another film begins
@@ -32,6 +33,13 @@ Draw = Callable[[Frame, sv.Detections], Image]
 def plain(frame: Frame, detections: sv.Detections) -> Image:
     """Boxes and labels, nothing else."""
     return annotate(frame.image, detections)
+
+
+def drawing(zones: Zones | None) -> Draw:
+    """Boxes and labels, over them the zones and who is there."""
+    if zones is None:
+        return plain
+    return lambda frame, detections: zones.draw(plain(frame, detections), frame.source)
 
 
 class VideoSink:

@@ -19,6 +19,7 @@ __all__ = ["Zones"]
 
 FOOT = (sv.Position.BOTTOM_CENTER,)  # where a thing stands
 STEADY = 3  # frames in a row on the other side: the edge of a box trembles
+LARGEST = 16_384  # pixels: supervision makes a mask that reaches from the corner to there
 Points = Sequence[tuple[float, float]]
 
 
@@ -192,6 +193,8 @@ def _check(name: str, points: Any, *, least: int) -> None:  # noqa: ANN401  from
         raise ConfigError(
             f"Zone {name!r} is {points!r}; give {least} or more points [x, y] of numbers."
         )
+    if np.abs(array).max() > LARGEST:
+        raise ConfigError(f"Zone {name!r} reaches beyond {LARGEST}; give pixels of the picture.")
     if least == 2 and len(array) != 2:
         raise ConfigError(f"Line {name!r} has {len(array)} points; give two.")
 

@@ -14,7 +14,7 @@ import cv2
 import httpx
 import numpy as np
 import pytest
-from films import pan
+from films import free_port, pan
 from servers import serving
 
 ASKED = {"source": "street", "classes": ["bus", "pedestrian"]}
@@ -28,9 +28,17 @@ def film(assets, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def client(film) -> Iterator[httpx.Client]:
-    sources = f"street={film}", "gone=rtsp://user:secret@127.0.0.1:9/live", f"lost={film}.avi"
+def client(film, tmp_path_factory) -> Iterator[httpx.Client]:
+    zones = tmp_path_factory.mktemp("zones") / "zones.toml"
+    zones.write_text("[zones]\nall = [[10, 10], [590, 10], [590, 640], [10, 640]]\n")
+    sources = (
+        f"street={film}",
+        f"zoned={film}",
+        "gone=rtsp://user:secret@127.0.0.1:9/live",
+        f"lost={film}.avi",
+    )
     options = [part for source in sources for part in ("--source", source)]
+    options += "--zones", f"zoned={zones}"
     with serving("--no-demo", "--streams", "3", *options) as (client, _):
         yield client
 
@@ -110,6 +118,48 @@ def test_a_threshold_of_a_stream_may_change_too(client):
     changed = {"classes": ["bus"], "thresholds": {"bus": 0.999}}
     assert client.put(path, json=changed).status_code == 204
     assert refused.status_code == 422
+
+
+def test_zones_of_a_source_are_told_and_drawn_for_each_stream(client):
+    numbers = [start(client, source=name)["number"] for name in ("zoned", "zoned", "street")]
+    told = [[event for _, event in events(client, number)] for number in numbers]
+    inside = [
+        {(event["zone"], event["class_name"]) for event in each if event["event"] == "entered zone"}
+        for each in told
+    ]
+    assert inside[0] >= {("all", "bus"), ("all", "pedestrian")}
+    assert inside[1] == inside[0]
+    assert inside[2] == set()
+    zoned, _, plain = (
+        cv2.imdecode(np.frombuffer(client.get(path).content, np.uint8), cv2.IMREAD_COLOR)
+        for path in (f"/v1/streams/{number}/picture" for number in numbers)
+    )
+    # Yellow, on the left side of the zone.
+    edges = [each[100:500, 9:11].astype(int) for each in (zoned, plain)]
+    drawn, bare = ((each[..., 1:].min(2) - each[..., 0] > 80).mean() for each in edges)
+    assert drawn > 0.9 > 0.3 > bare
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--zones", "gate={zones}"), "There are zones for 'gate' and no such source; name one."),
+        (("--zones", "{zones}"), "--zones 1 needs a name of its own; give NAME=FILE."),
+        (("--source", "a={photo}", "--zones", "a={zones}"), "zones need a film or camera."),
+        (("--source", "a=0", "--zones", "a={huge}"), "give pixels of the picture."),
+    ],
+)
+def test_zones_that_cannot_be_are_refused_at_the_start(assets, tmp_path, options, said):
+    files = {"photo": assets / "bus.jpg", "zones": tmp_path / "z.toml", "huge": tmp_path / "h.toml"}
+    files["zones"].write_text("[zones]\nall = [[0, 0], [9, 0], [9, 9]]\n")
+    files["huge"].write_text("[zones]\nall = [[0, 0], [9, 0], [9, 900000]]\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "openvocab", "serve", "--no-demo", "--port", str(free_port())]
+        + [option.format(**files) for option in options],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.strip().endswith(said), done.stderr
 
 
 def test_a_camera_that_is_away_is_told_and_tried_again_without_its_password(client):
