@@ -1,5 +1,6 @@
 """One opened film, camera or folder of pictures: reads frames, or says why not."""
 
+import re
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ FILE_ONLY = {"protocol_whitelist": "file,crypto,data"}
 NETWORK_ONLY = {"protocol_whitelist": "rtsp,rtsps,rtp,srtp,udp,tcp,tls,http,https,httpproxy,crypto"}
 # What somebody uploads may not name other files of this machine.
 PLAYLISTS = (b"#EXTM3U", b"ffconcat", b"<MPD", b"<CompositionPlaylist", b"<AssetMap")
+PASSWORD = re.compile(r"((?:pass\w*?|pwd)=)[^/&;]*", re.IGNORECASE)
 SCHEMES = ("rtsp://", "rtsps://", "http://", "https://")
 
 
@@ -86,14 +88,19 @@ def _is_film(where: str | int | Path) -> bool:
 def shown_name(where: str) -> str:
     """The source without what must not be shown: user, password and query of an address.
 
+    Some recorders take the password in the path.
+
     >>> shown_name("rtsp://admin:s@cr/t@10.0.0.7/live?pwd=x")
     'rtsp://***@10.0.0.7/live?***'
+    >>> shown_name("rtsp://10.0.0.7:554/user=admin_password=x_channel=1_stream=0.sdp")
+    'rtsp://10.0.0.7:554/user=admin_password=***'
     """
     if "://" not in where:
         return where
     scheme, _, rest = where.partition("://")
     secret, at, rest = rest.rpartition("@")
     path, query, _ = rest.partition("?")
+    path = PASSWORD.sub(r"\1***", path)
     return f"{scheme}://{'***@' if at else ''}{path}{'?***' if query or '?' in secret else ''}"
 
 
