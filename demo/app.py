@@ -16,6 +16,7 @@ __all__ = ["CSS", "UPLOAD_MB", "build", "theme"]
 CSS = """
 .gradio-container {max-width: 1280px !important; margin: auto;}
 #answer {min-height: 1.7em;} #answer p, #live p {font-size: 1.1em; margin: .2em 0;}
+#table th span {overflow-wrap: normal !important; word-break: normal !important;}
 .dark {--color-accent: #34d399 !important;}
 """
 
