@@ -44,7 +44,7 @@ def theme() -> gr.Theme:
 def build(loaded: Mapping[str, OpenVocabDetector]) -> gr.Blocks:
     """The page, with the networks loaded: the first visitor does not wait for them."""
     detectors.update(loaded)
-    detector("starter").detect(np.zeros((32, 32, 3), np.uint8), ["thing"])
+    detector().detect(np.zeros((32, 32, 3), np.uint8), ["thing"])
     with gr.Blocks(title="openvocab", analytics_enabled=False, delete_cache=(300, 900)) as page:
         gr.Markdown(
             "# openvocab\nYOLO says where things are, CLIP says what they are, in your own words."

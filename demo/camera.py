@@ -25,9 +25,7 @@ class Live:
         self.asked = classes, threshold
         self._frames: deque[Frame] = deque()
         self._count = 0
-        self.processor = StreamProcessor(
-            detector("starter"), wanted(classes), score_threshold=threshold
-        )
+        self.processor = StreamProcessor(detector(), wanted(classes), score_threshold=threshold)
         self._run = self.processor.run(self)
 
     def __iter__(self) -> Iterator[Frame]:

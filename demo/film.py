@@ -70,7 +70,7 @@ def look(path: str | None, classes: str, threshold: float) -> Iterator[tuple[Any
                     JsonLinesSink(lines),
                 ]
                 processor = StreamProcessor(
-                    detector("starter"), words, score_threshold=threshold, sinks=sinks
+                    detector(), words, score_threshold=threshold, sinks=sinks
                 )
                 with closing(processor.run(source)) as run:
                     for frame, found in run:

@@ -186,7 +186,7 @@ def tab() -> None:  # noqa: PLR0915  as many statements as the page has parts
                 negatives = gr.Textbox(
                     "", label="What it is not", info="Look-alikes that compete and are never shown."
                 )
-                preset = gr.Dropdown(here(), value="starter", label="Preset")
+                preset = gr.Dropdown(here(), label="Preset")
                 examples = gr.File(
                     label="Example pictures: logo.png shows the class logo",
                     file_count="multiple", file_types=["image"], height=160,
@@ -245,7 +245,7 @@ def detect(
     if photo is None:
         raise gr.Error("No photo was given; send one.", print_exception=False)
     try:
-        found = detector("starter").detect(
+        found = detector().detect(
             photo, wanted(classes), negatives=typed(negatives), score_threshold=threshold
         )
     except OpenVocabError as error:

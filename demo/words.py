@@ -2,6 +2,7 @@
 
 import html
 import os
+import threading
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
@@ -20,14 +21,17 @@ TEXT = 1.4  # labels are read on phones, too
 
 
 detectors: dict[str, OpenVocabDetector] = {}
-"""By preset; whoever serves the page may bring some."""
+"""By preset; whoever serves the page may bring some, the first of which is used where none is chosen."""
+_loading = threading.Lock()
 
 
-def detector(preset: str) -> OpenVocabDetector:
+def detector(preset: str | None = None) -> OpenVocabDetector:
     """Loaded once and shared: it keeps no state of a call."""
-    if preset not in detectors:
-        detectors[preset] = OpenVocabDetector.from_preset(preset)
-    return detectors[preset]
+    with _loading:
+        chosen = preset or next(iter(detectors), "starter")
+        if chosen not in detectors:
+            detectors[chosen] = OpenVocabDetector.from_preset(chosen)
+        return detectors[chosen]
 
 
 def typed(text: str) -> list[str]:
@@ -51,9 +55,11 @@ def said_by(error: Exception) -> str:
 
 
 def here() -> list[str]:
-    """Presets whose weights are on this machine."""
-    found = []
+    """Presets that are loaded, and those whose weights are on this machine."""
+    found = list(detectors)
     for each in presets.available():
+        if each in found:
+            continue
         preset = presets.load(each)
         with suppress(OpenVocabError):
             weights.resolve(preset.detector)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from openvocab.detector import OpenVocabDetector
 from openvocab.images import ImageLike
+from openvocab.presets import Preset
 from openvocab.vocabulary import Classes, Vocabulary
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["detect"]
 
-_detectors: dict[str, OpenVocabDetector] = {}
+_detectors: dict[str | Preset, OpenVocabDetector] = {}
 _lock = threading.Lock()
 
 
@@ -22,7 +23,7 @@ def detect(
     image: ImageLike,
     classes: Classes | Vocabulary,
     *,
-    preset: str | os.PathLike[str] = "starter",
+    preset: str | os.PathLike[str] | Preset = "starter",
     negatives: Sequence[str] = (),
     score_threshold: float | None = None,
     thresholds: Mapping[str, float] | None = None,
@@ -35,7 +36,7 @@ def detect(
     Raises:
         OpenVocabError: one of its children, as the two methods name them.
     """
-    return _detector(os.fspath(preset)).detect(
+    return _detector(preset if isinstance(preset, Preset) else os.fspath(preset)).detect(
         image,
         classes,
         negatives=negatives,
@@ -44,7 +45,7 @@ def detect(
     )
 
 
-def _detector(preset: str) -> OpenVocabDetector:
+def _detector(preset: str | Preset) -> OpenVocabDetector:
     with _lock:
         if preset not in _detectors:
             _detectors[preset] = OpenVocabDetector.from_preset(preset)

@@ -12,7 +12,7 @@ from openvocab.presets import Preset
 from openvocab.protocols import Encoder, Features, Proposals
 from openvocab.vocabulary import Vocabulary
 
-__all__ = ["RegionClassifier", "Regions", "Scores", "Share", "reachable"]
+__all__ = ["Naming", "RegionClassifier", "Regions", "Scores", "Share"]
 
 SAME = 0.999  # cosine over which two prompts are the same word
 # Overlap over which two boxes of two classes are one box, which has one label. At .6 what stands
@@ -27,6 +27,8 @@ class Regions(NamedTuple):
     proposals: Proposals
     features: Features
     """`(N, D)` of the proposals."""
+    lowest: float = 0.0
+    """Score that everything was kept for which can reach it."""
 
 
 class Share(NamedTuple):
@@ -48,12 +50,6 @@ class Scores(NamedTuple):
     """`(N, K)` probability against all that competes with the class."""
     claims: NDArray[np.float32]
     """`(N, K)` whose largest decides the class of a box."""
-
-
-def reachable(found: Proposals, threshold: float, preset: Preset) -> NDArray[np.intp]:
-    """Rows of the boxes worth encoding: no score exceeds objectness**(1 - fusion_exponent)."""
-    power = 1 / max(1 - preset.fusion_exponent, 1e-6)
-    return np.flatnonzero(found.objectness >= threshold**power)[: preset.max_regions]
 
 
 class RegionClassifier:
@@ -225,3 +221,21 @@ class RegionClassifier:
             else:
                 rows = rows[sv.mask_non_max_suppression(scored, found.masks[rows], iou)]
         return rows
+
+
+class Naming(NamedTuple):
+    """A vocabulary and its thresholds: replaced as a whole, so that nothing sees half a change."""
+
+    classifier: RegionClassifier
+    thresholds: NDArray[np.float32]
+    """`(K,)` lowest fused score of each class."""
+
+    @property
+    def lowest(self) -> float:
+        """The lowest score that any class may have."""
+        return float(self.thresholds.min())
+
+    def detections(self, regions: Regions) -> sv.Detections:
+        """What is in one image."""
+        scores = self.classifier.scores(regions.proposals, regions.features)
+        return self.classifier.detections(regions.proposals, scores, self.thresholds)

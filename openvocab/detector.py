@@ -11,14 +11,14 @@ import supervision as sv
 from numpy.typing import NDArray
 
 from openvocab import images as doors
-from openvocab.classifier import RegionClassifier, Regions, Share, reachable
+from openvocab.classifier import Naming, RegionClassifier, Regions, Share
 from openvocab.encoders.caching import Recent, WordFeatures
 from openvocab.errors import ClassesError, ConfigError
 from openvocab.networks import networks
 from openvocab.presets import Preset, load
 from openvocab.protocols import Boxes, Encoder, Features, Image, Proposer
-from openvocab.regions import grown, shown
-from openvocab.vocabulary import Classes, Example, Vocabulary, thresholds, words_alone
+from openvocab.regions import grown, reachable, shown
+from openvocab.vocabulary import Classes, Example, Vocabulary, class_thresholds, words_alone
 
 __all__ = ["OpenVocabDetector"]
 
@@ -50,12 +50,12 @@ class OpenVocabDetector:
 
     @classmethod
     def from_preset(
-        cls, name_or_path: str | os.PathLike[str] | Preset = "starter", *, device: str | None = None
+        cls, preset: str | os.PathLike[str] | Preset = "starter", *, device: str | None = None
     ) -> Self:
         """Load a bundled preset by name, or one's own from a `.toml` file. Never downloads.
 
         Args:
-            name_or_path: `starter`, `fast`, `balanced`, `accurate`, the path of a preset, or one.
+            preset: `starter`, `fast`, `balanced`, `accurate`, the path of a preset, or one.
             device: a torch device such as `cpu` or `cuda:0`; None takes CUDA where there is one.
 
         Raises:
@@ -63,8 +63,8 @@ class OpenVocabDetector:
             WeightsNotFoundError: its weights are not here; the message says how to pull them.
             ModelError: a weights file is damaged or of an unsupported kind.
         """
-        preset = load(name_or_path)
-        return cls(*networks(preset, device), preset)
+        numbers = load(preset)
+        return cls(*networks(numbers, device), numbers)
 
     def tuned(self, **numbers: Any) -> Self:  # noqa: ANN401  a field of Preset is of any type
         """The same loaded networks with other numbers of the preset, such as `fusion_exponent=0.5`.
@@ -124,6 +124,23 @@ class OpenVocabDetector:
                 self._asked.update(known)
         return known[key]
 
+    def naming(
+        self,
+        classes: Classes | Vocabulary,
+        *,
+        negatives: Sequence[str] = (),
+        score_threshold: float | None = None,
+        thresholds: Mapping[str, float] | None = None,
+    ) -> Naming:
+        """What makes detections of regions, for many images that are asked the same.
+
+        Raises:
+            ClassesError: classes, negatives or thresholds cannot be used.
+        """
+        classifier = self.classifier(classes, negatives)
+        default = self.preset.score_threshold if score_threshold is None else score_threshold
+        return Naming(classifier, class_thresholds(classifier.names, default, thresholds))
+
     def see(self, images: Sequence[Image], score_thresholds: Sequence[float]) -> list[Regions]:
         """Propose and encode, whatever will be asked for, the regions of all images packed.
 
@@ -136,7 +153,8 @@ class OpenVocabDetector:
             each[reachable(each, lowest, self.preset)]
             for each, lowest in zip(self.proposer.propose(images), score_thresholds, strict=True)
         ]
-        return list(map(Regions, found, self.encode(images, [each.xyxy for each in found])))
+        features = self.encode(images, [each.xyxy for each in found])
+        return list(map(Regions, found, features, score_thresholds))
 
     def encode(self, images: Sequence[Image], boxes: Sequence[Boxes]) -> list[Features]:
         """Features `(N_i, D)` of the boxes of each BGR image, averaged over the context scales.
@@ -158,15 +176,6 @@ class OpenVocabDetector:
             (rows / np.linalg.norm(rows, axis=1, keepdims=True))[of]
             for rows, (_, of) in zip(means, looks, strict=True)
         ]
-
-    def thresholds(
-        self,
-        names: Sequence[str],
-        default: float | None = None,
-        own: Mapping[str, float] | None = None,
-    ) -> NDArray[np.float32]:
-        """Lowest score `(K,)` of each class, as `vocabulary.thresholds`; by default the preset's."""
-        return thresholds(names, self.preset.score_threshold if default is None else default, own)
 
     def detect(
         self,
@@ -224,13 +233,11 @@ class OpenVocabDetector:
             ImageError: an image cannot be read (nothing is detected in the others).
             ClassesError: classes, negatives or thresholds cannot be used.
         """
-        classifier = self.classifier(classes, negatives)
-        cut = self.thresholds(classifier.names, score_threshold, thresholds)
+        naming = self.naming(
+            classes, negatives=negatives, score_threshold=score_threshold, thresholds=thresholds
+        )
         pictures = doors.load_all(images)
-        return [
-            classifier.detections(regions.proposals, classifier.scores(*regions), cut)
-            for regions in self.see(pictures, [float(cut.min())] * len(pictures))
-        ]
+        return list(map(naming.detections, self.see(pictures, [naming.lowest] * len(pictures))))
 
     def regions(self, image: doors.ImageLike, *, score_threshold: float = 0.1) -> Regions:
         """See an image once, to `name` what is there many times at the cost of words alone.
@@ -257,11 +264,18 @@ class OpenVocabDetector:
         """What `detect` returns for the image of these regions; no image forward.
 
         Raises:
-            ClassesError: classes, negatives or thresholds cannot be used.
+            ClassesError: classes, negatives or thresholds cannot be used; a threshold is under the
+                one that the regions were seen with.
         """
-        classifier = self.classifier(classes, negatives)
-        cut = self.thresholds(classifier.names, score_threshold, thresholds)
-        return classifier.detections(regions.proposals, classifier.scores(*regions), cut)
+        naming = self.naming(
+            classes, negatives=negatives, score_threshold=score_threshold, thresholds=thresholds
+        )
+        if naming.lowest < np.float32(regions.lowest):  # as thresholds are rounded
+            raise ClassesError(
+                f"The regions are those for scores from {regions.lowest:g}, and {naming.lowest:g} "
+                "is asked for; see the image with that score_threshold."
+            )
+        return naming.detections(regions)
 
     def explain(
         self,

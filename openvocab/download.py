@@ -1,6 +1,5 @@
 """One file over http(s): resumed, checked, and only then given its name."""
 
-import hashlib
 import logging
 import os
 import re
@@ -8,12 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from openvocab import files
 from openvocab.errors import WeightsError
 
 if TYPE_CHECKING:
     import httpx
 
-__all__ = ["Progress", "damage", "digest", "fetch", "record"]
+__all__ = ["Progress", "damage", "fetch", "record"]
 
 Progress = Callable[[int, int | None], None]
 """Called with the bytes so far and the total (None: unknown) of the current file."""
@@ -32,16 +32,10 @@ def damage(path: Path, size: int | None, sha256: str | None) -> str | None:
     if size is not None and path.stat().st_size != size:
         return f"has {path.stat().st_size} bytes, not {size}"
     if sha256 is not None:
-        found = digest(path)
+        found = files.sha256(path)
         if found != sha256.lower():
             return f"has SHA-256 {found}, not {sha256}"
     return None
-
-
-def digest(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def record(target: Path) -> Path:
@@ -89,7 +83,7 @@ def fetch(
         if not (sha256 or published):
             logger.warning("%s: no hash published; only its size was checked", target.name)
         if not sha256:
-            record(target).write_text(published or digest(part), encoding="ascii")
+            record(target).write_text(published or files.sha256(part), encoding="ascii")
         part.replace(target)
         _tag(part).unlink(missing_ok=True)
     except (httpx.HTTPError, httpx.InvalidURL) as error:

@@ -7,11 +7,12 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from importlib.util import find_spec
 from typing import Any
 
 from openvocab.errors import ModelError
 
-__all__ = ["device_name", "environment_kept", "one_thread", "quiet"]
+__all__ = ["device_name", "environment_kept", "one_thread", "quiet", "required"]
 
 
 _CHANGING = threading.RLock()
@@ -90,6 +91,24 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(before)
+
+
+def required(what: str, extra: str, *packages: str) -> None:
+    """Refuse what needs an optional package that is missing.
+
+    Args:
+        what: as the sentence begins.
+        extra: of ours, that brings it.
+        packages: by the names they are imported by.
+
+    Raises:
+        ModelError: naming it.
+
+    >>> required("Nothing", "none", "numpy")
+    """
+    for name in packages:
+        if find_spec(name) is None:
+            raise ModelError(f'{what} needs {name}; run `pip install "openvocab[{extra}]"`.')
 
 
 @cache

@@ -1,5 +1,8 @@
 """Every error the package raises on purpose: one root, and the built-in it also is."""
 
+import difflib
+from collections.abc import Iterable
+
 __all__ = [
     "ClassesError",
     "ConfigError",
@@ -11,7 +14,9 @@ __all__ = [
     "SourceError",
     "WeightsError",
     "WeightsNotFoundError",
+    "near",
     "one_line",
+    "summary",
 ]
 
 
@@ -24,6 +29,27 @@ def one_line(text: str) -> str:
     return "".join(
         sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text
     )
+
+
+def summary(error: BaseException) -> str:
+    r"""Of somebody else's error: its kind and its first line, cut to what fits a message.
+
+    >>> summary(ValueError("no header\n  at byte 3"))
+    'ValueError: no header'
+    """
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0]}"[:160]
+
+
+def near(name: str, known: Iterable[str]) -> str:
+    """What was meant by an unknown name, or else what there is.
+
+    >>> near("startr", ["starter", "fast"]), near("x", ["starter", "fast"])
+    ("did you mean 'starter'?", 'use one of starter, fast.')
+    """
+    names = list(known)
+    close = difflib.get_close_matches(name, names, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"use one of {', '.join(names)}."
 
 
 class OpenVocabError(Exception):
@@ -46,7 +72,7 @@ class ClassesError(OpenVocabError, ValueError):
 
 
 class ConfigError(OpenVocabError, ValueError):
-    """A preset does not exist, has an unknown key, or holds a value out of its range."""
+    """A preset, option or configuration file does not exist, is unknown, or out of its range."""
 
 
 class DatasetError(OpenVocabError, ValueError):
@@ -62,7 +88,7 @@ class WeightsNotFoundError(OpenVocabError, FileNotFoundError):
 
 
 class ModelError(OpenVocabError, RuntimeError):
-    """A network cannot be loaded or lacks an optional package it needs."""
+    """A network cannot be loaded, or an optional package is missing."""
 
 
 class SourceError(OpenVocabError, OSError):

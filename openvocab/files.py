@@ -1,16 +1,18 @@
-"""Files of the package, TOML and JSON in, files out that are whole or not at all, free names for them."""
+"""Files of the package, TOML and JSON in, hashes, files out that are whole or not at all."""
 
+import hashlib
 import json
 import os
 import tomllib
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 from openvocab.errors import ConfigError, OpenVocabError
 
-__all__ = ["bundled", "numbered", "read_table", "write"]
+__all__ = ["bundled", "numbered", "read_table", "sha256", "write"]
 
 
 def bundled(folder: str) -> Path:
@@ -55,6 +57,12 @@ def read_table(path: Path) -> dict[str, Any]:
     return table
 
 
+def sha256(path: Path) -> str:
+    """Of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def write(path: str | os.PathLike[str], payload: bytes) -> None:
     """Write to a file beside it, then rename; folders are made.
 
@@ -62,12 +70,15 @@ def write(path: str | os.PathLike[str], payload: bytes) -> None:
         OpenVocabError: there can be no such file, or the disk is full.
     """
     target = Path(path)
-    part = target.with_name(f".{target.name}.part")
+    # With a number: two processes may write the same file.
+    part = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         part.write_bytes(payload)
         part.replace(target)
     except (OSError, ValueError) as error:
+        with suppress(OSError, ValueError):
+            part.unlink(missing_ok=True)
         reason = getattr(error, "strerror", None) or str(error)
         raise OpenVocabError(
             f"{target} cannot be written ({reason}); choose another path."

@@ -1,13 +1,12 @@
 """Presets: a frozen set of weights and calibrated numbers, read from a TOML file."""
 
-import difflib
 import json
 import os
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, get_args, get_origin
 
-from openvocab.errors import ConfigError
+from openvocab.errors import ConfigError, near
 from openvocab.files import bundled, read_table
 from openvocab.prompts import TEMPLATES
 
@@ -30,8 +29,13 @@ RANGES: dict[str, tuple[float, float]] = {
     "image_size": (32, 8192),
     "tile_size": (64, 8192),
 }
-OPTIONAL = {"logit_scale", "image_size", "tile_size", "max_regions"}
-WHOLE = {"max_boxes", "max_regions", "image_size", "tile_size"}
+KINDS: dict[Any, str] = {
+    str: "a string",
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    tuple: "a list",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +58,6 @@ class Preset:
     encoder: str
     """Weights name, the path of an open_clip bundle, or `MODEL:TAG` of open_clip's cache."""
     description: str = ""
-    licence: str = ""
     templates: str = "simple"
     """`none`, `simple` or `openai`."""
     context_scales: tuple[float, ...] = (1.0, 1.5)
@@ -94,18 +97,24 @@ class Preset:
     """Load `.pt` detectors, which can run code; only for files whose origin you trust."""
 
     def __post_init__(self) -> None:
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if value is None and each.default is None:
+                continue
+            if isinstance(value, list):
+                object.__setattr__(self, each.name, tuple(value))
+                value = tuple(value)
+            kind, *parts = _kinds(each.type)
+            inside = value if parts and isinstance(value, tuple) else ()
+            if not _is_of(value, kind) or not all(_is_of(part, *parts) for part in inside):
+                raise ConfigError(f"{self.name}: {each.name} is {value!r}; give {KINDS[kind]}.")
+            low, high = RANGES.get(each.name, (None, None))
+            if low is not None and not low <= value <= high:
+                raise ConfigError(f"{self.name}: {each.name} is {value}; use {low} to {high}.")
         if self.templates not in TEMPLATES:
             raise ConfigError(
                 f"{self.name}: templates is {self.templates!r}; use one of {', '.join(TEMPLATES)}."
             )
-        for key, (low, high) in RANGES.items():
-            value = getattr(self, key)
-            if value is None and key in OPTIONAL:
-                continue
-            if not isinstance(value, int | float):
-                raise ConfigError(f"{self.name}: {key} is {value!r}; give a number.")
-            if not low <= value <= high:
-                raise ConfigError(f"{self.name}: {key} is {value}; use {low} to {high}.")
         if not self.context_scales or not all(1 <= scale <= 8 for scale in self.context_scales):
             raise ConfigError(f"{self.name}: context_scales must be 1.0 to 8.0, and not none.")
 
@@ -120,13 +129,11 @@ class Preset:
         if not path.is_file():
             raise ConfigError(f"There is no preset {path}; check the path.")
         raw = read_table(path)
-        known = {field.name: str(field.type) for field in fields(cls)}
+        known = [field.name for field in fields(cls)]
         for key in raw:
             if key not in known:
-                near = difflib.get_close_matches(key, known, n=1)
-                hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}."
-                raise ConfigError(f"{path}: unknown key {key!r}; {hint}")
-        values = {key: _typed(path, key, value) for key, value in raw.items()}
+                raise ConfigError(f"{path}: unknown key {key!r}; {near(key, known)}")
+        values = dict(raw)
         for key in ("detector", "encoder"):
             beside = path.parent / str(values.get(key, ""))
             if key in values and beside.exists():  # a path is relative to the file it stands in
@@ -152,27 +159,22 @@ class Preset:
         return "".join(lines)
 
 
-_TEXT = {"name", "detector", "encoder", "description", "licence", "templates"}
-_LISTS = {"context_scales": (int, float), "background": (str,)}
+def _kinds(annotation: Any) -> tuple[Any, ...]:  # noqa: ANN401  whatever stands beside a field
+    """The type of a field, and that of its parts where it is a tuple.
+
+    >>> _kinds(int | None), _kinds(tuple[float, ...])
+    ((<class 'int'>,), (<class 'tuple'>, <class 'float'>))
+    """
+    if get_origin(annotation) is tuple:
+        return tuple, get_args(annotation)[0]
+    return (get_args(annotation) or (annotation,))[:1]
 
 
-def _typed(path: Path, key: str, value: Any) -> Any:  # noqa: ANN401  TOML values are of any type
-    if key in _LISTS:
-        fits = isinstance(value, list) and all(isinstance(item, _LISTS[key]) for item in value)
-        expected, result = "a list", tuple(value) if fits else None
-    elif key in _TEXT:
-        fits, expected, result = isinstance(value, str), "a string", value
-    elif key in WHOLE:
-        fits = isinstance(value, int) and not isinstance(value, bool)
-        expected, result = "a whole number", value
-    elif key == "trust_pickle":
-        fits, expected, result = isinstance(value, bool), "true or false", value
-    else:
-        fits = isinstance(value, int | float) and not isinstance(value, bool)
-        expected, result = "a number", value
-    if not fits:
-        raise ConfigError(f"{path}: {key} is {value!r}; give {expected}.")
-    return result
+def _is_of(value: object, kind: type) -> bool:
+    """Python's, but that a whole number is a number, too, and neither is true or false."""
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, (int, float) if kind is float else kind)
 
 
 def available() -> tuple[str, ...]:
@@ -198,9 +200,7 @@ def path_of(name_or_path: str | os.PathLike[str]) -> Path:
         return Path(text)
     if text in available():
         return bundled("configs") / f"{text}.toml"
-    near = difflib.get_close_matches(text, available(), n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(available())}."
-    raise ConfigError(f"Unknown preset {text!r}; {hint}")
+    raise ConfigError(f"Unknown preset {text!r}; {near(text, available())}")
 
 
 def load(name_or_path: "str | os.PathLike[str] | Preset") -> Preset:

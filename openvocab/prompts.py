@@ -1,11 +1,10 @@
 """Words to prompts: template sets, articles, and how a caller's string is tidied."""
 
 import unicodedata
-from collections.abc import Sequence
 
 from openvocab.errors import ConfigError
 
-__all__ = ["TEMPLATES", "article", "render", "tidy"]
+__all__ = ["TEMPLATES", "article", "folded", "render", "split_list", "tidy"]
 
 TEMPLATES: dict[str, tuple[str, ...]] = {
     "none": ("{}",),
@@ -35,6 +34,15 @@ def tidy(word: str) -> str:
     'traffic light'
     """
     return " ".join(unicodedata.normalize("NFC", word).replace("_", " ").split())
+
+
+def folded(word: str) -> str:
+    """What is the same for the same word: neither case nor blanks tell two apart.
+
+    >>> folded("Traffic_Light") == folded("traffic light")
+    True
+    """
+    return tidy(word).casefold()
 
 
 def article(word: str) -> str:
@@ -70,7 +78,7 @@ def render(word: str, templates: str) -> list[str]:
     ]
 
 
-def split_list(text: str) -> Sequence[str]:
+def split_list(text: str) -> list[str]:
     """Comma-separated words to a list.
 
     >>> split_list("bus, person with a hat,")

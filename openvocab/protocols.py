@@ -1,4 +1,4 @@
-"""What the stages exchange: the arrays, and the two adapters that produce them."""
+"""What the stages exchange: the arrays, and who gives and takes them."""
 
 import time
 from collections.abc import Iterator, Sequence

@@ -1,11 +1,18 @@
-"""Boxes grown by their context, laid on whole pixels, and told apart by what they show."""
+"""Boxes worth a look, grown by their context, laid on whole pixels, told apart by what they show."""
 
 import numpy as np
 from numpy.typing import NDArray
 
-from openvocab.protocols import Boxes
+from openvocab.presets import Preset
+from openvocab.protocols import Boxes, Proposals
 
-__all__ = ["grown", "regions", "shown"]
+__all__ = ["grown", "reachable", "regions", "shown"]
+
+
+def reachable(found: Proposals, threshold: float, preset: Preset) -> NDArray[np.intp]:
+    """Rows of the boxes worth encoding: no score exceeds objectness**(1 - fusion_exponent)."""
+    power = 1 / max(1 - preset.fusion_exponent, 1e-6)
+    return np.flatnonzero(found.objectness >= threshold**power)[: preset.max_regions]
 
 
 def grown(xyxy: Boxes, scale: float | NDArray[np.float32]) -> Boxes:

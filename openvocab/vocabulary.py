@@ -15,15 +15,15 @@ from numpy.typing import NDArray
 
 from openvocab.errors import ClassesError
 from openvocab.files import write
-from openvocab.prompts import tidy
+from openvocab.prompts import folded, tidy
 from openvocab.protocols import Features
 
 __all__ = [
     "Classes",
     "Example",
     "Vocabulary",
+    "class_thresholds",
     "parse",
-    "thresholds",
     "words_alone",
 ]
 
@@ -182,7 +182,7 @@ def words_alone(classes: Classes | Vocabulary, negatives: Sequence[str]) -> Hash
     return tuple(groups), tuple(negatives)
 
 
-def thresholds(
+def class_thresholds(
     names: Sequence[str], default: float, own: Mapping[str, float] | None = None
 ) -> NDArray[np.float32]:
     """Lowest score `(K,)` of each class.
@@ -195,7 +195,7 @@ def thresholds(
     Raises:
         ClassesError: not a number from 0 to 1, or for a class that is not among the names.
 
-    >>> thresholds(["bus", "dog"], 0.25, {"dog": 0.5})
+    >>> class_thresholds(["bus", "dog"], 0.25, {"dog": 0.5})
     array([0.25, 0.5 ], dtype=float32)
     """
     own = {} if own is None else own
@@ -203,8 +203,9 @@ def thresholds(
     if not isinstance(own, Mapping):
         kind = type(own).__name__
         raise ClassesError(f"thresholds is a {kind}; pass a number for each name, {{name: 0.5}}.")
+    known = set(names)
     for name, value in own.items():
-        if name not in names:
+        if name not in known:
             raise ClassesError(
                 f"thresholds names {name!r}, which is not among the classes; add it."
             )
@@ -229,7 +230,7 @@ def _check_names(names: Iterable[str], what: str) -> tuple[str, ...]:
     for name in names:
         if not isinstance(name, str):
             raise ClassesError(f"{what} holds {name!r}, a {type(name).__name__}; use strings.")
-        key = tidy(name).casefold()
+        key = folded(name)
         if not key:
             raise ClassesError(f"{what} holds an empty string; remove it.")
         if key in seen:
@@ -244,9 +245,9 @@ def _check_negatives(negatives: Sequence[str], names: Iterable[str]) -> tuple[st
     if not isinstance(negatives, str) and isinstance(negatives, Sized) and not len(negatives):
         return ()
     rejected = _check_names(negatives, "negatives")
-    wanted = {tidy(name).casefold() for name in names}
+    wanted = {folded(name) for name in names}
     for name in rejected:
-        if tidy(name).casefold() in wanted:
+        if folded(name) in wanted:
             raise ClassesError(f"{name!r} is among the classes and the negatives; remove one.")
     return rejected
 

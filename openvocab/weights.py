@@ -1,6 +1,5 @@
-"""Weights by name: what the manifest lists, where the files lie, and the one use of the network."""
+"""Weights by name: what the manifest lists, where the files lie, and how they are fetched."""
 
-import difflib
 import os
 import tomllib
 from collections.abc import Mapping
@@ -12,7 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from openvocab.download import Progress, damage, fetch, record
-from openvocab.errors import WeightsError, WeightsNotFoundError
+from openvocab.errors import WeightsError, WeightsNotFoundError, near
 from openvocab.files import bundled
 
 __all__ = [
@@ -204,9 +203,7 @@ def _wrong(path: Path, file: WeightsFile) -> str | None:
 def _entry(name: str, entries: Mapping[str, Weights]) -> Weights:
     if name in entries:
         return entries[name]
-    near = difflib.get_close_matches(name, entries, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(entries)}."
-    raise WeightsNotFoundError(f"No weights and no file are called {name!r}; {hint}")
+    raise WeightsNotFoundError(f"No weights and no file are called {name!r}; {near(name, entries)}")
 
 
 def _located(entry: Weights) -> Path:

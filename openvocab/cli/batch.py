@@ -1,13 +1,12 @@
 """`openvocab batch`: a folder, a glob or a bucket to Parquet; a rerun does what is missing."""
 
 from collections.abc import Iterator
-from importlib.util import find_spec
 from typing import Annotated, Any
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import MofNCompleteColumn, TimeRemainingColumn
 
-from openvocab.cli.console import complain, err, out
+from openvocab.cli.console import complain, out, progress
 from openvocab.cli.options import (
     Classes,
     Device,
@@ -19,6 +18,7 @@ from openvocab.cli.options import (
     read_classes,
     read_preset,
 )
+from openvocab.environment import required
 from openvocab.errors import ConfigError
 from openvocab.prompts import split_list
 
@@ -81,10 +81,7 @@ def _check(engine: str) -> None:
     if engine not in needed:
         raise ConfigError(f"There is no engine {engine!r}; use local or ray.")
     for package, extra in needed[engine].items():
-        if find_spec(package) is None:
-            raise ConfigError(
-                f'The engine {engine} needs {package}; run `pip install "openvocab[{extra}]"`.'
-            )
+        required(f"The engine {engine}", extra, package)
 
 
 def _engine(
@@ -107,13 +104,7 @@ def _engine(
 
 
 def _progress(finished: Iterator[int], work: list[Any]) -> Iterator[int]:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
+    with progress(MofNCompleteColumn(), TimeRemainingColumn()) as bar:
         task = bar.add_task("looking", total=sum(len(each.paths) for each in work))
         for count in finished:
             bar.advance(task, count)

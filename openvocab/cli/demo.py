@@ -2,7 +2,6 @@
 
 import signal
 from contextlib import suppress
-from importlib.util import find_spec
 from typing import Annotated, Any
 
 import typer
@@ -10,6 +9,7 @@ import typer
 from openvocab.cli.console import err, out
 from openvocab.cli.options import ENDS, HERE, Host, Port, refuse_taken
 from openvocab.cli.page import demo_page
+from openvocab.environment import required
 from openvocab.errors import ConfigError
 
 __all__ = ["demo"]
@@ -30,8 +30,7 @@ def demo(
     user, colon, password = auth.partition(":")
     if auth and not (user and password):
         raise ConfigError("--auth needs a user and a password; give user:password.")
-    if find_spec("gradio") is None:
-        raise ConfigError('The demo needs Gradio; run `pip install "openvocab[demo]"`.')
+    required("The demo", "demo", "gradio")
     refuse_taken(host, port)
     for number in ENDS:  # what visitors gave goes then, too
         signal.signal(number, signal.default_int_handler)

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from openvocab import images
-from openvocab.cli.console import complain, err, out
+from openvocab.cli.console import complain, err, out, progress
 from openvocab.cli.options import (
     Classes,
     Device,
@@ -82,7 +81,7 @@ def detect(  # noqa: PLR0913  a command has as many parameters as it has options
     targets = _targets(paths, save)
     collected = _Labels(label_format, paths)
     if show and not has_display():
-        raise ImageError("--show needs a display and there is none; use --save DIR instead.")
+        raise ConfigError("--show needs a display and there is none; use --save DIR instead.")
 
     from openvocab.detector import OpenVocabDetector
 
@@ -264,7 +263,5 @@ def _summary(records: list[dict[str, Any]]) -> Table:
 
 def _progress(work: list[_Work]) -> Iterator[_Work]:
     """The same, with a bar on standard error when it is a terminal and there is more than one."""
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
-    quiet = len(work) < 2 or not err.is_terminal
-    with Progress(*columns, console=err, transient=True, disable=quiet) as bar:
+    with progress(quiet=len(work) < 2) as bar:
         yield from bar.track(work, description="detecting")

@@ -116,7 +116,8 @@ def _tokenizers() -> _Finding:
 
 def _preset(name: str) -> _Finding:
     preset = presets.load(name)
-    bundled = name == "starter"
+    parts = weights.manifest()[preset.detector], weights.manifest()[preset.encoder]
+    bundled = all(part.bundled for part in parts)
     try:
         for part in (preset.detector, preset.encoder):
             weights.verify(part)

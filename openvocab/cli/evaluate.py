@@ -6,17 +6,16 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import MofNCompleteColumn, TimeRemainingColumn
 from rich.table import Table
 
-from openvocab.cli.console import complain, err, out
+from openvocab.cli.console import complain, out, progress
 from openvocab.cli.options import Device, ImageSize, PresetName, TileSize, read_preset
-from openvocab.errors import ConfigError
+from openvocab.environment import required
 from openvocab.files import write
 from openvocab.presets import path_of
 
@@ -142,8 +141,7 @@ def _given(
     classes_map: str | None,
 ) -> "tuple[Dataset, ClassesMap, list[Wording]]":
     """The photos and the words, before any network is loaded."""
-    if find_spec("faster_coco_eval") is None:
-        raise ConfigError('This needs faster-coco-eval; run `pip install "openvocab[eval]"`.')
+    required("This", "eval", "faster_coco_eval")
     from openvocab.evaluate.formats import load
     from openvocab.evaluate.stress import ClassesMap, wordings
 
@@ -156,19 +154,12 @@ def _given(
 @contextmanager
 def _bars() -> Iterator[Any]:
     """Show how many photos, then steps, are done; what was seen when it is stopped is kept."""
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
 
     def track(items: Sequence[Any]) -> Iterable[Any]:
         return bar.track(items, description="fitting" if isinstance(items, range) else "seeing")
 
     try:
-        with Progress(
-            *columns,
-            TimeRemainingColumn(),
-            console=err,
-            transient=True,
-            disable=not err.is_terminal,
-        ) as bar:
+        with progress(MofNCompleteColumn(), TimeRemainingColumn()) as bar:
             yield track
     except KeyboardInterrupt as stopped:
         complain("stopped; what was seen is kept: run it again to go on.")

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from openvocab import images, presets, weights
-from openvocab.cli.console import complain, err, out
+from openvocab.cli.console import complain, out, progress
 from openvocab.cli.options import ImageSize
 from openvocab.errors import ConfigError, ImageError, ModelError
 from openvocab.presets import Preset
@@ -130,8 +129,7 @@ def regions_of(
 
 
 def _progress(paths: Sequence[Path]) -> Iterator[Path]:
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
-    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
+    with progress() as bar:
         yield from bar.track(paths, description="looking")
 
 

@@ -1,6 +1,7 @@
 """Options that several commands share, and what they are read as."""
 
 import dataclasses
+import errno
 import os
 import signal
 import socket
@@ -94,7 +95,7 @@ def read_classes(text: str) -> "list[str] | dict[str, list[str | Path]] | Vocabu
     if file.suffix != ".txt":
         if file.is_file():
             raise ClassesError(f"{file} is no .txt, .toml or .npz; give one, or words.")
-        return list(split_list(text))
+        return split_list(text)
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -128,11 +129,17 @@ def refuse_taken(host: str, port: int) -> None:
     """Look whether the port is free, before anything is loaded or said.
 
     Raises:
-        ConfigError: somebody listens there already.
+        ConfigError: somebody listens there already, or this machine has no such address.
     """
-    with socket.socket() as probe:
-        if probe.connect_ex((host, port)) == 0:
-            raise ConfigError(f"Port {port} is in use; choose another with --port.")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        socket.create_server((host, port), family=family).close()
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise ConfigError(f"Port {port} is in use; choose another with --port.") from error
+        raise ConfigError(
+            f"Nothing can be served at {host}:{port} ({error.strerror}); check --host and --port."
+        ) from error
 
 
 def has_display() -> bool:

@@ -23,6 +23,7 @@ from openvocab.cli.options import (
     refuse_taken,
 )
 from openvocab.cli.page import demo_page
+from openvocab.environment import required
 from openvocab.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -79,8 +80,7 @@ def serve(  # noqa: PLR0913  a command has as many parameters as it has options
     device: Device = None,
 ) -> None:  # fmt: skip
     """Answer POST /v1/detect and more (/openapi.json), until Ctrl-C or SIGTERM; what came is answered."""
-    if any(find_spec(name) is None for name in ("fastapi", "uvicorn", "prometheus_client")):
-        raise ConfigError('The server needs FastAPI; run `pip install "openvocab[serve]"`.')
+    required("The server", "serve", "fastapi", "uvicorn", "prometheus_client")
     refuse_taken(host, port)
     from openvocab.detector import OpenVocabDetector
     from openvocab.server.app import Settings, build
@@ -88,14 +88,14 @@ def serve(  # noqa: PLR0913  a command has as many parameters as it has options
 
     demo = demo and find_spec("gradio") is not None
     settings = Settings(
-        most=batch, waiting=queue, timeout_s=timeout, max_mb=max_mb, token=token,
+        max_batch=batch, max_waiting=queue, timeout_s=timeout, max_mb=max_mb, token=token,
         vocabularies=vocabularies, hosts=() if token or host not in HERE else NAMES,
         sources=_named(source or (), "--source", "NAME=ADDRESS"),
         zones={
             name: Zones.from_file(file)
             for name, file in _named(zones or (), "--zones", "NAME=FILE").items()
         },
-        streams=streams, allowed=tuple(allow_url or ()),
+        max_streams=streams, allow_urls=tuple(allow_url or ()),
         upload_mb=UPLOAD_MB if demo else None,
     )  # fmt: skip
     for number in ENDS:  # what visitors gave goes then, too

@@ -25,7 +25,7 @@ from openvocab.cli.options import (
     read_classes,
     read_preset,
 )
-from openvocab.errors import SinkError
+from openvocab.errors import ConfigError, SinkError
 from openvocab.prompts import split_list
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def stream(  # noqa: PLR0913  a command has as many parameters as it has options
     """
     names = read_classes(classes)
     if show and (sys.platform == "darwin" or not has_display()):  # macOS: main thread only
-        raise SinkError("--show needs a display it can use; use --save FILE instead.")
+        raise ConfigError("--show needs a display it can use; use --save FILE instead.")
 
     from openvocab.detector import OpenVocabDetector
     from openvocab.stream.processor import StreamProcessor
@@ -229,10 +229,10 @@ def _films(
         raise SinkError(f"{save} is the source itself; save to another file.")
     draw = drawing(zones)
     if len(sources) == 1:
-        return [VideoSink(save, given.fps, draw=draw, longest_bytes=longest)]
+        return [VideoSink(save, given.fps, draw=draw, max_bytes=longest)]
     films = {
         name: VideoSink(
-            save.with_suffix(f".{index}{save.suffix}"), given.fps, draw=draw, longest_bytes=longest
+            save.with_suffix(f".{index}{save.suffix}"), given.fps, draw=draw, max_bytes=longest
         )
         for index, name in enumerate(given.names)
     }

@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
+from rich.progress import DownloadColumn
 from rich.table import Table
 
 from openvocab import presets, weights
-from openvocab.cli.console import err, out
+from openvocab.cli.console import out, progress
 from openvocab.errors import WeightsNotFoundError
 
 __all__ = ["app"]
@@ -30,7 +30,7 @@ def list_weights() -> None:
     out.print(table)
     for name in presets.available():
         preset = presets.load(name)
-        out.print(f"preset {name}: {preset.detector}, {preset.encoder}")
+        out.print(f"preset {name}: {preset.detector}, {preset.encoder}. {preset.description}")
 
 
 @app.command("verify")
@@ -56,7 +56,7 @@ def path_of_weights(
 def pull_weights(
     names: Annotated[list[str], typer.Argument(help="Names of presets or weights.")],
 ) -> None:
-    """Fetch weights; the only command that uses the network."""
+    """Fetch weights; the only command that does."""
     for name in _bundles(names):
         entry = weights.manifest()[name]
         out.print(f"{name}: {entry.licence}; {entry.source}")
@@ -64,8 +64,7 @@ def pull_weights(
 
 
 def _pull(name: str) -> Path:
-    columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn()
-    with Progress(*columns, console=err, transient=True) as bar:
+    with progress(DownloadColumn()) as bar:
         task = bar.add_task(name, total=None)
         return weights.pull(
             name, progress=lambda done, total: bar.update(task, completed=done, total=total)

@@ -15,10 +15,12 @@ import torch
 
 from openvocab.encoders import towers
 from openvocab.encoders.caching import WordFeatures
-from openvocab.encoders.graph import quantised, required, traced
+from openvocab.encoders.graph import quantised, traced
 from openvocab.encoders.openclip import CONFIG, WEIGHTS, OpenClipEncoder, bundle_folder
 from openvocab.encoders.towers import GRAPH, INT8_GRAPH, RECORDS, Forward, Record
+from openvocab.environment import required
 from openvocab.errors import ModelError, OpenVocabError
+from openvocab.files import sha256
 from openvocab.protocols import Boxes, Features, Image
 
 __all__ = ["MANY", "Floors", "check_kind", "export"]
@@ -112,9 +114,9 @@ def check_kind(runtime: str, precision: str) -> None:
         known = ", ".join(f"{name} {each}" for name, all_ in KINDS.items() for each in all_)
         raise ModelError(f"An image tower is not exported to {runtime} {precision}; use {known}.")
     if runtime == "openvino":
-        required("openvino")
+        required("The export", "export", "openvino")
     if precision == "int8":
-        required("onnx")
+        required("The export", "export", "onnx")
 
 
 def _check_regions(precision: str, regions: int, words: Sequence[str]) -> None:
@@ -141,7 +143,7 @@ def _measured(
     batches = list(encoder.regions(images, boxes))
     expected = np.vstack([encoder.forward(batch).numpy() for batch in batches])
     found = np.vstack([tower(batch.numpy()) for batch in batches])
-    cosines = _unit(expected, found)
+    cosines = _cosines(expected, found)
     agreement = None
     if words:
         text = WordFeatures(encoder, "simple")(words).T
@@ -155,7 +157,7 @@ def _measured(
         runtime=runtime,
         precision=precision,
         bundle_sha256=towers.identity(stage),
-        graph_sha256=towers.sha256(towers.graph_of(stage, precision)),
+        graph_sha256=sha256(towers.graph_of(stage, precision)),
         regions=len(expected) if seen else 0,
         cosine_min=round(float(cosines.min()), 6),
         cosine_mean=round(float(cosines.mean()), 6),
@@ -165,7 +167,7 @@ def _measured(
     )
 
 
-def _unit(expected: Features, found: Features) -> Features:
+def _cosines(expected: Features, found: Features) -> Features:
     cosines: Features = (expected * found).sum(axis=1) / np.linalg.norm(found, axis=1)
     return cosines
 

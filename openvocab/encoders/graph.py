@@ -3,7 +3,6 @@
 import copy
 import json
 import tempfile
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -11,24 +10,13 @@ import torch
 from torch import nn
 
 from openvocab.encoders.towers import LAYOUT, header, layout
-from openvocab.environment import environment_kept, quiet
+from openvocab.environment import environment_kept, quiet, required
 from openvocab.errors import ModelError
 from openvocab.runtimes import onnxruntime
 
-__all__ = ["quantised", "required", "traced"]
+__all__ = ["quantised", "traced"]
 
 KINDS = {"F16": "FLOAT16", "BF16": "BFLOAT16", "F32": "FLOAT"}  # safetensors' names to ONNX's
-
-
-def required(*packages: str) -> None:
-    """Refuse to start where an optional package is missing.
-
-    Raises:
-        ModelError: naming it.
-    """
-    for name in packages:
-        if find_spec(name) is None:
-            raise ModelError(f'The export needs {name}; run `pip install "openvocab[export]"`.')
 
 
 def traced(tower: nn.Module, size: int, weights: Path) -> bytes:
@@ -40,7 +28,7 @@ def traced(tower: nn.Module, size: int, weights: Path) -> bytes:
     Raises:
         ModelError: the file does not hold the tensors as the tower has them; or a package lacks.
     """
-    required("onnx", "onnxscript")
+    required("The export", "export", "onnx", "onnxscript")
     import onnx
     from onnxscript import ir, optimizer
 
@@ -80,7 +68,7 @@ def quantised(graph: Path) -> bytes:
     left: it keeps the names of 83 to 86 % of regions (a random ViT-B-32, the starter), dynamic
     int8 of 97 to 99 %, and on the ViT is no faster.
     """
-    required("onnx")
+    required("The export", "export", "onnx")
     runtime = onnxruntime()
     with tempfile.TemporaryDirectory(prefix="openvocab-export-") as place, environment_kept():
         from onnxruntime.quantization import QuantType, quantize_dynamic

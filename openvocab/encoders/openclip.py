@@ -4,7 +4,6 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from importlib.util import find_spec
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,8 @@ from torch.nn.functional import normalize
 
 from openvocab.encoders.cutting import Cutter
 from openvocab.encoders.towers import CONFIG, WEIGHTS, Forward, fastest, identity
-from openvocab.environment import device_name, environment_kept, one_thread
-from openvocab.errors import ModelError, WeightsNotFoundError
+from openvocab.environment import device_name, environment_kept, one_thread, required
+from openvocab.errors import ModelError, WeightsNotFoundError, summary
 from openvocab.protocols import Boxes, Features, Image
 
 __all__ = ["CONFIG", "WEIGHTS", "OpenClipEncoder", "bundle_folder"]
@@ -212,10 +211,8 @@ def _load(folder: Path, device: torch.device) -> tuple[Any, Any, dict[str, Any]]
         raise
     # open_clip, safetensors and json each raise their own on a damaged bundle.
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [""])[0][:160]
         raise ModelError(
-            f"{folder} cannot be loaded as an open_clip bundle "
-            f"({type(error).__name__}: {reason}); pull it again."
+            f"{folder} cannot be loaded as an open_clip bundle ({summary(error)}); pull it again."
         ) from error
     model.eval().to(memory_format=torch.channels_last)
     return model, tokenizer, config
@@ -235,8 +232,5 @@ def _preprocessing(model: Any, config: dict[str, Any]) -> dict[str, Any]:  # noq
 
 
 def _check_tokenizer(folder: Path, text: dict[str, Any]) -> None:
-    if text.get("hf_tokenizer_name") and find_spec("transformers") is None:
-        raise ModelError(
-            f"The tokenizer of {folder} needs transformers; "
-            'run `pip install "openvocab[transformers]"`.'
-        )
+    if text.get("hf_tokenizer_name"):
+        required(f"The tokenizer of {folder}", "transformers", "transformers")

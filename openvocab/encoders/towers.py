@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from openvocab.errors import ModelError
+from openvocab.files import sha256
 from openvocab.protocols import Features
 from openvocab.runtimes import onnx_session, openvino
 
@@ -33,7 +34,6 @@ __all__ = [
     "layout",
     "load",
     "read_records",
-    "sha256",
     "to_json",
 ]
 
@@ -217,9 +217,3 @@ def header(weights: Path) -> bytes:
     """Of a safetensors file, JSON: type, shape and place of each tensor."""
     with weights.open("rb") as file:
         return file.read(int.from_bytes(file.read(8), "little"))
-
-
-def sha256(path: Path) -> str:
-    """Of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -6,12 +6,13 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 import supervision as sv
 
+from openvocab.classifier import Naming
 from openvocab.detector import OpenVocabDetector
 from openvocab.errors import ImageError
 from openvocab.evaluate.datasets import Dataset, Photo
 from openvocab.evaluate.seen import Seen, SeenOnce
 from openvocab.evaluate.stress import Wording
-from openvocab.prompts import tidy
+from openvocab.prompts import folded
 
 __all__ = ["Namer", "absent_words", "readable"]
 
@@ -28,15 +29,13 @@ class Namer:
         self.wording = wording
         taken = set(wording.classes)
         bank = detector.vocabulary(wording.classes, [n for n in negatives if n not in taken])
-        self._classifier = detector.classifier(bank)
+        lowest = np.full(len(bank), LEAST, np.float32)
+        self._naming = Naming(detector.classifier(bank), lowest)
         self._features = bank.features
-        self._lowest = np.full(len(bank), LEAST, np.float32)
 
     def __call__(self, seen: Seen) -> sv.Detections:
         """Boxes, scores and classes of a photo, down to the lowest scores."""
-        regions = seen.regions
-        scores = self._classifier.scores(*regions)
-        named = self._classifier.detections(regions.proposals, scores, self._lowest)
+        named = self._naming.detections(seen.regions)
         return sv.Detections(named.xyxy, confidence=named.confidence, class_id=named.class_id)
 
     def right(self, photo: Photo, seen: Seen, classes: int) -> int:
@@ -68,8 +67,8 @@ def absent_words(dataset: Dataset, photo: Photo, absent: Sequence[str]) -> dict[
         for place, name in enumerate(dataset.classes)
         if place not in photo.labelled and (known is None or place in known)
     ]
-    classes = {tidy(name).casefold() for name in dataset.classes}
-    words = [word for word in absent if tidy(word).casefold() not in classes]
+    classes = {folded(name) for name in dataset.classes}
+    words = [word for word in absent if folded(word) not in classes]
     kinds = {"classes of the dataset": others, "absent words": words}
     return {
         kind: chance.sample(some, ASKED_ABSENT)

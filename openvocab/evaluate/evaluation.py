@@ -18,7 +18,7 @@ from openvocab.evaluate.asking import Namer, absent_words, readable
 from openvocab.evaluate.datasets import Dataset, Photo
 from openvocab.evaluate.seen import Seen, SeenOnce
 from openvocab.evaluate.stress import Wording
-from openvocab.prompts import tidy
+from openvocab.prompts import folded
 from openvocab.protocols import Proposals
 
 __all__ = ["THRESHOLDS", "Asked", "Evaluation", "Track", "evaluate"]
@@ -238,9 +238,9 @@ class _Tally:
 
 def _own(dataset: Dataset, own: Sequence[Proposals]) -> counting.Precision | None:
     """None if the detector finds none of the dataset's classes."""
-    places = {tidy(name).casefold(): place for place, name in enumerate(dataset.classes)}
+    places = {folded(name): place for place, name in enumerate(dataset.classes)}
     labels = {label for each in own for label in each.labels}
-    known = {label: places.get(tidy(label).casefold(), len(places)) for label in labels}
+    known = {label: places.get(folded(label), len(places)) for label in labels}
     if not any(place < len(places) for place in known.values()):
         return None
     return counting.precision(dataset, [_named(each, known) for each in own])

@@ -11,6 +11,7 @@ from pathlib import Path
 from openvocab import __version__, weights
 from openvocab.detector import OpenVocabDetector
 from openvocab.errors import WeightsNotFoundError
+from openvocab.files import sha256
 from openvocab.presets import Preset
 
 __all__ = ["detector_hash", "provenance"]
@@ -45,12 +46,10 @@ def detector_hash(preset: Preset) -> str | None:
     except WeightsNotFoundError:  # composed by hand
         return None
     if path.is_file():
-        with path.open("rb") as opened:
-            return hashlib.file_digest(opened, "sha256").hexdigest()
+        return sha256(path)
     whole = hashlib.sha256()
     for file in sorted(filter(Path.is_file, path.rglob("*"))):
-        with file.open("rb") as opened:
-            whole.update(hashlib.file_digest(opened, "sha256").digest())
+        whole.update(bytes.fromhex(sha256(file)))
     return whole.hexdigest()
 
 

@@ -11,13 +11,14 @@ from typing import NamedTuple
 import numpy as np
 
 import openvocab
-from openvocab.classifier import Regions, reachable
+from openvocab.classifier import Regions
 from openvocab.detector import OpenVocabDetector
 from openvocab.errors import ImageError
 from openvocab.evaluate.datasets import Photo
 from openvocab.evaluate.provenance import detector_hash
 from openvocab.files import write
 from openvocab.protocols import Features, Proposals
+from openvocab.regions import reachable
 
 __all__ = ["Seen", "SeenOnce"]
 
@@ -31,7 +32,10 @@ SEEING = (
     "tile_size",
     "context_scales",
 )
-CODE = ("detector.py", "images.py", "regions.py", "runtimes.py", "encoders/*.py", "proposers/*.py")
+CODE = (
+    "detector.py", "images.py", "networks.py", "regions.py", "runtimes.py", "encoders/*.py",
+    "proposers/*.py",
+)  # fmt: skip
 
 
 class Seen(NamedTuple):

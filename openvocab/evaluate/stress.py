@@ -7,7 +7,7 @@ from typing import Self
 
 from openvocab.errors import ClassesError, DatasetError
 from openvocab.files import bundled, read_table
-from openvocab.prompts import article, tidy
+from openvocab.prompts import article, folded, tidy
 from openvocab.vocabulary import parse
 
 __all__ = ["ClassesMap", "Wording", "wordings"]
@@ -92,10 +92,10 @@ def wordings(classes: Sequence[str], words: ClassesMap | None = None) -> list[Wo
         if unknown:
             raise DatasetError(f"[{name}] names {unknown[0]!r}, which is no class; remove it.")
         result.append(Wording(name, tuple(table.get(each, each) for each in classes)))
-    taken = {tidy(word).casefold() for word in classes}
+    taken = {folded(word) for word in classes}
     others = [
         word
-        for key, word in {tidy(word).casefold(): word for word in words.distractors}.items()
+        for key, word in {folded(word): word for word in words.distractors}.items()
         if key not in taken
     ]
     for count in DISTRACTORS:

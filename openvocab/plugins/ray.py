@@ -77,7 +77,7 @@ def application(
 
     settings = settings or Settings()
     # Ray lets 5 in; how many wait is for the server's own queue to say, with its 429.
-    inside = settings.waiting + settings.most + LISTENERS
+    inside = settings.max_waiting + settings.max_batch + LISTENERS
     chosen = load(preset)
 
     def build() -> Any:  # noqa: ANN401  a FastAPI

@@ -2,27 +2,28 @@
 
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import supervision as sv
 import torch
-from numpy.typing import NDArray
 
 from openvocab import presets
-from openvocab.classifier import RegionClassifier, reachable
+from openvocab.classifier import Naming
 from openvocab.detector import OpenVocabDetector
-from openvocab.errors import ModelError
+from openvocab.errors import ModelError, summary
 from openvocab.networks import encoder_of
 from openvocab.presets import Preset
 from openvocab.proposers.ultralytics import contained
 from openvocab.protocols import Image, Proposals
+from openvocab.regions import reachable
 from openvocab.vocabulary import Classes, Vocabulary
 
 __all__ = ["Attached", "attach", "to_results"]
 
+NAMED_AT = "on_predict_postprocess_end"
 STAGE = "openvocab"
 """In `Results.speed`: milliseconds that naming took."""
 
@@ -41,8 +42,9 @@ def attach(  # noqa: PLR0913  keywords, each with a default
 
     `predict`, `stream=True`, `track` and `val` then give ordinary `Results`, whose `names`, `cls`
     and `conf` are of these classes; masks and track ids stay with their boxes. The model proposes:
-    what it leaves out by its own `conf` (.25 unless told otherwise) cannot be named. In `track`,
-    boxes are tracked first and named then, so that ids are those of the plain model.
+    what it leaves out by its own `conf` (.25 unless told otherwise), `max_det` or `classes`, which
+    are numbers of its own, cannot be named. In `track`, boxes are tracked first and named then, so
+    that ids are those of the plain model. `yolo.names` stay its own: read those of the results.
 
     Args:
         yolo: an `ultralytics.YOLO` object, loaded by the caller.
@@ -59,19 +61,24 @@ def attach(  # noqa: PLR0913  keywords, each with a default
         WeightsNotFoundError: the encoder's weights are not here.
         ClassesError: classes, negatives or thresholds cannot be used.
     """
-    if getattr(yolo, "task", None) not in {"detect", "segment"}:
-        kind = getattr(yolo, "task", None) or type(yolo).__name__
+    if not hasattr(yolo, "callbacks") or yolo.task not in {"detect", "segment"}:
+        kind = getattr(yolo, "task", None) if hasattr(yolo, "callbacks") else type(yolo).__name__
         raise ModelError(f"attach takes a detect or segment model, not {kind}; pass another YOLO.")
-    if any(isinstance(getattr(each, "__self__", None), Attached) for each in _listed(yolo)):
+    if any(isinstance(each, _Listener) and each.hears for each in _listed(yolo)):
         raise ModelError("This model is attached to already; use its set_classes, or detach it.")
     numbers = presets.load(preset)
-    with contained():  # an export is loaded to know them, and loading may install packages
-        names = tuple(dict.fromkeys(str(name) for name in yolo.names.values()))
+    try:
+        with contained():  # an export is loaded to know them, and loading may install packages
+            names = tuple(dict.fromkeys(str(name) for name in yolo.names.values()))
+    except Exception as error:  # as of any file that Ultralytics loads
+        raise ModelError(
+            f"The model cannot be loaded ({summary(error)}); check its file, or export it again."
+        ) from error
     detector = OpenVocabDetector(_Itself(names), encoder_of(numbers, device), numbers)
-    attached = Attached(yolo, detector)
-    attached.set_classes(
+    naming = detector.naming(
         classes, negatives=negatives, score_threshold=score_threshold, thresholds=thresholds
     )
+    attached = Attached(yolo, detector, naming, score_threshold)
     attached._listen()
     return attached
 
@@ -118,19 +125,43 @@ class _Itself:
         raise NotImplementedError
 
 
-class _Asked(NamedTuple):
-    """Replaced as one, so that a frame is named by one list of classes alone."""
+def _nothing(_caller: object) -> None:
+    """What a copy hears."""
 
-    classifier: RegionClassifier
-    thresholds: NDArray[np.float32]
+
+@dataclass(frozen=True)
+class _Listener:
+    """One callback; that of a copy of the model, or of a pickled one, does nothing."""
+
+    act: Callable[[Any], None]
+
+    def __call__(self, caller: Any) -> None:  # noqa: ANN401
+        self.act(caller)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Listener, (_nothing,)
+
+    @property
+    def hears(self) -> bool:
+        """Whether it is not a copy's."""
+        return self.act is not _nothing
 
 
 class Attached:
-    """What `attach` added to a model; `detach` takes it off again."""
+    """What `attach` added to a model; `detach` takes it off again.
 
-    def __init__(self, yolo: Any, detector: OpenVocabDetector) -> None:  # noqa: ANN401
+    A copy of the model, or what is pickled of it, is as it was before.
+    """
+
+    def __init__(
+        self,
+        yolo: Any,  # noqa: ANN401
+        detector: OpenVocabDetector,
+        naming: Naming,
+        score_threshold: float | None,
+    ) -> None:
         self._yolo, self._detector = yolo, detector
-        self._asked: _Asked
+        self._naming, self._threshold = naming, score_threshold
         self._spent_ms = 0.0
 
     def set_classes(
@@ -143,26 +174,35 @@ class Attached:
     ) -> None:
         """Answer in other classes from the next picture on; encodes words alone. Any thread.
 
+        Without a threshold that of `attach` stays; negatives and thresholds are those given here.
+
         Raises:
             ClassesError: they cannot be used; those before stay.
+            ModelError: the model is attached no longer.
         """
-        classifier = self._detector.classifier(classes, negatives)
-        cut = self._detector.thresholds(classifier.names, score_threshold, thresholds)
-        self._asked = _Asked(classifier, cut)
+        if not set(self._callbacks.values()) <= set(_listed(self._yolo)):
+            raise ModelError("The model is attached no longer; attach it again.")
+        self._naming = self._detector.naming(
+            classes,
+            negatives=negatives,
+            score_threshold=self._threshold if score_threshold is None else score_threshold,
+            thresholds=thresholds,
+        )
 
     def detach(self) -> None:
         """Give the model back as it was before `attach`; more than once does nothing."""
         for event, ours in self._callbacks.items():
             listed = self._yolo.callbacks.get(event, [])
-            listed[:] = [each for each in listed if each != ours]
+            # Another list: Ultralytics may be going through this one.
+            self._yolo.callbacks[event] = [each for each in listed if each != ours]
 
     @property
-    def _callbacks(self) -> dict[str, Any]:
+    def _callbacks(self) -> dict[str, _Listener]:
         return {
-            "on_predict_start": self._come_last,
-            "on_predict_postprocess_end": self._name_results,
-            "on_predict_batch_end": self._tell_time,
-            "on_val_start": self._name_in,
+            "on_predict_start": _Listener(self._come_last),
+            NAMED_AT: _Listener(self._name_results),
+            "on_predict_batch_end": _Listener(self._tell_time),
+            "on_val_start": _Listener(self._name_in),
         }
 
     def _listen(self) -> None:
@@ -171,27 +211,27 @@ class Attached:
 
     def _come_last(self, predictor: Any) -> None:  # noqa: ANN401
         """Trackers take the model's own boxes and scores, whenever they were registered."""
-        listed = predictor.callbacks["on_predict_postprocess_end"]
-        if listed[-1] != self._name_results and self._name_results in listed:
-            listed.remove(self._name_results)
-            listed.append(self._name_results)
+        listed, ours = predictor.callbacks[NAMED_AT], self._callbacks[NAMED_AT]
+        if ours in listed and listed[-1] != ours:
+            listed.remove(ours)
+            listed.append(ours)
 
     def _name_results(self, predictor: Any) -> None:  # noqa: ANN401
         begun = time.perf_counter()
-        results, asked = predictor.results, self._asked
-        images = [np.ascontiguousarray(result.orig_img) for result in results]
+        results, naming = predictor.results, self._naming
+        images = [_picture(result.orig_img) for result in results]
         found = [
             _proposals(
                 result.boxes.xyxy, result.boxes.conf, result.boxes.cls, self._own(result.names)
             )
             for result in results
         ]
-        for place, (rows, classes, scores) in enumerate(self._named(asked, images, found)):
+        for place, (rows, classes, scores) in enumerate(self._named(naming, images, found)):
             named = results[place][rows]
             boxes = named.boxes.data.clone()  # (N, 6), or (N, 7) with track ids before the score
             boxes[:, -2], boxes[:, -1] = scores, classes
             named.update(boxes=boxes)
-            named.names = dict(enumerate(asked.classifier.names))
+            named.names = dict(enumerate(naming.classifier.names))
             results[place] = named
         self._spent_ms = 1000 * (time.perf_counter() - begun) / max(len(results), 1)
 
@@ -209,14 +249,14 @@ class Attached:
         """Have a validator compare the caller's classes, in the order of the dataset's, with it."""
         if validator.training or validator.args.mode != "val":
             return  # what is trained are the model's own classes
-        asked, own = self._asked, self._own(validator.names)
-        names = dict(enumerate(asked.classifier.names))
+        naming, own = self._naming, self._own(validator.names)
+        names = dict(enumerate(naming.classifier.names))
         if len(names) != validator.data["nc"]:
             raise ModelError(
                 f"val compares with the {validator.data['nc']} classes of the data, and there are "
                 f"{len(names)} here; set_classes to as many, in the order of the data's."
             )
-        asked = asked._replace(thresholds=np.full(len(names), validator.args.conf, np.float32))
+        naming = naming._replace(thresholds=np.full(len(names), validator.args.conf, np.float32))
         before, after, prepare = validator.preprocess, validator.postprocess, validator.init_metrics
         images: list[Image] = []
 
@@ -232,7 +272,7 @@ class Attached:
                 {key: value[rows.to(value.device)] for key, value in each.items()}
                 | {"conf": scores.to(each["conf"]), "cls": classes.to(each["cls"])}
                 for each, (rows, classes, scores) in zip(
-                    found, self._named(asked, images, boxes), strict=True
+                    found, self._named(naming, images, boxes), strict=True
                 )
             ]
 
@@ -244,10 +284,10 @@ class Attached:
         validator.init_metrics = init_metrics
 
     def _named(
-        self, asked: _Asked, images: Sequence[Image], found: Sequence[Proposals]
+        self, naming: Naming, images: Sequence[Image], found: Sequence[Proposals]
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
         """Rows to keep of each image, best first, their classes and scores."""
-        preset, lowest = self._detector.preset, float(asked.thresholds.min())
+        preset, lowest = self._detector.preset, naming.lowest
         # Tracks come in an order of their own, and a budget takes the best.
         orders = [np.argsort(-each.objectness, kind="stable") for each in found]
         rows = [
@@ -257,9 +297,9 @@ class Attached:
         kept = [each[some] for each, some in zip(found, rows, strict=True)]
         features = self._detector.encode(images, [each.xyxy for each in kept])
         for each, some, seen in zip(kept, rows, features, strict=True):
-            scores = asked.classifier.scores(each, seen)
+            scores = naming.classifier.scores(each, seen)
             # The rows travel along as ids.
-            named = asked.classifier.detections(each, scores, asked.thresholds, tracker_ids=some)
+            named = naming.classifier.detections(each, scores, naming.thresholds, tracker_ids=some)
             yield (
                 torch.from_numpy(named.tracker_id),
                 torch.from_numpy(named.class_id).float(),
@@ -275,6 +315,15 @@ class _Renamed:
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401
         return getattr(self._model, name)
+
+
+def _picture(pixels: Image) -> Image:
+    if pixels.ndim == 3 and pixels.shape[2] not in (1, 3):
+        raise ModelError(
+            f"The pictures have {pixels.shape[2]} channels, and the encoder sees three; "
+            "attach a model of colour pictures."
+        )
+    return np.ascontiguousarray(pixels)
 
 
 def _listed(yolo: Any) -> list[Any]:  # noqa: ANN401

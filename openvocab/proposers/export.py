@@ -6,13 +6,12 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from openvocab.environment import quiet
-from openvocab.errors import ModelError, OpenVocabError
-from openvocab.proposers.ultralytics import check_format, contained, one_line
+from openvocab.environment import quiet, required
+from openvocab.errors import ModelError, OpenVocabError, summary
+from openvocab.proposers.ultralytics import check_format, contained
 from openvocab.runtimes import openvino
 
 __all__ = ["export_detector"]
@@ -78,9 +77,7 @@ def _check(runtime: str, precision: str, images: Sequence[Path]) -> None:
     if (runtime, precision) not in NEEDS:
         known = ", ".join(" ".join(kind) for kind in NEEDS)
         raise ModelError(f"A detector is not exported to {runtime} {precision}; use {known}.")
-    for name in NEEDS[runtime, precision]:
-        if find_spec(name) is None:
-            raise ModelError(f'The export needs {name}; run `pip install "openvocab[export]"`.')
+    required("The export", "export", *NEEDS[runtime, precision])
     if precision == "int8" and not images:
         raise ModelError("int8 is calibrated on real pictures; give a folder of them (--images).")
 
@@ -97,7 +94,7 @@ def _export(checkpoint: Path, path: Path, arguments: dict[str, Any]) -> Path:
     # Ultralytics, torch, the exporters and pickle raise anything.
     except Exception as error:
         raise ModelError(
-            f"{path} cannot be exported ({one_line(error)}); check that it is a detector of "
+            f"{path} cannot be exported ({summary(error)}); check that it is a detector of "
             "Ultralytics, or use another runtime."
         ) from error
 

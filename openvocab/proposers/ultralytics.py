@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from torchvision.ops import nms
 
 from openvocab.environment import device_name, environment_kept, one_thread
-from openvocab.errors import ModelError, WeightsNotFoundError
+from openvocab.errors import ModelError, WeightsNotFoundError, summary
 from openvocab.protocols import Boxes, Image, Proposals
 from openvocab.runtimes import onnx_session, onnxruntime, openvino
 
-__all__ = ["UltralyticsProposer", "check_format", "contained", "one_line"]
+__all__ = ["UltralyticsProposer", "check_format", "contained"]
 
 OPENVINO = "_openvino_model"
 STRIDE = 64  # the coarsest of any YOLO: Ultralytics rounds an image size up to it
@@ -110,7 +110,7 @@ class UltralyticsProposer:
         # Ultralytics, its eighteen backends and pickle raise anything on a damaged file.
         except Exception as error:
             raise ModelError(
-                f"{file} cannot be loaded as a detector ({one_line(error)}); "
+                f"{file} cannot be loaded as a detector ({summary(error)}); "
                 "check the file, or pull or export it again."
             ) from error
         made_for, wanted = max(self._model.predictor.imgsz), self._arguments.get("imgsz")
@@ -264,9 +264,3 @@ def _load_ultralytics() -> Any:  # noqa: ANN401
         np.set_printoptions(**numpy_print)
         private.cleanup()
     return ultralytics
-
-
-def one_line(error: BaseException) -> str:
-    """The first line of an error, cut to what fits a message."""
-    lines = str(error).strip().splitlines() or [""]
-    return f"{type(error).__name__}: {lines[0]}"[:160]

@@ -65,7 +65,7 @@ def build(detector: OpenVocabDetector, settings: Settings | None = None) -> Fast
     # Added last is met first.
     page = settings.upload_mb is not None
     app.add_middleware(
-        BodyLimit, most=settings.max_mb * MIB, seconds=settings.timeout_s,
+        BodyLimit, max_bytes=settings.max_mb * MIB, seconds=settings.timeout_s,
         upload=settings.upload_mb * MIB if settings.upload_mb is not None else None,
     )  # fmt: skip
     if settings.hosts:  # else a page elsewhere could give its own name this address
@@ -147,7 +147,7 @@ def _health(app: FastAPI, service: Service, registry: CollectorRegistry) -> None
     running = Gauge("openvocab_streams", "Streams that run.", registry=registry)
     running.set_function(lambda: sum(each.runs for each in service.streams.all()))
     batches = Histogram(
-        "openvocab_batch_images", "Images a batch.", buckets=range(1, service.settings.most + 1),
+        "openvocab_batch_images", "Images a batch.", buckets=range(1, service.settings.max_batch + 1),
         registry=registry,
     )  # fmt: skip
     service.batcher.told = batches.observe

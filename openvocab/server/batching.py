@@ -7,11 +7,9 @@ from concurrent.futures import Future
 from contextlib import suppress
 from typing import NamedTuple
 
-import numpy as np
 import supervision as sv
-from numpy.typing import NDArray
 
-from openvocab.classifier import RegionClassifier
+from openvocab.classifier import Naming
 from openvocab.detector import OpenVocabDetector
 from openvocab.protocols import Image
 from openvocab.server.errors import BusyError
@@ -23,8 +21,7 @@ POLL_S = 0.5  # between two looks whether to stop
 
 class _Job(NamedTuple):
     image: Image
-    classifier: RegionClassifier
-    thresholds: NDArray[np.float32]
+    naming: Naming
     answer: "Future[sv.Detections]"
 
 
@@ -34,16 +31,18 @@ class Batcher:
     What has come meanwhile makes the next batch: nobody waits for company while the networks idle.
     """
 
-    def __init__(self, detector: OpenVocabDetector, *, most: int = 8, waiting: int = 32) -> None:
+    def __init__(
+        self, detector: OpenVocabDetector, *, max_batch: int = 8, max_waiting: int = 32
+    ) -> None:
         """Prepare; `start` starts it.
 
         Args:
             detector: whose networks run.
-            most: images a batch.
-            waiting: images that may wait beside the batch that runs.
+            max_batch: images.
+            max_waiting: images that may wait beside the batch that runs.
         """
-        self._detector, self._most = detector, most
-        self._jobs: queue.Queue[_Job] = queue.Queue(waiting)
+        self._detector, self._max_batch = detector, max_batch
+        self._jobs: queue.Queue[_Job] = queue.Queue(max_waiting)
         self._stopped = threading.Event()
         self.told: Callable[[int], None] = lambda _: None
         """Told of the size of each batch."""
@@ -53,9 +52,7 @@ class Batcher:
         """From now on requests are answered."""
         self._thread.start()
 
-    def submit(
-        self, image: Image, classifier: RegionClassifier, thresholds: NDArray[np.float32]
-    ) -> "Future[sv.Detections]":
+    def submit(self, image: Image, naming: Naming) -> "Future[sv.Detections]":
         """Have an image looked at; a future that is cancelled before its turn costs nothing.
 
         Raises:
@@ -65,7 +62,7 @@ class Batcher:
         if self._stopped.is_set():
             raise BusyError("The server stops; try another one.")
         try:
-            self._jobs.put_nowait(_Job(image, classifier, thresholds, answer))
+            self._jobs.put_nowait(_Job(image, naming, answer))
         except queue.Full:
             raise BusyError("Too many requests wait; try again later.") from None
         return answer
@@ -97,14 +94,14 @@ class Batcher:
         jobs: list[_Job] = []
         with suppress(queue.Empty):
             jobs.append(self._jobs.get(timeout=POLL_S))
-            while len(jobs) < self._most:
+            while len(jobs) < self._max_batch:
                 jobs.append(self._jobs.get_nowait())
         return jobs
 
     def _answer(self, jobs: list[_Job]) -> None:
         """Of a batch that fails, each alone: whose fault it was is told, and nobody else."""
         try:
-            lowest = [float(job.thresholds.min()) for job in jobs]
+            lowest = [job.naming.lowest for job in jobs]
             seen = self._detector.see([job.image for job in jobs], lowest)
         except Exception as error:  # noqa: BLE001  goes to whoever asked; the thread lives on
             if len(jobs) == 1:
@@ -115,8 +112,7 @@ class Batcher:
             return
         for job, regions in zip(jobs, seen, strict=True):
             try:
-                scores = job.classifier.scores(*regions)
-                found = job.classifier.detections(regions.proposals, scores, job.thresholds)
+                found = job.naming.detections(regions)
             except Exception as error:  # noqa: BLE001  likewise
                 job.answer.set_exception(error)
             else:

@@ -1,20 +1,15 @@
 """What is refused before the routes see it, and what was answered: bodies, callers, counts."""
 
 import asyncio
-import json
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Collection, MutableMapping
-from typing import Any
+from collections.abc import Collection
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 __all__ = ["API", "BodyLimit", "Counts", "Token"]
-
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 OPEN = ("/healthz", "/readyz")
 """What a load balancer asks, without a token."""
@@ -31,39 +26,41 @@ class _RefusedError(Exception):
 class BodyLimit:
     """Answers 413 to a body of more bytes, announced or not, and 408 to one that takes too long."""
 
-    def __init__(self, app: App, most: int, seconds: float, upload: int | None = None) -> None:
+    def __init__(
+        self, app: ASGIApp, max_bytes: int, seconds: float, upload: int | None = None
+    ) -> None:
         """Wrap an application.
 
         Args:
             app: that is spared them.
-            most: bytes of a body.
+            max_bytes: of a body.
             seconds: until the last byte of it is there.
             upload: bytes of a file for the page, which may take ten minutes; None: as any body.
         """
-        self._app, self._most, self._seconds, self._upload = app, most, seconds, upload
+        self._app, self._max_bytes, self._seconds, self._upload = app, max_bytes, seconds, upload
 
-    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        most, seconds = self._most, self._seconds
+        max_bytes, seconds = self._max_bytes, self._seconds
         if self._upload is not None and scope["path"] == UPLOAD:
-            most, seconds = self._upload, UPLOAD_S
-        body = _Body(receive, most, seconds)
+            max_bytes, seconds = self._upload, UPLOAD_S
+        body = _Body(receive, max_bytes, seconds)
         announced = dict(scope["headers"]).get(b"content-length", b"0")
-        if not announced.isdigit() or int(announced) > most:
+        if not announced.isdigit() or int(announced) > max_bytes:
             body.refused = 413
         else:
             await self._answered(scope, body, send)
         if body.refused and not body.answered:
             said = {
                 408: f"The body took more than {seconds:g} s to come; send less.",
-                413: f"The body has more than {most} bytes; send less.",
+                413: f"The body has more than {max_bytes} bytes; send less.",
             }
-            await _answer(send, body.refused, said[body.refused])
+            await _refusal(body.refused, said[body.refused])(scope, receive, send)
 
-    async def _answered(self, scope: Message, body: "_Body", send: Send) -> None:
+    async def _answered(self, scope: Scope, body: "_Body", send: Send) -> None:
         """By the application, unless the body is refused meanwhile."""
 
         async def unless_refused(message: Message) -> None:
@@ -82,8 +79,8 @@ class BodyLimit:
 class _Body:
     """One body on its way in."""
 
-    def __init__(self, receive: Receive, most: int, seconds: float) -> None:
-        self._receive, self._left, self._whole = receive, most, False
+    def __init__(self, receive: Receive, max_bytes: int, seconds: float) -> None:
+        self._receive, self._left, self._whole = receive, max_bytes, False
         self._deadline = asyncio.get_running_loop().time() + seconds
         self.refused = 0
         """The status it is refused with."""
@@ -111,7 +108,7 @@ class _Body:
 class Token:
     """Answers 401 to whoever does not bring the token, but for what says whether we live."""
 
-    def __init__(self, app: App, token: str, *, page: bool = False) -> None:
+    def __init__(self, app: ASGIApp, token: str, *, page: bool = False) -> None:
         """Wrap an application.
 
         Args:
@@ -121,13 +118,13 @@ class Token:
         """
         self._app, self._expected, self._page = app, f"Bearer {token}".encode(), page
 
-    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
         if scope["type"] == "http" and self._guards(scope["path"]):
             given = dict(scope["headers"]).get(b"authorization", b"")
             if not secrets.compare_digest(given, self._expected):
                 message = "Give the token: Authorization: Bearer TOKEN."
-                await _answer(send, 401, message, (b"www-authenticate", b"Bearer"))
+                await _refusal(401, message)(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
@@ -138,7 +135,7 @@ class Token:
 class Counts:
     """Counts for Prometheus what was answered, refusals included, and how long it took."""
 
-    def __init__(self, app: App, registry: CollectorRegistry, paths: Collection[str]) -> None:
+    def __init__(self, app: ASGIApp, registry: CollectorRegistry, paths: Collection[str]) -> None:
         """Wrap an application.
 
         Args:
@@ -154,7 +151,7 @@ class Counts:
             "openvocab_seconds", "Until it was answered.", ["path"], registry=registry
         )
 
-    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
@@ -177,11 +174,8 @@ class Counts:
             self._seconds.labels(path).observe(spent)
 
 
-async def _answer(send: Send, status: int, detail: str, *headers: tuple[bytes, bytes]) -> None:
-    body = json.dumps({"detail": detail}).encode()
-    kinds = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+def _refusal(status: int, detail: str) -> JSONResponse:
     # What is left of the body is not read: the connection cannot serve another request.
-    closing = [(b"connection", b"close")] if status in (408, 413) else []
-    start = {"type": "http.response.start", "status": status}
-    await send(start | {"headers": [*kinds, *closing, *headers]})
-    await send({"type": "http.response.body", "body": body})
+    closing = {"Connection": "close"} if status in (408, 413) else {}
+    asking = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
+    return JSONResponse({"detail": detail}, status, closing | asking)

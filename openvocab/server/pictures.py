@@ -34,14 +34,14 @@ class Pictures:
         plain = {"accept-encoding": "identity"}
         self._client = httpx.AsyncClient(timeout=seconds, follow_redirects=False, headers=plain)
 
-    async def read(self, sent: str, most: int) -> bytes:
+    async def read(self, sent: str, max_bytes: int) -> bytes:
         """What a caller sent as a picture.
 
         Raises:
             ImageError: it is neither base64 nor allowed, of more bytes, or cannot be fetched.
         """
         if "://" in sent[:16] or sent.startswith("file:"):
-            return await self._fetch(self._checked(sent), most)
+            return await self._fetch(self._checked(sent), max_bytes)
         _, _, tail = sent.rpartition(",") if sent.startswith("data:") else ("", "", sent)
         try:
             return base64.b64decode(tail, validate=True)
@@ -65,7 +65,7 @@ class Pictures:
             raise ImageError("This address is not allowed; send the picture itself.")
         return address
 
-    async def _fetch(self, address: httpx.URL, most: int) -> bytes:
+    async def _fetch(self, address: httpx.URL, max_bytes: int) -> bytes:
         try:
             async with self._client.stream("GET", address) as answer:
                 if answer.status_code != httpx.codes.OK:
@@ -77,8 +77,10 @@ class Pictures:
                 picture = bytearray()
                 async for part in answer.aiter_raw():
                     picture += part
-                    if len(picture) > most:
-                        raise ImageError(f"{address} has more than {most} bytes; ask for less.")
+                    if len(picture) > max_bytes:
+                        raise ImageError(
+                            f"{address} has more than {max_bytes} bytes; ask for less."
+                        )
         except httpx.HTTPError as error:
             why = str(error) or type(error).__name__
             raise ImageError(f"{address} cannot be fetched ({why}); try again later.") from error

@@ -71,8 +71,8 @@ def detection(service: Service) -> APIRouter:
         """Find things in one picture, sent as a file."""
         try:
             question = Question(
-                classes=list(split_list(classes)) or None,
-                negatives=list(split_list(negatives)),
+                classes=split_list(classes) or None,
+                negatives=split_list(negatives),
                 vocabulary=vocabulary,
                 score_threshold=score_threshold,
             )

@@ -7,13 +7,10 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import cv2
-import numpy as np
 import supervision as sv
 from fastapi.concurrency import run_in_threadpool
-from numpy.typing import NDArray
 
 from openvocab import images
-from openvocab.classifier import RegionClassifier
 from openvocab.detector import OpenVocabDetector
 from openvocab.errors import ClassesError, ImageError
 from openvocab.protocols import Image
@@ -38,9 +35,9 @@ P = ParamSpec("P")
 class Settings:
     """Limits of a server."""
 
-    most: int = 8
+    max_batch: int = 8
     """Images a batch."""
-    waiting: int = 32
+    max_waiting: int = 32
     """Images that may wait; the next request gets 429."""
     timeout_s: float = 30.0
     """Seconds until a request gets 504, and one whose body does not come 408."""
@@ -60,9 +57,9 @@ class Settings:
     """Films and cameras that may be watched, addresses by name."""
     zones: Mapping[str, Zones] = field(default_factory=dict)
     """Polygons and lines in the pictures of those, by the same names."""
-    streams: int = 4
+    max_streams: int = 4
     """Streams at once; the next one gets 429."""
-    allowed: tuple[str, ...] = ()
+    allow_urls: tuple[str, ...] = ()
     """`https://host/folder/`: pictures there may be sent by their address."""
     upload_mb: int | None = None
     """MiB of a file for a page that is mounted at `/` and guards itself; None says there is none."""
@@ -80,15 +77,15 @@ class Service:
         """
         self.detector, self.settings = detector, settings
         self.vocabularies = Vocabularies(detector, settings.vocabularies)
-        self.streams = Streams(detector, settings.sources, settings.zones, settings.streams)
+        self.streams = Streams(detector, settings.sources, settings.zones, settings.max_streams)
         self.ending = False
         """Whether what would never end by itself is to end now."""
         self.listeners = 0
         """Who hears the events of streams now."""
-        self._pictures = Pictures(settings.allowed)
+        self._pictures = Pictures(settings.allow_urls)
         self._inside = 0
-        room = settings.waiting + settings.most
-        self.batcher = Batcher(detector, most=settings.most, waiting=room)
+        room = settings.max_waiting + settings.max_batch
+        self.batcher = Batcher(detector, max_batch=settings.max_batch, max_waiting=room)
 
     def start(self) -> None:
         """From now on requests are answered."""
@@ -156,12 +153,12 @@ class Service:
 
         What still runs in a thread when the caller is told that it took too long keeps its room.
         """
-        if pictures > self.settings.waiting:
+        if pictures > self.settings.max_waiting:
             raise ImageError(
-                f"{self.settings.waiting} pictures a request, at the most; send fewer."
+                f"{self.settings.max_waiting} pictures a request, at the most; send fewer."
             )
         taken = max(pictures, 1)
-        if self._inside + taken > self.settings.waiting + self.settings.most:
+        if self._inside + taken > self.settings.max_waiting + self.settings.max_batch:
             raise BusyError("Too many requests wait; try again later.")
         # Counted before anything is decoded: so many pictures are in memory, and no more.
         self._inside += taken
@@ -178,10 +175,9 @@ class Service:
             task.cancel()
 
     async def _detect(self, pictures: Sequence[bytes | str], question: Question) -> list[Answer]:
-        wanted = await self._wanted(question)
-        classifier, thresholds = await _threaded(self._understood, **wanted)
+        naming = await _threaded(self.detector.naming, **await self._wanted(question))
         loaded = await self._loaded(pictures, "image")
-        futures = [self.batcher.submit(image, classifier, thresholds) for image in loaded]
+        futures = [self.batcher.submit(image, naming) for image in loaded]
         try:
             found: list[sv.Detections] = await asyncio.gather(
                 *(asyncio.wrap_future(future) for future in futures)
@@ -238,16 +234,6 @@ class Service:
             name: [part if isinstance(part, str) else next(examples) for part in parts]
             for name, parts in classes.items()
         }
-
-    def _understood(
-        self,
-        classes: Classes | Vocabulary,
-        negatives: list[str],
-        score_threshold: float | None,
-        thresholds: dict[str, float],
-    ) -> tuple[RegionClassifier, NDArray[np.float32]]:
-        classifier = self.detector.classifier(classes, negatives)
-        return classifier, self.detector.thresholds(classifier.names, score_threshold, thresholds)
 
     async def _loaded(self, pictures: Sequence[bytes | str], what: str) -> list[Image]:
         """Decoded; together their files have no more bytes than a body may have."""

@@ -183,7 +183,7 @@ class Streams:
         detector: OpenVocabDetector,
         sources: Mapping[str, str],
         zones: Mapping[str, Zones],
-        most: int,
+        max_streams: int,
     ) -> None:
         """Nothing is opened yet.
 
@@ -191,7 +191,7 @@ class Streams:
             detector: whose networks run.
             sources: addresses by the names that callers may use; no other is ever opened.
             zones: of those sources, by the same names.
-            most: streams at once.
+            max_streams: at once.
 
         Raises:
             ConfigError: zones of what is no source, or of single pictures.
@@ -201,7 +201,7 @@ class Streams:
                 raise ConfigError(f"There are zones for {name!r} and no such source; name one.")
             if is_still(sources[name]):
                 raise ConfigError(f"{name!r} is of single pictures; zones need a film or camera.")
-        self._detector, self._most = detector, most
+        self._detector, self._max_streams = detector, max_streams
         self.sources, self._zones = dict(sources), dict(zones)
         self._streams: dict[int, Stream] = {}
         self._numbers, self._lock = itertools.count(1), threading.Lock()
@@ -215,8 +215,8 @@ class Streams:
         """
         if source not in self.sources:
             raise LacksError(f"There is no source {source!r}; GET /v1/sources lists them.")
-        if sum(each.runs for each in self.all()) >= self._most:
-            raise BusyError(f"{self._most} streams may run; stop one.")
+        if sum(each.runs for each in self.all()) >= self._max_streams:
+            raise BusyError(f"{self._max_streams} streams may run; stop one.")
 
     def prepare(self, source: str, wanted: Mapping[str, Any]) -> Stream:
         """One that is not started yet; the same source may be watched for several callers.
@@ -235,10 +235,10 @@ class Streams:
         """
         with self._lock:
             self.check(stream.source)
-            if len(self._streams) >= self._most:
+            if len(self._streams) >= self._max_streams:
                 del self._streams[next(each.number for each in self.all() if not each.runs)]
+            stream.start()  # before it can be found, and stopped
             self._streams[stream.number] = stream
-            stream.start()
 
     def get(self, number: int) -> Stream:
         """One of them.

@@ -54,7 +54,7 @@ class VideoSink:
         fps: float,
         *,
         draw: Draw = plain,
-        longest_bytes: int | None = None,
+        max_bytes: int | None = None,
     ) -> None:
         """Open at the first frame; a film that is there already is kept, the next number taken.
 
@@ -62,7 +62,7 @@ class VideoSink:
             path: `.mp4` or `.mkv`; further files are `out-2.mp4`, `out-3.mp4`, ...
             fps: key frames and the rate told to players; frames keep their own times.
             draw: makes the picture from a frame and its detections.
-            longest_bytes: size at which the next file begins.
+            max_bytes: size at which the next file begins.
 
         Raises:
             SinkError: not `.mp4` or `.mkv`.
@@ -70,7 +70,7 @@ class VideoSink:
         if Path(path).suffix.lower() not in {".mp4", ".mkv"}:
             raise SinkError(f"{path} is no film that is written here; name it .mp4 or .mkv.")
         self._paths = numbered(Path(path))
-        self._fps, self._draw, self._longest = fps, draw, longest_bytes
+        self._fps, self._draw, self._max_bytes = fps, draw, max_bytes
         self._path = Path(path)
         self._container: Any = None
         self._stream: Any = None
@@ -110,9 +110,9 @@ class VideoSink:
         same_size = (self._stream.width, self._stream.height) == (width, height)
         if not same_size or not 0 <= time_s - self._last_s <= GAP_S:
             return True
-        if self._longest is None or not self._path.exists():
+        if self._max_bytes is None or not self._path.exists():
             return False
-        return self._path.stat().st_size >= self._longest
+        return self._path.stat().st_size >= self._max_bytes
 
     def _open(self, width: int, height: int, time_s: float) -> None:
         self._path = next(path for path in self._paths if not _has_content(path))

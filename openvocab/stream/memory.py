@@ -43,12 +43,12 @@ class MemorySettings:
     """Encodings in a row in which it must lead."""
     forget_s: float = 3.0
     """Seconds without being seen after which a track is forgotten."""
-    most: int = 2000
+    max_tracks: int = 2000
     """Tracks remembered; the longest unseen go first."""
 
     def __post_init__(self) -> None:
         low = {"refresh_s": 0, "settle": 1, "grown": 1, "changed": 0, "budget": 1, "momentum": 0,
-               "hysteresis": 0, "patience": 1, "forget_s": 0, "most": 1}  # fmt: skip
+               "hysteresis": 0, "patience": 1, "forget_s": 0, "max_tracks": 1}  # fmt: skip
         for key, least in low.items():
             if getattr(self, key) < least:
                 raise ConfigError(f"{key} is {getattr(self, key)}; use {least} or more.")
@@ -187,9 +187,9 @@ class TrackMemory:
             for each, track in self._tracks.items()
             if not 0 <= time_s - track.seen_s <= self._settings.forget_s
         ]
-        if len(self._tracks) - len(dead) > self._settings.most:
+        if len(self._tracks) - len(dead) > self._settings.max_tracks:
             alive = sorted(self._tracks, key=lambda each: self._tracks[each].seen_s)
-            dead += alive[: len(self._tracks) - self._settings.most]
+            dead += alive[: len(self._tracks) - self._settings.max_tracks]
         for each in dead:
             self._tracks.pop(each, None)
 

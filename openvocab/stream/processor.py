@@ -3,13 +3,12 @@
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
 
 import numpy as np
 import supervision as sv
 from numpy.typing import NDArray
 
-from openvocab.classifier import RegionClassifier, reachable
+from openvocab.classifier import Naming
 from openvocab.detector import OpenVocabDetector
 from openvocab.errors import ConfigError
 from openvocab.protocols import Frame, Proposals, Source
@@ -100,10 +99,12 @@ class StreamProcessor:
         Raises:
             ClassesError: they cannot be used; the stream goes on with those it has.
         """
-        default = self._threshold if score_threshold is None else score_threshold
-        classifier = self._detector.classifier(classes, negatives)
-        cut = self._detector.thresholds(classifier.names, default, thresholds)
-        self._naming = _Naming(classifier, cut)
+        self._naming = self._detector.naming(
+            classes,
+            negatives=negatives,
+            score_threshold=self._threshold if score_threshold is None else score_threshold,
+            thresholds=thresholds,
+        )
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -184,13 +185,6 @@ class StreamProcessor:
         return _Lane(self._detector, self._every, tracker, TrackMemory(self._memory))
 
 
-class _Naming(NamedTuple):
-    """What is looked for: replaced as a whole, so that no frame sees half of a change."""
-
-    classifier: RegionClassifier
-    thresholds: NDArray[np.float32]
-
-
 class _Lane:
     """The frames of one source: its tracks, what is known of them, the last detections."""
 
@@ -202,12 +196,12 @@ class _Lane:
         self.events = TrackEvents()
         self.looked = False
         """Whether the last frame was looked at, not passed over."""
-        self._naming: _Naming | None = None
+        self._naming: Naming | None = None
         self._count = 0
         self._last = sv.Detections.empty()
         self._tracked: tuple[Proposals, NDArray[np.intp]] | None = None
 
-    def process(self, frame: Frame, naming: _Naming, metrics: Metrics) -> sv.Detections:
+    def process(self, frame: Frame, naming: Naming, metrics: Metrics) -> sv.Detections:
         """What is in a frame."""
         passed_over = self._count % self._every
         self._count += 1
@@ -220,16 +214,13 @@ class _Lane:
                 return self._last
         elif passed_over:
             return self._last
-        (found,) = self._detector.proposer.propose([frame.image])
         if self._tracker is None:
-            metrics.regions_seen += len(found)
-            lowest = float(naming.thresholds.min())
-            found = found[reachable(found, lowest, self._detector.preset)]
-            metrics.regions_encoded += len(found)
-            (features,) = self._detector.encode([frame.image], [found.xyxy])
-            scores = naming.classifier.scores(found, features)
-            self._last = naming.classifier.detections(found, scores, naming.thresholds)
+            (regions,) = self._detector.see([frame.image], [naming.lowest])
+            metrics.regions_seen += len(regions.proposals)
+            metrics.regions_encoded += len(regions.proposals)
+            self._last = naming.detections(regions)
         else:
+            (found,) = self._detector.proposer.propose([frame.image])
             ids = self._tracker.update(found, frame.time_s)
             metrics.regions_seen += int((ids >= 0).sum())
             self._remember(frame, found, ids, metrics)
@@ -251,7 +242,7 @@ class _Lane:
         (features,) = self._detector.encoder.encode_regions([frame.image], [seen])
         self.memory.update(boxes, ids, features, frame.time_s)
 
-    def _name(self, found: Proposals, ids: NDArray[np.intp], naming: _Naming) -> sv.Detections:
+    def _name(self, found: Proposals, ids: NDArray[np.intp], naming: Naming) -> sv.Detections:
         known, features = self.memory.features(ids)
         ids = ids[known]
         found = replace(found[known], objectness=self.memory.objectness(ids))

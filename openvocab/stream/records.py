@@ -23,9 +23,9 @@ __all__ = ["CsvSink", "JsonLines", "JsonLinesSink", "event_record"]
 class JsonLines:
     """Appends one JSON object a line, each at once on its way to the disk; rotates by size."""
 
-    def __init__(self, path: str | Path, longest_bytes: int | None = None) -> None:
+    def __init__(self, path: str | Path, max_bytes: int | None = None) -> None:
         self._lock = threading.Lock()
-        self._file = _Text(Path(path), longest_bytes)
+        self._file = _Text(Path(path), max_bytes)
 
     def write(self, record: dict[str, Any]) -> None:
         """One line; from any thread.
@@ -46,8 +46,8 @@ class JsonLines:
 class JsonLinesSink:
     """Detections as JSON Lines, one frame a line."""
 
-    def __init__(self, path: str | Path, longest_bytes: int | None = None) -> None:
-        self._lines = JsonLines(path, longest_bytes)
+    def __init__(self, path: str | Path, max_bytes: int | None = None) -> None:
+        self._lines = JsonLines(path, max_bytes)
 
     def write(self, frame: Frame, detections: sv.Detections) -> None:
         """One frame: `source`, `frame`, `time_s`, `detections`."""
@@ -67,8 +67,8 @@ class CsvSink:
         "x1", "y1", "x2", "y2",
     )  # fmt: skip
 
-    def __init__(self, path: str | Path, longest_bytes: int | None = None) -> None:
-        self._file = _Text(Path(path), longest_bytes, head=",".join(self.COLUMNS) + "\r\n")
+    def __init__(self, path: str | Path, max_bytes: int | None = None) -> None:
+        self._file = _Text(Path(path), max_bytes, head=",".join(self.COLUMNS) + "\r\n")
 
     def write(self, frame: Frame, detections: sv.Detections) -> None:
         """The boxes of one frame.
@@ -117,13 +117,13 @@ def _rows(detections: sv.Detections) -> Iterator[dict[str, Any]]:
 class _Text:
     """A file of UTF-8 without a buffer: what is written is the system's to keep."""
 
-    def __init__(self, path: Path, longest_bytes: int | None, head: str = "") -> None:
-        self._paths, self._longest, self._head = numbered(path), longest_bytes, head
+    def __init__(self, path: Path, max_bytes: int | None, head: str = "") -> None:
+        self._paths, self._max_bytes, self._head = numbered(path), max_bytes, head
         self._open()
 
     def write(self, text: str) -> None:
         """All of it, in a further file if this one is full."""
-        while self._longest is not None and self._size >= self._longest:
+        while self._max_bytes is not None and self._size >= self._max_bytes:
             self._file.close()
             self._open()
         self._put(text)

@@ -123,7 +123,9 @@ class Zones:
 
     def update(self, frame: Frame, detections: sv.Detections) -> Iterator[Event]:
         """Events of one frame, whose detections have `tracker_id` and `class_name`."""
-        state = self._states.setdefault(frame.source, self._new_state())
+        if frame.source not in self._states:
+            self._states[frame.source] = self._new_state()
+        state = self._states[frame.source]
         if detections.tracker_id is None:
             state.counts = {}
             return
@@ -157,7 +159,7 @@ class Zones:
 
     def draw(self, picture: Image, source: str) -> Image:
         """The picture with the zones of a source and their counts by class, drawn in place."""
-        state = self._states.setdefault(source, self._new_state())
+        state = self._states.get(source, _State([], {}))
         for zone, points in self._polygons.items():
             corners = np.array(points, int)
             sv.draw_polygon(picture, corners, sv.Color.YELLOW, thickness=2)

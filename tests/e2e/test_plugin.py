@@ -1,5 +1,7 @@
 """A model that somebody has already, asked in other words: everything of Ultralytics keeps working."""
 
+import copy
+import pickle
 from pathlib import Path
 
 import cv2
@@ -194,3 +196,52 @@ def test_what_cannot_be_attached_to_is_said(starter, checkpoint):
         attach(load(checkpoint("yolo26n-cls.yaml")), ["bus"])
     with pytest.raises(ModelError, match="not str"):
         attach("yolo26n.pt", ["bus"])
+    with pytest.raises(ModelError, match="not DetectionModel"):
+        attach(load(checkpoint("yolo26n.yaml")).model, ["bus"])
+    damaged = checkpoint("yolo26n.yaml").with_name("damaged.onnx")
+    damaged.write_bytes(b"no model")
+    with pytest.raises(ModelError, match="export it again"):
+        attach(load(damaged), ["bus"])
+
+
+def test_a_threshold_stays_when_classes_change(starter, assets):
+    attached = attach(starter, ["bus"], score_threshold=0.999)
+    assert not len(starter.predict(assets / "bus.jpg", **quiet())[0])
+    attached.set_classes(["bus", "person"])
+    assert not len(starter.predict(assets / "bus.jpg", **quiet())[0])
+    attached.set_classes(["bus", "person"], score_threshold=0.3)
+    assert len(starter.predict(assets / "bus.jpg", **quiet())[0]) >= 4
+
+
+def test_a_copy_of_an_attached_model_is_the_plain_model(checkpoint, assets):
+    yolo = load(checkpoint("yolo26n.yaml"))
+    attached = attach(yolo, ["bus"])
+    for other in (copy.deepcopy(yolo), pickle.loads(pickle.dumps(yolo))):  # noqa: S301  our own
+        (result,) = other.predict(assets / "bus.jpg", **quiet())
+        assert len(result.names) == 80
+        assert attach(other, ["dog"]) is not attached
+        assert other.predict(assets / "bus.jpg", **quiet())[0].names == {0: "dog"}
+    assert yolo.predict(assets / "bus.jpg", **quiet())[0].names == {0: "bus"}
+
+
+def test_callbacks_that_are_taken_off_are_missed_by_nobody_but_set_classes(starter, assets):
+    attached, heard = attach(starter, ["bus"]), []
+    starter.add_callback("on_predict_batch_end", lambda _: attached.detach())
+    starter.add_callback("on_predict_batch_end", lambda _: heard.append(1))
+    starter.predict(assets / "bus.jpg", **quiet())
+    assert heard == [1]
+    with pytest.raises(ModelError, match="attach it again"):
+        attached.set_classes(["dog"])
+    attach(starter, ["bus"])
+    starter.clear_callback("on_predict_postprocess_end")
+    (result,) = starter.predict(assets / "bus.jpg", **quiet())
+    assert len(result.names) == 80
+
+
+def test_pictures_of_other_channels_are_refused_in_a_line(checkpoint):
+    yolo = load(checkpoint("yolo26n.yaml"))
+    with contained() as ultralytics:
+        yolo.model = ultralytics.nn.tasks.DetectionModel("yolo26n.yaml", ch=4, verbose=False)
+    attach(yolo, ["bus"])
+    with pytest.raises(ModelError, match="4 channels"):
+        yolo.predict(np.zeros((64, 64, 4), np.uint8), **quiet(conf=1e-9))

@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 
 from openvocab import OpenVocabDetector, Preset, Vocabulary
 from openvocab.errors import ClassesError
-from openvocab.prompts import tidy
+from openvocab.prompts import folded, tidy
 from openvocab.vocabulary import parse
 
 PRESET = Preset(name="test", detector="", encoder="")
 WORD = st.text(min_size=1, max_size=20).filter(tidy)
-WORDS = st.lists(WORD, min_size=1, max_size=8, unique_by=lambda word: tidy(word).casefold())
+WORDS = st.lists(WORD, min_size=1, max_size=8, unique_by=folded)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def test_every_class_is_one_unit_row(words):
 
 @given(st.lists(WORD, min_size=1, max_size=6))
 def test_two_names_that_would_share_a_prompt_are_refused(words):
-    keys = [tidy(word).casefold() for word in words]
+    keys = [folded(word) for word in words]
     if len(set(keys)) == len(keys):
         assert list(parse(words)) == words
     else:

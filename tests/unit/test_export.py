@@ -12,8 +12,9 @@ from safetensors.torch import load_file, save_file
 
 from openvocab.encoders import towers
 from openvocab.encoders.export import Floors, export
-from openvocab.encoders.graph import required, traced
+from openvocab.encoders.graph import traced
 from openvocab.encoders.openclip import WEIGHTS, OpenClipEncoder
+from openvocab.environment import required
 from openvocab.errors import ModelError, OpenVocabError
 
 KINDS = [("onnx", "fp32"), ("onnx", "int8"), ("openvino", "fp32"), ("openvino", "bf16")]
@@ -110,7 +111,7 @@ def test_what_cannot_be_exported_is_said_with_what_can(plain, kind):
 
 def test_a_package_that_lacks_is_named():
     with pytest.raises(ModelError, match=r'needs no_such; run `pip install "openvocab\[export\]"`'):
-        required("onnx", "no_such")
+        required("The export", "export", "onnx", "no_such")
 
 
 def test_the_fastest_that_can_run_is_chosen(made, tmp_path, monkeypatch, caplog):

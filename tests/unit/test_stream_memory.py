@@ -99,7 +99,7 @@ def test_other_classes_are_judged_anew_without_another_look():
 
 
 def test_what_is_gone_is_forgotten_and_there_is_a_most():
-    memory = TrackMemory(MemorySettings(forget_s=1, most=50))
+    memory = TrackMemory(MemorySettings(forget_s=1, max_tracks=50))
     for frame in range(400):  # 20 new tracks a frame
         found, ids = proposals(20), np.arange(20) + 20 * frame
         memory.due(IMAGE, found, ids, frame / 10)

@@ -78,7 +78,7 @@ def test_a_new_size_and_a_full_file_begin_another(tmp_path):
     assert [len(decoded(tmp_path / name)[2]) for name in ("a.mp4", "a-2.mp4")] == [3, 3]
 
     noise = np.random.default_rng(0)
-    sink = VideoSink(tmp_path / "b.mp4", 10, longest_bytes=100_000)
+    sink = VideoSink(tmp_path / "b.mp4", 10, max_bytes=100_000)
     for index in range(60):
         image = noise.integers(0, 255, (120, 160, 3), np.uint8)
         sink.write(Frame(index, index / 10, image, "cam"), found(0))
@@ -161,7 +161,7 @@ def test_a_film_of_another_name_is_refused(tmp_path):
 
 
 def test_lines_rotate_by_size(tmp_path):
-    lines = JsonLines(tmp_path / "e.jsonl", longest_bytes=200)
+    lines = JsonLines(tmp_path / "e.jsonl", max_bytes=200)
     for number in range(30):
         lines.write({"number": number})
     lines.close()
@@ -176,7 +176,7 @@ def test_lines_rotate_by_size(tmp_path):
 def test_after_a_restart_the_files_that_are_full_stay_as_they_are(tmp_path):
     sizes = []
     for _ in range(2):
-        lines = JsonLines(tmp_path / "e.jsonl", longest_bytes=200)
+        lines = JsonLines(tmp_path / "e.jsonl", max_bytes=200)
         for number in range(40):
             lines.write({"number": number})
         lines.close()
@@ -186,7 +186,7 @@ def test_after_a_restart_the_files_that_are_full_stay_as_they_are(tmp_path):
 
 
 def test_tables_rotate_by_size_and_each_has_its_head(tmp_path):
-    table = CsvSink(tmp_path / "e.csv", longest_bytes=300)
+    table = CsvSink(tmp_path / "e.csv", max_bytes=300)
     for number in range(30):
         table.write(frame(number), found())
     table.close()
