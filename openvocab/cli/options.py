@@ -57,8 +57,12 @@ Host = Annotated[str, typer.Option(help="Address to serve; 0.0.0.0 for others, t
 Port = Annotated[int, typer.Option(min=1, max=65535)]
 HERE = {"127.0.0.1", "localhost", "::1"}
 """Addresses by which nobody but this machine is served."""
-ENDS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-"""Signals that end what is served, beside Ctrl-C."""
+ENDS = [
+    number
+    for name in ("SIGTERM", "SIGHUP")
+    if (number := getattr(signal, name, None)) and signal.getsignal(number) != signal.SIG_IGN
+]
+"""Signals that end what is served, beside Ctrl-C; nohup has one of them ignored."""
 Device = Annotated[
     str | None, typer.Option(help="cpu, cuda:0, ...  (default: CUDA where there is one)")
 ]

@@ -1,5 +1,6 @@
 """`openvocab serve`: detection over HTTP, on this machine alone unless told otherwise."""
 
+import logging
 import secrets
 import signal
 import socket
@@ -86,6 +87,10 @@ def serve(  # noqa: PLR0913  a command has as many parameters as it has options
     from openvocab.server.app import Settings, build
     from openvocab.stream.zones import Zones
 
+    given, token = token, token.strip()  # a file that it was read from ends with a line
+    if (given and not token) or not token.isprintable():
+        raise ConfigError("The token is blank or holds control characters; give another.")
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
     demo = demo and find_spec("gradio") is not None
     settings = Settings(
         max_batch=batch, max_waiting=queue, timeout_s=timeout, max_mb=max_mb, token=token,

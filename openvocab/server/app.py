@@ -152,11 +152,13 @@ def _health(app: FastAPI, service: Service, registry: CollectorRegistry) -> None
     )  # fmt: skip
     service.batcher.told = batches.observe
 
+    @app.head("/healthz", include_in_schema=False)  # as uptime monitors ask
     @app.get("/healthz", tags=["health"])
     async def healthz() -> dict[str, str]:
         """Whether the process lives."""
         return {"status": "ok"}
 
+    @app.head("/readyz", include_in_schema=False)
     @app.get(
         "/readyz", tags=["health"], responses={503: {"description": "It is not.", "model": Refused}}
     )

@@ -31,7 +31,7 @@ KEPT = 1000  # events of a stream; who comes later is told how many are missing
 
 
 class Told(NamedTuple):
-    """An event, and its place among all of its stream, from 1."""
+    """An event, and its number: each is one more than the last of its stream."""
 
     number: int
     record: dict[str, Any]
@@ -67,7 +67,9 @@ class Stream:
         self._draw = drawing(zones)
         self._lost, self._failed = False, False
         self._told: deque[Told] = deque(maxlen=KEPT)
-        self._lock, self._last = threading.Lock(), 0
+        # In milliseconds: no event of a server before this one has the number of one of this.
+        self._none = self._last = time.time_ns() // 10**6
+        self._lock = threading.Lock()
         self._sources: Sources | None = None
         self._processor = StreamProcessor(
             detector, tracker=None if is_still(address) else "bytetrack", report=self._report,
@@ -123,13 +125,13 @@ class Stream:
     def after(self, number: int) -> list[Told]:
         """The events after that one; of those that are no longer kept, one that tells how many.
 
-        A number that was never given is of a server before this one: all are new to the caller.
+        Any other number is of no event of this stream: all of them are new to the caller.
         """
         with self._lock:
-            if number == self._last:
-                return []
-            number = number if number < self._last else 0
+            number = number if self._none < number <= self._last else self._none
             kept = [told for told in self._told if told.number > number]
+            if not kept:
+                return []
         missed = kept[0].number - number - 1
         if not missed:
             return kept

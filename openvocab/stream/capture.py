@@ -244,4 +244,6 @@ def _is_playlist(path: Path) -> bool:
 
 
 def _reason(error: Any) -> str:  # noqa: ANN401  FFmpeg's errors carry strerror, others do not
+    if isinstance(error, av.error.ExitError):  # that is how FFmpeg calls it
+        return "nothing came in time"
     return str(getattr(error, "strerror", None) or error)

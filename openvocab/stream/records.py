@@ -141,6 +141,13 @@ class _Text:
             raise self._unwritable(error) from error
         if not self._size:
             self._put(self._head)
+        elif not self._ends_whole():  # the disk was full, or the power went
+            self._put("\n")
+
+    def _ends_whole(self) -> bool:
+        with self._path.open("rb") as file:
+            file.seek(-1, os.SEEK_END)
+            return file.read() == b"\n"
 
     def _put(self, text: str) -> None:
         rest = memoryview(text.encode(errors="backslashreplace"))

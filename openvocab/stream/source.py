@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from openvocab.errors import SourceError
+from openvocab.images import MIN_SIDE
 from openvocab.protocols import Frame, Image
 from openvocab.stream.capture import FPS, Capture, is_address, open_capture, shown_name
 from openvocab.stream.events import Event, Report, ignore
@@ -155,7 +156,6 @@ class _Reader(threading.Thread):
         self._index, self._next_s = 0, 0.0
         self._pause = FIRST_PAUSE_S
         self._lost_s: float | None = None
-        # The time of day that never steps back: a clock that is set would shuffle a live stream.
         self._day_s = time.time() - time.monotonic()
         self._over = False
         self.fps = FPS
@@ -218,6 +218,15 @@ class _Reader(threading.Thread):
         """Whether what is away now is waited for."""
         return self._live or (self._patient and not self._opened)
 
+    @property
+    def _now_s(self) -> float:
+        """The time of day that never steps back: that would shuffle a live stream.
+
+        A machine without a clock of its own learns the time some while after its start.
+        """
+        self._day_s = max(self._day_s, time.time() - time.monotonic())
+        return self._day_s + time.monotonic()
+
     def _open(self) -> Capture:
         self._capture = capture = open_capture(self._where)
         self.fps, self._opened = capture.fps, True
@@ -241,7 +250,8 @@ class _Reader(threading.Thread):
                     self._pause = FIRST_PAUSE_S
                 in_film = begun + (count / capture.fps if time_s is None else time_s)
                 self._next_s = in_film + 1 / capture.fps
-                self._keep(image, self._day_s + time.monotonic() if self._live else in_film)
+                if min(image.shape[:2]) >= MIN_SIDE:  # less is no picture
+                    self._keep(image, self._now_s if self._live else in_film)
         finally:
             self._free()
 
@@ -261,12 +271,12 @@ class _Reader(threading.Thread):
         if self._lost_s is not None:
             away = round(time.monotonic() - self._lost_s, 3)
             self._lost_s = None
-            self._report(Event("source back", time.time(), self.source, {"away_s": away}))
+            self._report(Event("source back", self._now_s, self.source, {"away_s": away}))
 
     def _wait(self, lost: str) -> None:
         """Say once that it is lost; a pause with jitter, each longer than the last."""
         if self._lost_s is None:
             self._lost_s = time.monotonic()
-            self._report(Event("source lost", time.time(), self.source, {"reason": lost}))
+            self._report(Event("source lost", self._now_s, self.source, {"reason": lost}))
         self._closed.wait(self._pause * random.uniform(0.5, 1.5))  # noqa: S311  no secret
         self._pause = min(2 * self._pause, LONGEST_PAUSE_S)

@@ -356,6 +356,13 @@ def test_unusable_classes_are_one_line_errors(detector, picture, classes, more, 
     assert "\n" not in str(caught.value)
 
 
+def test_regions_are_not_asked_for_what_they_were_not_seen_for(detector, picture):
+    seen = detector.regions(picture, score_threshold=0.7)
+    detector.name(seen, ["red"], score_threshold=0.7)
+    with pytest.raises(ClassesError, match=r"scores from 0\.7, and 0\.3 is asked for; see"):
+        detector.name(seen, ["red"])
+
+
 def test_regions_are_named_again_without_a_look(detector, encoder, picture):
     seen = detector.regions(picture)
     looks = encoder.image_forwards

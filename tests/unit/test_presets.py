@@ -65,6 +65,29 @@ def test_a_bad_file_is_refused_with_its_name(tmp_path, text, message):
     assert "mine" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [
+        ({"image_size": 640.5}, "give a whole number"),
+        ({"score_threshold": True}, "give a number"),
+        ({"score_threshold": None}, "give a number"),
+        ({"trust_pickle": 1}, "give true or false"),
+        ({"context_scales": 1.0}, "give a list"),
+        ({"background": [1]}, "give a list"),
+        ({"detector": 3}, "give a string"),
+    ],
+)
+def test_what_python_gives_is_checked_as_a_file_is(number, message):
+    with pytest.raises(ConfigError, match=message):
+        Preset(**({"name": "mine", "detector": "a", "encoder": "b"} | number))
+
+
+def test_a_list_is_as_good_as_a_tuple():
+    lists = Preset(name="mine", detector="a", encoder="b", context_scales=[1, 2.0])
+    assert lists == Preset(name="mine", detector="a", encoder="b", context_scales=(1, 2.0))
+    assert hash(lists)
+
+
 def test_a_path_is_relative_to_the_file_it_stands_in(tmp_path, monkeypatch):
     (tmp_path / "nets").mkdir()
     (tmp_path / "nets" / "net.onnx").touch()

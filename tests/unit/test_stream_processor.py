@@ -97,7 +97,9 @@ def test_frames_between_repeat_the_last_detections(detector):
 
 
 def test_without_a_tracker_each_frame_is_on_its_own(detector):
-    results = list(StreamProcessor(detector, ["red"], tracker=None).run(Film(5)))
+    processor = StreamProcessor(detector, ["red"], tracker=None)
+    results = list(processor.run(Film(5)))
+    assert processor.metrics.snapshot()["reused"] == 0
     assert all(found.tracker_id is None and len(found) == 1 for _, found in results)
     assert detector.encoder.image_forwards == 5
 
@@ -277,3 +279,22 @@ def test_options_that_cannot_be_used_are_refused_before_a_frame_is_read(detector
     for options in ({"every": 0}, {"tracker": "magic"}, {"tracker": None, "zones": Zones()}):
         with pytest.raises(ConfigError):
             StreamProcessor(detector, ["red"], **options)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"lines": {"a": [[5, 5], [5, 5]]}},
+        {"polygons": {"a": [[0, 0], [99999999999, 0], [9, 9]]}},
+        {"polygons": {"a": [[0, 0], [10**22, 1], [2, 2]]}},
+        {"lines": {"a": [[1e300, 0], [0, 0]]}},
+        {"polygons": {"a": [[0, 0], [0.1, 0], [0, 0.1]]}},
+        {"polygons": {"a": [["0", "0"], ["9", "0"], ["9", "9"]]}},
+        {"polygons": {"a": [[True, False], [False, True], [True, True]]}},
+        {"polygons": {"a": [[0, 0], [9]]}},
+        {"lines": {"a": [[0, 0], [9, 9], [3, 0]]}},
+    ],
+)
+def test_zones_that_are_none_are_refused_when_they_are_named(given):
+    with pytest.raises(ConfigError, match=r"give .*\.$"):
+        Zones(**given)

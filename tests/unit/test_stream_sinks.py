@@ -185,6 +185,14 @@ def test_after_a_restart_the_files_that_are_full_stay_as_they_are(tmp_path):
     assert len(sizes[1]) > len(sizes[0])
 
 
+def test_a_line_that_was_cut_off_does_not_take_the_next_with_it(tmp_path):
+    (tmp_path / "e.jsonl").write_text('{"number": 0}\n{"num')
+    lines = JsonLines(tmp_path / "e.jsonl")
+    lines.write({"number": 1})
+    lines.close()
+    assert (tmp_path / "e.jsonl").read_text() == '{"number": 0}\n{"num\n{"number": 1}\n'
+
+
 def test_tables_rotate_by_size_and_each_has_its_head(tmp_path):
     table = CsvSink(tmp_path / "e.csv", max_bytes=300)
     for number in range(30):
