@@ -6,10 +6,10 @@ python examples/label_and_train.py photos/ --classes bus person
 import argparse
 from pathlib import Path
 
-import cv2
 from ultralytics import YOLO
 
-from openvocab import OpenVocabDetector
+from openvocab import OpenVocabDetector, images
+from openvocab.errors import ImageError
 from openvocab.labels import Labelled, write_labels
 
 
@@ -24,7 +24,11 @@ def main() -> None:
     detector = OpenVocabDetector.from_preset("starter")
     pictures = []
     for path in sorted(arguments.folder.glob("*.jpg")):
-        photo = cv2.imread(str(path))
+        try:
+            photo = images.load(path)
+        except ImageError as error:
+            print(error)
+            continue
         found = detector.detect(photo, arguments.classes, score_threshold=0.4)
         pictures.append(Labelled(path, (photo.shape[1], photo.shape[0]), found))
     data = write_labels("yolo", pictures, arguments.classes, arguments.labels)

@@ -4,7 +4,9 @@ import dataclasses
 import hashlib
 import io
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,6 +36,7 @@ __all__ = [
     "look",
     "question",
     "save",
+    "without_mended",
 ]
 
 EDGES = ("x1", "y1", "x2", "y2")
@@ -101,7 +104,8 @@ def find(source: str) -> tuple[fs.FileSystem, list[str]]:
         OpenVocabError: the bucket cannot be listed.
     """
     if "://" not in source:
-        return fs.LocalFileSystem(), sorted(str(path) for path in images.find([source]))
+        found = [os.path.abspath(path) for path in images.find([source])]  # noqa: PTH100  not by links
+        return fs.LocalFileSystem(), _named(sorted(found))
     place = folder(source)
     try:
         listed = place.system.get_file_info(fs.FileSelector(place.path, recursive=True))
@@ -112,7 +116,15 @@ def find(source: str) -> tuple[fs.FileSystem, list[str]]:
     )
     if not found:
         raise ImageError(f"{source} holds no pictures; check the address.")
-    return place.system, found
+    return place.system, _named(found)
+
+
+def _named(paths: list[str]) -> list[str]:
+    """Parquet has no other names."""
+    for path in paths:
+        if path != path.encode(errors="replace").decode():
+            raise ImageError(f"The name of {path} is no UTF-8; give the file another.")
+    return paths
 
 
 def chunks(paths: Sequence[str], size: int = CHUNK) -> list[Chunk]:
@@ -142,7 +154,13 @@ def done(out: Place, asked: str) -> dict[str, str | None]:
     """
     selector = fs.FileSelector(out.path, allow_not_found=True)
     known: dict[str, str | None] = {}
-    for each in out.system.get_file_info(selector):
+    try:
+        listed = out.system.get_file_info(selector)
+    except OSError as error:
+        raise OpenVocabError(
+            f"{out.path} cannot be read ({error}); choose another folder."
+        ) from error
+    for each in listed:
         if not each.path.endswith(SUFFIX):
             continue
         try:
@@ -155,6 +173,24 @@ def done(out: Place, asked: str) -> dict[str, str | None]:
             )
         known |= dict(zip(table["path"].to_pylist(), table["error"].to_pylist(), strict=True))
     return known
+
+
+def without_mended(
+    out: Place, system: fs.FileSystem, known: Mapping[str, str | None]
+) -> dict[str, str | None]:
+    """What is done already: files that could not be read, and now can, leave their parts."""
+    mended = {
+        path for path, why in known.items() if why and not isinstance(_read(system, path), str)
+    }
+    selector = fs.FileSelector(out.path, allow_not_found=True)
+    for each in out.system.get_file_info(selector) if mended else ():
+        if not each.path.endswith(SUFFIX):
+            continue
+        table = pq.read_table(each.path, filesystem=out.system)
+        stays = [path not in mended for path in table["path"].to_pylist()]
+        if not all(stays):
+            save(out, Path(each.path).stem, table.filter(pa.array(stays)))
+    return {path: why for path, why in known.items() if path not in mended}
 
 
 def look(
@@ -250,9 +286,13 @@ class Worker:
     """Does whole chunks and writes each itself: what it had not written when it died is redone."""
 
     def __init__(self, out: Place, arguments: dict[str, Any]) -> None:
-        """Load the networks; `arguments` are those of `OpenVocabStage`."""
-        self._out, self._stage = out, OpenVocabStage(**arguments)
+        """Prepare; `arguments` are those of `OpenVocabStage`, which the first chunk loads."""
+        self._out, self._arguments = out, arguments
         self._asked = {ASKED: question(arguments).encode()}
+
+    @cached_property
+    def _stage(self) -> OpenVocabStage:
+        return OpenVocabStage(**self._arguments)
 
     def do(self, chunk: Chunk) -> int:
         """How many files it were."""

@@ -70,8 +70,9 @@ def write(path: str | os.PathLike[str], payload: bytes) -> None:
         OpenVocabError: there can be no such file, or the disk is full.
     """
     target = Path(path)
-    # With a number: two processes may write the same file.
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    # Of a length of its own, as a name may have the longest there is, and of this process.
+    short = hashlib.sha256(os.fsencode(target.name)).hexdigest()[:16]
+    part = target.with_name(f".{short}.{os.getpid()}.part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         part.write_bytes(payload)

@@ -89,7 +89,8 @@ def size_wh(image: str | os.PathLike[str] | bytes, *, name: str | None = None) -
             io.BytesIO(image) if isinstance(image, bytes) else Path(image).open("rb") as opened,
             _pil_open()(opened, formats=FORMATS) as picture,
         ):
-            turned = picture.getexif().get(0x0112) in {5, 6, 7, 8}  # EXIF: lies on its side
+            # EXIF: lies on its side; Pillow says so of a TIFF, and gives its size upright.
+            turned = picture.getexif().get(0x0112) in {5, 6, 7, 8} and picture.format != "TIFF"
             return (picture.height, picture.width) if turned else (picture.width, picture.height)
     # Pillow's decoders raise anything on damaged data.
     except Exception as error:
@@ -115,12 +116,22 @@ def load_all(images: Iterable[ImageLike]) -> list[Image]:
 
 
 def find(sources: Sequence[str | os.PathLike[str]]) -> list[Path]:
-    """Image files of files, folders (not their sub-folders) and globs, in order.
+    """Image files of files, folders (not their sub-folders) and globs, in order, each once.
 
     Raises:
-        ImageError: nothing there, or a folder or glob without images.
+        ImageError: nothing there, a folder that cannot be read, or one or a glob without images.
     """
-    return [path for source in sources for path in _find(os.fspath(source))]
+    found: dict[str, Path] = {}
+    for source in sources:
+        try:
+            listed = _find(os.fspath(source))
+        except (OSError, ValueError) as error:
+            if isinstance(error, ImageError):
+                raise
+            raise ImageError(f"{source} cannot be read ({_reason(error)}); check it.") from error
+        for path in listed:
+            found.setdefault(os.path.abspath(path), path)  # noqa: PTH100  links by their own names
+    return list(found.values())
 
 
 def _find(source: str) -> list[Path]:

@@ -2,21 +2,25 @@
 
 import json
 import os
+import re
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
+import cv2
 import numpy as np
 import supervision as sv
 from numpy.typing import NDArray
 
 from openvocab.errors import ConfigError, OpenVocabError
 from openvocab.files import numbered, write
+from openvocab.images import load
 
-__all__ = ["FORMATS", "Labelled", "check_format", "kept_small", "rows", "to_hf", "write_labels"]
+__all__ = ["FORMATS", "Labelled", "kept_small", "prepare", "rows", "to_hf", "write_labels"]
 
 
 class _Thing(NamedTuple):
@@ -81,22 +85,36 @@ def to_hf(detections: sv.Detections) -> list[dict[str, Any]]:
     ]
 
 
-def check_format(kind: str) -> None:
-    """Refuse what is not among `FORMATS`.
+def prepare(kind: str, folder: Path) -> None:
+    """Make the folder, before hours are spent on what cannot be written.
 
     Raises:
-        ConfigError: naming those there are.
+        ConfigError: no such format; or labels are there already, which may have been corrected.
+        OpenVocabError: the folder cannot be written to.
 
-    >>> check_format("coco")
+    >>> prepare("voc", Path("labels"))
+    Traceback (most recent call last):
+    openvocab.errors.ConfigError: There is no format 'voc'; use one of coco, yolo, label-studio, cvat.
     """
     if kind not in FORMATS:
         raise ConfigError(f"There is no format {kind!r}; use one of {', '.join(FORMATS)}.")
+    for name in TARGETS[kind]:
+        if (folder / name).exists():
+            raise ConfigError(f"{folder} holds {name} already; choose another folder.")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OpenVocabError(
+            f"{folder} cannot be written to ({error.strerror}); choose another folder."
+        ) from error
 
 
 def write_labels(
     kind: str, pictures: Sequence[Labelled], classes: Sequence[str], folder: Path
 ) -> Path:
-    """Write all labels into a folder, over older ones of the kind.
+    """Write all labels into a folder that holds none of the kind.
 
     Args:
         kind: one of `FORMATS`: `coco` (JSON with scores, as its results have), `yolo` (pictures,
@@ -110,12 +128,11 @@ def write_labels(
         The file that the other tool is given.
 
     Raises:
-        ConfigError: no such format.
+        ConfigError: no such format; or labels are there already, which may have been corrected.
         OpenVocabError: the folder cannot be written to.
     """
-    check_format(kind)
+    prepare(kind, folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         return FORMATS[kind](pictures, classes, folder)
     except OSError as error:
         raise OpenVocabError(
@@ -149,18 +166,19 @@ def _coco(pictures: Sequence[Labelled], classes: Sequence[str], folder: Path) ->
 
 
 def _yolo(pictures: Sequence[Labelled], classes: Sequence[str], folder: Path) -> Path:
-    _same_classes(folder / "data.yaml", classes)
     masked = any(picture.found.mask is not None for picture in pictures)
     taken: set[Path] = set()
     for picture, name in zip(pictures, _names(pictures), strict=True):
         # x.jpg and x.png would have one file of labels.
-        free = (path for path in numbered(Path(name)) if path.with_suffix("") not in taken)
+        free = (path for path in numbered(_for_yolo(name)) if path.with_suffix("") not in taken)
         place = next(free)
         taken.add(place.with_suffix(""))
         target = folder / "images" / place
         target.parent.mkdir(parents=True, exist_ok=True)
-        if not target.exists() or not target.samefile(picture.path):
+        if target.suffix == picture.path.suffix:
             shutil.copyfile(picture.path, target)
+        else:
+            write(target, cv2.imencode(target.suffix, load(picture.path))[1].tobytes())
         lines = [
             " ".join([str(class_id), *(f"{value:.6f}" for value in values)])
             for class_id, values in _yolo_rows(picture, masked=masked)
@@ -168,21 +186,25 @@ def _yolo(pictures: Sequence[Labelled], classes: Sequence[str], folder: Path) ->
         label = (folder / "labels" / place).with_suffix(".txt")
         label.parent.mkdir(parents=True, exist_ok=True)
         write(label, "".join(f"{line}\n" for line in lines).encode())
-    # YAML is a superset of JSON.
-    names = dict(enumerate(classes))
-    table = {"path": str(folder.resolve()), "train": "images", "val": "images", "names": names}
-    return _written(folder / "data.yaml", json.dumps(table, ensure_ascii=False, indent=1))
+    # Paths are relative to the file: the folder may be moved. YAML is a superset of JSON, but that
+    # it wants some signs escaped.
+    table = {"train": "images", "val": "images", "names": dict(enumerate(classes))}
+    text = json.dumps(table, ensure_ascii=False, indent=1)
+    escaped = UNPRINTED.sub(lambda sign: f"\\u{ord(sign[0]):04x}", text)
+    return _written(folder / "data.yaml", escaped)
 
 
-def _same_classes(file: Path, classes: Sequence[str]) -> None:
-    """Labels of other classes by the same numbers would be trained on."""
-    names = {str(number): name for number, name in enumerate(classes)}
-    try:
-        known = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return  # none, or not ours
-    if known.get("names") != names:
-        raise OpenVocabError(f"{file.parent} holds labels of other classes; choose another folder.")
+def _for_yolo(name: str) -> Path:
+    """Where Ultralytics finds a picture's labels, and reads it.
+
+    It looks for them where the last `images` of a path is `labels`, and passes over GIFs.
+
+    >>> _for_yolo("train/images/a.gif").as_posix()
+    'train/images_/a.png'
+    """
+    *folders, file = Path(name).parts
+    place = Path(*(f"{each}_" if each == "images" else each for each in folders), file)
+    return place.with_suffix(".png") if place.suffix.lower() == ".gif" else place
 
 
 def _yolo_rows(picture: Labelled, *, masked: bool) -> list[tuple[int, list[float]]]:
@@ -240,7 +262,8 @@ def _cvat(pictures: Sequence[Labelled], _: Sequence[str], folder: Path) -> Path:
             places = {edge: f"{value:.2f}" for edge, value in edges}
             kind = {"label": each.name, "source": "auto", "occluded": "0"}
             ElementTree.SubElement(image, "box", kind | places)
-    return _written(folder / "annotations.xml", ElementTree.tostring(root, encoding="unicode"))
+    text = ElementTree.tostring(root, encoding="unicode")
+    return _written(folder / "annotations.xml", NO_XML.sub("\N{REPLACEMENT CHARACTER}", text))
 
 
 Writer = Callable[[Sequence[Labelled], Sequence[str], Path], Path]
@@ -250,6 +273,15 @@ FORMATS: dict[str, Writer] = {
     "label-studio": _label_studio,
     "cvat": _cvat,
 }
+TARGETS = {
+    "coco": ("annotations.json",),
+    "yolo": ("data.yaml", "images", "labels"),
+    "label-studio": ("tasks.json",),
+    "cvat": ("annotations.xml",),
+}
+"""What each of them writes."""
+UNPRINTED = re.compile(r"[\x7f-\x9f\u2028\u2029]")
+NO_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def _things(found: sv.Detections) -> Iterator[_Thing]:

@@ -46,7 +46,8 @@ def batch(  # noqa: PLR0913  a command has as many parameters as it has options
     """Find CLASSES in very many pictures, one row of Parquet a picture.
 
     Exit code: 0 all pictures could be read, 1 some not (they are listed, and in the rows), 2 an
-    option is wrong. What --out holds already is not done again.
+    option is wrong. What --out holds already is not done again, but for files that
+    could not be read and now can.
     """
     _check(engine)
     from openvocab import batch as parts
@@ -59,11 +60,12 @@ def batch(  # noqa: PLR0913  a command has as many parameters as it has options
         "system": system,
     }  # fmt: skip
     asked = parts.question(arguments)
-    there = parts.done(target, asked)
+    wanted = set(paths)
+    known = {path: why for path, why in parts.done(target, asked).items() if path in wanted}
+    there = parts.without_mended(target, system, known)
     work = parts.chunks([path for path in paths if path not in there])
     for _ in _progress(_engine(engine, work, target, arguments, workers), work):
         pass
-    wanted = set(paths)
     now = parts.done(target, asked)
     failed = {path: why for path, why in now.items() if why and path in wanted}
     for why in list(failed.values())[:SHOWN]:

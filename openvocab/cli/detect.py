@@ -79,7 +79,7 @@ def detect(  # noqa: PLR0913  a command has as many parameters as it has options
     paths = _sources(sources)
     wanted = read_classes(classes)
     targets = _targets(paths, save)
-    collected = _Labels(label_format, paths)
+    collected = _Labels(label_format, labels, paths)
     if show and not has_display():
         raise ConfigError("--show needs a display and there is none; use --save DIR instead.")
 
@@ -100,9 +100,10 @@ def detect(  # noqa: PLR0913  a command has as many parameters as it has options
     _report(records, {"classes": names, "preset": preset}, json_file)
     if save is not None and json_file != "-":
         out.print(f"annotated pictures are in {save}{os.sep}", soft_wrap=True)
-    collected.write(names, labels)
+    collected.write(names)
     if len(records) < len(paths):
-        complain(f"interrupted after {len(records)} of {len(paths)} images; run the rest again.")
+        rest = "the rest again" if label_format is None else "it again with other --labels"
+        complain(f"interrupted after {len(records)} of {len(paths)} images; run {rest}.")
         raise typer.Exit(130)
     if failed:
         raise typer.Exit(1)
@@ -111,16 +112,16 @@ def detect(  # noqa: PLR0913  a command has as many parameters as it has options
 class _Labels:
     """What --format writes in the end."""
 
-    def __init__(self, kind: str | None, paths: list[str]) -> None:
-        self._kind = kind
+    def __init__(self, kind: str | None, folder: Path, paths: list[str]) -> None:
+        self._kind, self._folder = kind, folder
         self._found: list[Any] = []
         if kind is None:
             return
-        from openvocab.labels import check_format
+        from openvocab.labels import prepare
 
-        check_format(kind)
         if paths == ["-"]:
             raise ConfigError("Labels need files, not standard input; leave --format out.")
+        prepare(kind, folder)
 
     def add(self, record: dict[str, Any], found: "sv.Detections | None") -> None:
         """An image, unless it could not be read."""
@@ -130,12 +131,12 @@ class _Labels:
             size = record["width"], record["height"]
             self._found.append(kept_small(Path(record["image"]), size, found))
 
-    def write(self, classes: list[str], folder: Path) -> None:
+    def write(self, classes: list[str]) -> None:
         """Labels of all that were seen."""
         if self._kind is not None:
             from openvocab.labels import write_labels
 
-            written = write_labels(self._kind, self._found, classes, folder)
+            written = write_labels(self._kind, self._found, classes, self._folder)
             err.print(f"{self._kind} labels are in {written}", soft_wrap=True)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from openvocab.batch import Chunk, OpenVocabStage, Place, Worker
 from openvocab.environment import environment_kept
+from openvocab.errors import OpenVocabError
 from openvocab.presets import Preset, load
 
 if TYPE_CHECKING:
@@ -39,9 +40,11 @@ def run(
         if started:
             ray.init(include_dashboard=False, log_to_driver=False, logging_level="error")
     try:
-        cores = max(int(ray.cluster_resources().get("CPU", 1)) // workers, 1)
+        there = max(int(ray.cluster_resources().get("CPU", 1)), 1)
+        workers = min(workers, there, len(work))  # another one would wait for ever for a core
+        cores = there // workers
         remote = ray.remote(num_cpus=cores, max_restarts=-1, max_task_retries=-1)(Worker)
-        idle = [remote.remote(out, arguments) for _ in range(min(workers, len(work)))]
+        idle = [remote.remote(out, arguments) for _ in range(workers)]
         yield from _shared(ray, idle, work)
     finally:
         if started:
@@ -99,4 +102,9 @@ def _shared(ray: Any, idle: list[Any], work: Sequence[Chunk]) -> Iterator[int]: 
             running[worker.do.remote(waiting.pop())] = worker
         (ready, *_), _ = ray.wait(list(running))
         idle.append(running.pop(ready))
-        yield ray.get(ready)
+        try:
+            yield ray.get(ready)
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, OpenVocabError):
+                raise error.cause from None  # what it is, not where Ray met it
+            raise

@@ -18,6 +18,7 @@ from films import free_port
 
 from openvocab import OpenVocabDetector
 from openvocab.batch import SCHEMA, Chunk, chunks, find, folder, save
+from openvocab.errors import ImageError
 
 WORDS = "bus, person"
 RAY = pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed")
@@ -83,6 +84,16 @@ def test_a_row_is_what_detect_finds_and_a_rerun_does_what_is_missing(photos, tmp
         assert "other classes or another preset" in other.stderr
 
 
+def test_what_was_mended_is_looked_at_again(photos, tmp_path, assets):
+    out = tmp_path / "out"
+    assert run(photos, "--out", out).returncode == 1
+    shutil.copy(assets / "zidane.jpg", photos / "broken.jpg")
+    whole = run(photos, "--out", out)
+    assert "1 pictures, 2 were there, 0 not readable" in whole.stdout
+    assert whole.returncode == 0
+    assert all(row["detections"] and not row["error"] for row in rows(out).values())
+
+
 def test_a_bucket_is_listed_and_written_to(photos, tmp_path):
     """By the address of a file system, as of any bucket."""
     (photos / "deeper").mkdir()
@@ -101,6 +112,7 @@ def test_a_bucket_is_listed_and_written_to(photos, tmp_path):
         (["--engine", "spark"], "use local or ray"),
         (["--out", "nowhere://x/y"], "check the address"),
         (["--out", "/dev/null/x"], "choose another folder"),
+        (["--out", "/dev/null"], "choose another folder"),
     ],
 )
 def test_what_cannot_be_is_one_line(photos, tmp_path, arguments, said):
@@ -108,6 +120,25 @@ def test_what_cannot_be_is_one_line(photos, tmp_path, arguments, said):
     done = run(photos, *arguments, *more)
     assert done.returncode == 2
     assert said in done.stderr.splitlines()[-1]
+
+
+def test_a_picture_is_told_by_where_it_is_whatever_it_was_called_by(photos, monkeypatch):
+    monkeypatch.chdir(photos)
+    assert find(".")[1] == find(str(photos))[1] == find("../photos")[1]
+    Path(os.fsdecode(b"no\xff.jpg")).touch()
+    with pytest.raises(ImageError, match="give the file another"):
+        find(".")
+
+
+@RAY
+@pytest.mark.parametrize(
+    ("change", "said"), [(("--device", "cuda:7"), "use cpu."), (("-c", "bus, bus"), "remove one.")]
+)
+def test_what_fails_in_a_worker_is_one_line(photos, tmp_path, change, said):
+    done = run(photos, "--out", tmp_path / "out", "--engine", "ray", "--workers", "64", *change)
+    assert done.returncode == 2
+    assert done.stderr.strip().endswith(said)
+    assert len(done.stderr.strip().splitlines()) == 1
 
 
 def test_a_part_is_there_whole_or_not_at_all(tmp_path):

@@ -244,6 +244,26 @@ def test_a_tensor_is_refused_with_the_way_out():
         images.load(torch.zeros(3, 4, 4))
 
 
+@pytest.mark.parametrize("kind", ["jpg", "png", "webp", "tif"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_size_in_the_header_is_that_of_the_picture(tmp_path, kind, orientation):
+    exif = PIL.Image.Exif()
+    exif[0x0112] = orientation
+    file = tmp_path / f"a.{kind}"
+    PIL.Image.new("RGB", (40, 30), "red").save(file, exif=exif)
+    height, width, _ = images.load(file).shape
+    assert images.size_wh(file) == (width, height)
+
+
+def test_a_picture_that_is_named_twice_is_found_once(tmp_path, photo):
+    for name in ("a.jpg", "b.jpg"):
+        photo.save(tmp_path / name)
+    found = images.find([tmp_path, tmp_path / "a.jpg", f"{tmp_path}/../{tmp_path.name}/*.jpg"])
+    assert [path.name for path in found] == ["a.jpg", "b.jpg"]
+    with pytest.raises(ImageError, match="check it"):
+        images.find(["x" * 3000])
+
+
 def test_folders_globs_and_files_are_found_in_order(tmp_path, photo):
     for name in ("b.PNG", "a.jpg", ".hidden.png"):
         photo.save(tmp_path / name)

@@ -8,10 +8,12 @@ import cv2
 import numpy as np
 import pytest
 import supervision as sv
+from PIL import Image
 
-from openvocab.errors import OpenVocabError
+from openvocab.errors import ConfigError, OpenVocabError
 from openvocab.evaluate.formats import load
 from openvocab.labels import FORMATS, Labelled, kept_small, to_hf, write_labels
+from openvocab.proposers.ultralytics import contained
 
 CLASSES = ("bus", 'a "red" <Löwe>, & more')
 SIZE = (200, 100)
@@ -138,11 +140,41 @@ def test_links_keep_the_names_they_have(tmp_path):
     assert [image["file_name"] for image in table["images"]] == ["one.jpg", "two.jpg"]
 
 
-def test_labels_of_other_classes_are_not_mixed_with(pictures, tmp_path):
-    write_labels("yolo", pictures, CLASSES, tmp_path / "out")
-    write_labels("yolo", pictures, CLASSES, tmp_path / "out")
-    with pytest.raises(OpenVocabError, match="labels of other classes"):
-        write_labels("yolo", pictures, ("cat", "dog"), tmp_path / "out")
+@pytest.mark.parametrize("kind", FORMATS)
+def test_labels_that_are_there_stay_as_they_were_corrected(kind, pictures, tmp_path):
+    file = write_labels(kind, pictures, CLASSES, tmp_path / "out")
+    file.write_text("corrected")
+    with pytest.raises(ConfigError, match="choose another folder"):
+        write_labels(kind, pictures, CLASSES, tmp_path / "out")
+    assert file.read_text() == "corrected"
+
+
+def test_a_dataset_of_somebody_else_is_not_written_into(pictures, tmp_path):
+    (tmp_path / "out/labels").mkdir(parents=True)
+    with pytest.raises(ConfigError, match="holds labels already"):
+        write_labels("yolo", pictures, CLASSES, tmp_path / "out")
+
+
+def test_yolo_finds_the_labels_of_every_picture_even_when_the_folder_was_moved(tmp_path):
+    names = ("train/images/x.jpg", "val/images/x.gif", "other/" + 250 * "y" + ".jpg", "a.b.png")
+    paths = [tmp_path / "photos" / name for name in names]
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", SIZE, "red").save(path)
+    pictures = [Labelled(path, SIZE, detections()) for path in paths]
+    write_labels("yolo", pictures, ("a\x7fb\u2028", "x: y"), tmp_path / "out")
+    moved = (tmp_path / "out").rename(tmp_path / "moved")
+    with contained() as ultralytics:
+        table = ultralytics.data.utils.check_det_dataset(str(moved / "data.yaml"))
+        dataset = ultralytics.data.YOLODataset(table["train"], data=table, imgsz=64)
+    assert [len(each["cls"]) for each in dataset.labels] == [2, 2, 2, 2]
+    assert table["names"] == {0: "a\x7fb\u2028", 1: "x: y"}
+
+
+def test_cvat_reads_names_that_xml_has_no_signs_for(tmp_path):
+    picture = Labelled(tmp_path / "a\x1b.jpg", SIZE, detections())
+    root = ElementTree.parse(write_labels("cvat", [picture], CLASSES, tmp_path))  # noqa: S314  ours
+    assert root.find("image").get("name") == "a\N{REPLACEMENT CHARACTER}.jpg"
 
 
 def test_label_studio_counts_in_per_cent(pictures, tmp_path):
