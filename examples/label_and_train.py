@@ -6,10 +6,10 @@ python examples/label_and_train.py photos/ --classes bus person
 import argparse
 from pathlib import Path
 
+import cv2
 from ultralytics import YOLO
 
-from openvocab import OpenVocabDetector, images
-from openvocab.errors import ImageError
+from openvocab import OpenVocabDetector
 from openvocab.labels import Labelled, write_labels
 
 
@@ -20,15 +20,11 @@ def main() -> None:
     parser.add_argument("--labels", type=Path, default=Path("labelled"), metavar="FOLDER")
     parser.add_argument("--model", default="yolo26n.yaml", help="or yolo26n.pt, trained")
     arguments = parser.parse_args()
-
     detector = OpenVocabDetector.from_preset("starter")
     pictures = []
     for path in sorted(arguments.folder.glob("*.jpg")):
-        try:
-            photo = images.load(path)
-        except ImageError as error:
-            print(error)
-            continue
+        if (photo := cv2.imread(str(path))) is None:
+            continue  # no picture
         found = detector.detect(photo, arguments.classes, score_threshold=0.4)
         pictures.append(Labelled(path, (photo.shape[1], photo.shape[0]), found))
     data = write_labels("yolo", pictures, arguments.classes, arguments.labels)
