@@ -44,19 +44,19 @@ class Labelled(NamedTuple):
 
 
 def rows(found: sv.Detections) -> Iterator[dict[str, Any]]:
-    """Each box in plain numbers and strings: class, score, `xyxy`, and all parts of the score.
+    """Each box in plain numbers and strings: class, score, `xyxy`, track, all parts of the score.
+
+    Scores have four digits, and pixels two.
 
     >>> list(rows(sv.Detections.empty()))
     []
     """
-    for xyxy, _, score, class_id, _, data in found:
+    for xyxy, _, score, class_id, track, data in found:
         row = {"class_name": data["class_name"], "class_id": class_id, "confidence": score}
-        row |= {"xyxy": xyxy.tolist()}
+        row |= {"xyxy": [_short(edge) for edge in xyxy]}
+        row |= {} if track is None else {"tracker_id": track}
         row |= {key: value for key, value in data.items() if key != "class_name"}
-        yield {
-            key: value.item() if isinstance(value, np.generic) else value
-            for key, value in row.items()
-        }
+        yield {key: _plain(value) for key, value in row.items()}
 
 
 def kept_small(path: Path, size_wh: tuple[int, int], found: sv.Detections) -> Labelled:
@@ -304,6 +304,11 @@ def _outlines(mask: Any) -> list[Any]:  # noqa: ANN401  (H, W) bool, or None
     if mask is None:
         return []
     return [part for part in sv.mask_to_polygons(np.asarray(mask)) if len(part) > 2]
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401  of a row
+    value = value.item() if isinstance(value, np.generic) else value
+    return _short(value, 4) if isinstance(value, float) else value
 
 
 def _short(value: Any, digits: int = 2) -> float:  # noqa: ANN401  any number

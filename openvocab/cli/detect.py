@@ -212,14 +212,8 @@ def _record(path: str, shape: tuple[int, ...], found: "sv.Detections") -> dict[s
     """One image as JSON: what `Detections` holds, in plain numbers."""
     from openvocab.labels import rows
 
-    plain = [{key: _short(value) for key, value in row.items()} for row in rows(found)]
-    return {"image": path, "width": shape[1], "height": shape[0], "detections": plain}
-
-
-def _short(value: Any) -> Any:  # noqa: ANN401  a number, a string or a list of numbers
-    if isinstance(value, list):
-        return [_short(each) for each in value]
-    return round(value, 4) if isinstance(value, float) else value
+    listed = list(rows(found))
+    return {"image": path, "width": shape[1], "height": shape[0], "detections": listed}
 
 
 def _report(records: list[dict[str, Any]], head: dict[str, Any], json_file: str | None) -> None:

@@ -154,11 +154,5 @@ class Refused(BaseModel):
 
 def answer(size_wh: tuple[int, int], found: sv.Detections) -> Answer:
     """Detections in plain numbers."""
-    plain = [
-        {key: round(value, 4) if isinstance(value, float) else value for key, value in row.items()}
-        | {"xyxy": [round(edge, 2) for edge in row["xyxy"]]}
-        for row in rows(found)
-    ]
-    return Answer(
-        width=size_wh[0], height=size_wh[1], detections=[Found.model_validate(row) for row in plain]
-    )
+    listed = [Found.model_validate(row) for row in rows(found)]
+    return Answer(width=size_wh[0], height=size_wh[1], detections=listed)

@@ -9,15 +9,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import supervision as sv
 
 from openvocab.errors import SinkError
 from openvocab.files import numbered
+from openvocab.labels import rows
 from openvocab.protocols import Frame
 from openvocab.stream.events import Event
 
 __all__ = ["CsvSink", "JsonLines", "JsonLinesSink", "event_record"]
+
+
+KEYS = "class_name", "class_id", "confidence", "xyxy", "tracker_id"
 
 
 class JsonLines:
@@ -99,19 +102,9 @@ def event_record(event: Event) -> dict[str, Any]:
 
 
 def _rows(detections: sv.Detections) -> Iterator[dict[str, Any]]:
-    tracks = detections.tracker_id
-    for index, (box, score, class_id, name) in enumerate(
-        zip(
-            detections.xyxy.tolist(),
-            np.asarray(detections.confidence).tolist(),
-            np.asarray(detections.class_id).tolist(),
-            detections.data["class_name"],
-            strict=True,
-        )
-    ):
-        row: dict[str, Any] = {"class_name": name, "class_id": class_id}
-        row |= {"confidence": round(score, 4), "xyxy": [round(edge, 1) for edge in box]}
-        yield row if tracks is None else row | {"tracker_id": int(tracks[index])}
+    """Without the parts of the score: thousands of rows a minute."""
+    for row in rows(detections):
+        yield {key: row[key] for key in KEYS if key in row}
 
 
 class _Text:
