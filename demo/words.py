@@ -27,8 +27,10 @@ _loading = threading.Lock()
 
 def detector(preset: str | None = None) -> OpenVocabDetector:
     """Loaded once and shared: it keeps no state of a call."""
+    chosen = preset or next(iter(detectors), "starter")
+    if chosen in detectors:  # who has theirs does not wait for others
+        return detectors[chosen]
     with _loading:
-        chosen = preset or next(iter(detectors), "starter")
         if chosen not in detectors:
             detectors[chosen] = OpenVocabDetector.from_preset(chosen)
         return detectors[chosen]

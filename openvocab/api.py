@@ -31,7 +31,8 @@ def detect(
     """Find the caller's classes in one image, with a preset that is loaded once and kept.
 
     Never downloads. Arguments, result, shapes and errors are those of
-    `OpenVocabDetector.detect`, and `preset` as for `OpenVocabDetector.from_preset`.
+    `OpenVocabDetector.detect`, and `preset` as for `OpenVocabDetector.from_preset`. For other
+    numbers and the same networks, `OpenVocabDetector.tuned` loads nothing again.
 
     Raises:
         OpenVocabError: one of its children, as the two methods name them.

@@ -4,8 +4,9 @@ import dataclasses
 import hashlib
 import io
 import json
-import os
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -104,8 +105,8 @@ def find(source: str) -> tuple[fs.FileSystem, list[str]]:
         OpenVocabError: the bucket cannot be listed.
     """
     if "://" not in source:
-        found = [os.path.abspath(path) for path in images.find([source])]  # noqa: PTH100  not by links
-        return fs.LocalFileSystem(), _named(sorted(found))
+        found = sorted(images.whole(path) for path in images.find([source]))
+        return fs.LocalFileSystem(), _named(found)
     place = folder(source)
     try:
         listed = place.system.get_file_info(fs.FileSelector(place.path, recursive=True))
@@ -179,16 +180,18 @@ def without_mended(
     out: Place, system: fs.FileSystem, known: Mapping[str, str | None]
 ) -> dict[str, str | None]:
     """What is done already: files that could not be read, and now can, leave their parts."""
-    mended = {
-        path for path, why in known.items() if why and not isinstance(_read(system, path), str)
-    }
+    failed = [path for path, why in known.items() if why]
+    with ThreadPoolExecutor(TOGETHER) as pool:
+        read = pool.map(lambda path: not isinstance(_read(system, path), str), failed)
+        mended = {path for path, can in zip(failed, read, strict=True) if can}
     selector = fs.FileSelector(out.path, allow_not_found=True)
     for each in out.system.get_file_info(selector) if mended else ():
         if not each.path.endswith(SUFFIX):
             continue
-        table = pq.read_table(each.path, filesystem=out.system)
-        stays = [path not in mended for path in table["path"].to_pylist()]
+        paths = pq.read_table(each.path, filesystem=out.system, columns=["path"])["path"]
+        stays = [path not in mended for path in paths.to_pylist()]
         if not all(stays):
+            table = pq.read_table(each.path, filesystem=out.system)
             save(out, Path(each.path).stem, table.filter(pa.array(stays)))
     return {path: why for path, why in known.items() if path not in mended}
 
@@ -229,7 +232,7 @@ def save(out: Place, name: str, table: pa.Table) -> None:
     """
     buffer = io.BytesIO()
     pq.write_table(table, buffer)
-    part, target = f"{out.path}/.{name}.part", f"{out.path}/{name}{SUFFIX}"
+    part, target = f"{out.path}/.{uuid.uuid4().hex}.part", f"{out.path}/{name}{SUFFIX}"
     try:
         out.system.create_dir(out.path)
         with out.system.open_output_stream(part) as stream:

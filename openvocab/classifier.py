@@ -28,7 +28,7 @@ class Regions(NamedTuple):
     features: Features
     """`(N, D)` of the proposals."""
     lowest: float = 0.0
-    """Score that everything was kept for which can reach it."""
+    """The lowest score that was to be asked for: boxes that cannot reach it are left out."""
 
 
 class Share(NamedTuple):

@@ -239,17 +239,20 @@ class OpenVocabDetector:
         pictures = doors.load_all(images)
         return list(map(naming.detections, self.see(pictures, [naming.lowest] * len(pictures))))
 
-    def regions(self, image: doors.ImageLike, *, score_threshold: float = 0.1) -> Regions:
+    def regions(self, image: doors.ImageLike, *, score_threshold: float | None = None) -> Regions:
         """See an image once, to `name` what is there many times at the cost of words alone.
 
         Args:
             image: as `detect` takes it.
-            score_threshold: the lowest that will be asked for: what cannot reach it is left out.
+            score_threshold: the lowest that will be asked for: what cannot reach it is left out;
+                None takes .1, or the preset's where that is lower.
 
         Raises:
             ImageError: the image cannot be read.
         """
-        (seen,) = self.see([doors.load(image)], [score_threshold])
+        usual = min(0.1, self.preset.score_threshold)
+        lowest = usual if score_threshold is None else score_threshold
+        (seen,) = self.see([doors.load(image)], [lowest])
         return seen
 
     def name(

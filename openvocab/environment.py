@@ -18,11 +18,22 @@ __all__ = ["device_name", "environment_kept", "one_thread", "quiet", "required"]
 _CHANGING = threading.RLock()
 
 
+def _renew() -> None:
+    """In a child, which has none of the other threads, and would wait for them."""
+    global _CHANGING  # noqa: PLW0603
+    _CHANGING = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew)
+
+
 @contextmanager
 def environment_kept() -> Iterator[None]:
     """Give `os.environ` back as it was: Ultralytics, open_clip and torch set variables.
 
     One thread at a time: another's end would take from this one the variables that it has set.
+    An import or an export may take a while.
 
     >>> with environment_kept():
     ...     os.environ["OPENVOCAB_DOCTEST"] = "1"
@@ -108,7 +119,9 @@ def required(what: str, extra: str, *packages: str) -> None:
     """
     for name in packages:
         if find_spec(name) is None:
-            raise ModelError(f'{what} needs {name}; run `pip install "openvocab[{extra}]"`.')
+            raise ModelError(
+                f'{what} needs {name.replace("_", "-")}; run `pip install "openvocab[{extra}]"`.'
+            )
 
 
 @cache

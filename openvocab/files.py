@@ -4,8 +4,8 @@ import hashlib
 import json
 import os
 import tomllib
+import uuid
 from collections.abc import Iterator
-from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -70,16 +70,16 @@ def write(path: str | os.PathLike[str], payload: bytes) -> None:
         OpenVocabError: there can be no such file, or the disk is full.
     """
     target = Path(path)
-    # Of a length of its own, as a name may have the longest there is, and of this process.
-    short = hashlib.sha256(os.fsencode(target.name)).hexdigest()[:16]
-    part = target.with_name(f".{short}.{os.getpid()}.part")
     try:
+        # Nobody else's, and of a length of its own: a name may have the longest there is.
+        part = target.with_name(f".{uuid.uuid4().hex}.part")
         target.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(payload)
-        part.replace(target)
-    except (OSError, ValueError) as error:
-        with suppress(OSError, ValueError):
+        try:
+            part.write_bytes(payload)
+            part.replace(target)
+        finally:
             part.unlink(missing_ok=True)
+    except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise OpenVocabError(
             f"{target} cannot be written ({reason}); choose another path."

@@ -26,6 +26,7 @@ __all__ = [
     "load",
     "load_all",
     "size_wh",
+    "whole",
 ]
 
 ImageLike: TypeAlias = "str | os.PathLike[str] | bytes | BinaryIO | PIL.Image.Image | NDArray[Any]"
@@ -89,9 +90,11 @@ def size_wh(image: str | os.PathLike[str] | bytes, *, name: str | None = None) -
             io.BytesIO(image) if isinstance(image, bytes) else Path(image).open("rb") as opened,
             _pil_open()(opened, formats=FORMATS) as picture,
         ):
-            # EXIF: lies on its side; Pillow says so of a TIFF, and gives its size upright.
-            turned = picture.getexif().get(0x0112) in {5, 6, 7, 8} and picture.format != "TIFF"
-            return (picture.height, picture.width) if turned else (picture.width, picture.height)
+            width, height = picture.size
+            if picture.format == "TIFF":  # as it lies: some versions of Pillow open it upright
+                width, height = picture.tag_v2[256], picture.tag_v2[257]
+            turned = picture.getexif().get(0x0112) in {5, 6, 7, 8}  # EXIF: lies on its side
+            return (height, width) if turned else (width, height)
     # Pillow's decoders raise anything on damaged data.
     except Exception as error:
         why = _reason(error)
@@ -130,8 +133,17 @@ def find(sources: Sequence[str | os.PathLike[str]]) -> list[Path]:
                 raise
             raise ImageError(f"{source} cannot be read ({_reason(error)}); check it.") from error
         for path in listed:
-            found.setdefault(os.path.abspath(path), path)  # noqa: PTH100  links by their own names
+            found.setdefault(whole(path), path)
     return list(found.values())
+
+
+def whole(path: str | Path) -> str:
+    """From the root on; a link by its own name, but not by that of the folders it lies in.
+
+    >>> whole(Path("/tmp/../etc/hosts"))
+    '/etc/hosts'
+    """
+    return os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))  # noqa: PTH118, PTH119, PTH120
 
 
 def _find(source: str) -> list[Path]:

@@ -98,10 +98,10 @@ def prepare(kind: str, folder: Path) -> None:
     """
     if kind not in FORMATS:
         raise ConfigError(f"There is no format {kind!r}; use one of {', '.join(FORMATS)}.")
-    for name in TARGETS[kind]:
-        if (folder / name).exists():
-            raise ConfigError(f"{folder} holds {name} already; choose another folder.")
     try:
+        for name in TARGETS[kind]:
+            if (folder / name).exists():
+                raise ConfigError(f"{folder} holds {name} already; choose another folder.")
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass

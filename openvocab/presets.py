@@ -101,9 +101,9 @@ class Preset:
             value = getattr(self, each.name)
             if value is None and each.default is None:
                 continue
-            if isinstance(value, list):
-                object.__setattr__(self, each.name, tuple(value))
-                value = tuple(value)
+            if isinstance(value, list | os.PathLike):
+                value = tuple(value) if isinstance(value, list) else os.fspath(value)
+                object.__setattr__(self, each.name, value)
             kind, *parts = _kinds(each.type)
             inside = value if parts and isinstance(value, tuple) else ()
             if not _is_of(value, kind) or not all(_is_of(part, *parts) for part in inside):
@@ -141,7 +141,10 @@ class Preset:
         missing = [key for key in ("detector", "encoder") if key not in values]
         if missing:
             raise ConfigError(f"{path}: key {missing[0]!r} is missing; add it.")
-        return cls(**({"name": path.stem} | values))
+        try:
+            return cls(**({"name": path.stem} | values))
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {error}") from error
 
     def to_toml(self) -> str:
         """The fields that are not the defaults, as `from_file` reads them.

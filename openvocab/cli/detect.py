@@ -136,7 +136,10 @@ class _Labels:
         if self._kind is not None:
             from openvocab.labels import write_labels
 
-            written = write_labels(self._kind, self._found, classes, self._folder)
+            for folder in numbered(self._folder):
+                with suppress(ConfigError):  # somebody has written there meanwhile
+                    written = write_labels(self._kind, self._found, classes, folder)
+                    break
             err.print(f"{self._kind} labels are in {written}", soft_wrap=True)
 
 

@@ -141,7 +141,7 @@ def _given(
     classes_map: str | None,
 ) -> "tuple[Dataset, ClassesMap, list[Wording]]":
     """The photos and the words, before any network is loaded."""
-    required("This", "eval", "faster_coco_eval")
+    required("The evaluation", "eval", "faster_coco_eval")
     from openvocab.evaluate.formats import load
     from openvocab.evaluate.stress import ClassesMap, wordings
 

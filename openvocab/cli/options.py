@@ -135,14 +135,16 @@ def refuse_taken(host: str, port: int) -> None:
     Raises:
         ConfigError: somebody listens there already, or this machine has no such address.
     """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         socket.create_server((host, port), family=family).close()
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise ConfigError(f"Port {port} is in use; choose another with --port.") from error
+        number = error.errno or 0  # under 0: of a name that nobody knows
+        why = os.strerror(number) if number > 0 else error.strerror
         raise ConfigError(
-            f"Nothing can be served at {host}:{port} ({error.strerror}); check --host and --port."
+            f"Nothing can be served at {host}:{port} ({why}); check --host and --port."
         ) from error
 
 

@@ -87,9 +87,6 @@ def serve(  # noqa: PLR0913  a command has as many parameters as it has options
     from openvocab.server.app import Settings, build
     from openvocab.stream.zones import Zones
 
-    given, token = token, token.strip()  # a file that it was read from ends with a line
-    if (given and not token) or not token.isprintable():
-        raise ConfigError("The token is blank or holds control characters; give another.")
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
     demo = demo and find_spec("gradio") is not None
     settings = Settings(
@@ -108,8 +105,12 @@ def serve(  # noqa: PLR0913  a command has as many parameters as it has options
     detector = OpenVocabDetector.from_preset(read_preset(preset), device=device)
     app = build(detector, settings)
     with ExitStack() as stack, suppress(KeyboardInterrupt):
-        end = stack.enter_context(_demo(app, token, {preset: detector})) if demo else _nothing
-        if host not in HERE and not token:
+        end = (
+            stack.enter_context(_demo(app, settings.token, {detector.preset.name: detector}))
+            if demo
+            else _nothing
+        )
+        if host not in HERE and not settings.token:
             err.print("Everybody who reaches this machine may use it; --token asks for a token.")
         _run(app, host, port, timeout, end)
 

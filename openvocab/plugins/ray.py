@@ -40,15 +40,29 @@ def run(
         if started:
             ray.init(include_dashboard=False, log_to_driver=False, logging_level="error")
     try:
-        there = max(int(ray.cluster_resources().get("CPU", 1)), 1)
-        workers = min(workers, there, len(work))  # another one would wait for ever for a core
-        cores = there // workers
+        workers, cores = _shares(
+            [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]],
+            min(workers, len(work)),
+        )
         remote = ray.remote(num_cpus=cores, max_restarts=-1, max_task_retries=-1)(Worker)
         idle = [remote.remote(out, arguments) for _ in range(workers)]
         yield from _shared(ray, idle, work)
     finally:
         if started:
             ray.shutdown()
+
+
+def _shares(machines: Sequence[int], workers: int) -> tuple[int, int]:
+    """How many workers, and cores of each, find a place: one that finds none is waited for.
+
+    >>> _shares([16], 2), _shares([3, 3, 3, 3], 5), _shares([1, 1], 4)
+    ((2, 8), (5, 1), (2, 1))
+    """
+    workers = min(workers, max(sum(machines), 1))
+    cores = max(machines)
+    while cores > 1 and sum(each // cores for each in machines) < workers:
+        cores -= 1
+    return workers, max(cores, 1)
 
 
 def application(

@@ -61,8 +61,9 @@ def attach(  # noqa: PLR0913  keywords, each with a default
         WeightsNotFoundError: the encoder's weights are not here.
         ClassesError: classes, negatives or thresholds cannot be used.
     """
-    if not hasattr(yolo, "callbacks") or yolo.task not in {"detect", "segment"}:
-        kind = getattr(yolo, "task", None) if hasattr(yolo, "callbacks") else type(yolo).__name__
+    task = getattr(yolo, "task", None)
+    if not hasattr(yolo, "callbacks") or task not in {"detect", "segment"}:
+        kind = task if task and hasattr(yolo, "callbacks") else type(yolo).__name__
         raise ModelError(f"attach takes a detect or segment model, not {kind}; pass another YOLO.")
     if any(isinstance(each, _Listener) and each.hears for each in _listed(yolo)):
         raise ModelError("This model is attached to already; use its set_classes, or detach it.")
@@ -180,8 +181,9 @@ class Attached:
             ClassesError: they cannot be used; those before stay.
             ModelError: the model is attached no longer.
         """
-        if not set(self._callbacks.values()) <= set(_listed(self._yolo)):
-            raise ModelError("The model is attached no longer; attach it again.")
+        listed = _listed(self._yolo)
+        if not all(ours in listed for ours in self._callbacks.values()):
+            raise ModelError("The model is attached no longer; detach it, and attach it again.")
         self._naming = self._detector.naming(
             classes,
             negatives=negatives,
@@ -213,8 +215,7 @@ class Attached:
         """Trackers take the model's own boxes and scores, whenever they were registered."""
         listed, ours = predictor.callbacks[NAMED_AT], self._callbacks[NAMED_AT]
         if ours in listed and listed[-1] != ours:
-            listed.remove(ours)
-            listed.append(ours)
+            listed[:] = [*(each for each in listed if each != ours), ours]
 
     def _name_results(self, predictor: Any) -> None:  # noqa: ANN401
         begun = time.perf_counter()

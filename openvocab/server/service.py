@@ -12,7 +12,7 @@ from fastapi.concurrency import run_in_threadpool
 
 from openvocab import images
 from openvocab.detector import OpenVocabDetector
-from openvocab.errors import ClassesError, ImageError
+from openvocab.errors import ClassesError, ConfigError, ImageError
 from openvocab.protocols import Image
 from openvocab.server import schemas
 from openvocab.server.batching import Batcher
@@ -21,6 +21,7 @@ from openvocab.server.pictures import Pictures
 from openvocab.server.schemas import Answer, Example, Question, Words, answer
 from openvocab.server.streams import Stream, Streams
 from openvocab.server.vocabularies import Vocabularies
+from openvocab.stream.capture import is_still
 from openvocab.stream.zones import Zones
 from openvocab.vocabulary import Classes, Vocabulary
 
@@ -33,7 +34,7 @@ P = ParamSpec("P")
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Limits of a server."""
+    """What a server allows, and to whom."""
 
     max_batch: int = 8
     """Images a batch."""
@@ -64,6 +65,22 @@ class Settings:
     upload_mb: int | None = None
     """MiB of a file for a page that is mounted at `/` and guards itself; None says there is none."""
 
+    def __post_init__(self) -> None:
+        """Check what would be met too late.
+
+        Raises:
+            ConfigError: a token that nobody can bring; zones of no source, or of single pictures.
+        """
+        token = self.token.strip()  # a file that it was read from ends with a line
+        if (self.token and not token) or not token.isprintable():
+            raise ConfigError("The token is blank or holds control characters; give another.")
+        object.__setattr__(self, "token", token)
+        for name in self.zones:
+            if name not in self.sources:
+                raise ConfigError(f"There are zones for {name!r} and no such source; name one.")
+            if is_still(self.sources[name]):
+                raise ConfigError(f"{name!r} is of single pictures; zones need a film or camera.")
+
 
 class Service:
     """What the routes share."""
@@ -73,7 +90,7 @@ class Service:
 
         Raises:
             ClassesError: a stored vocabulary is of another encoder.
-            ConfigError: an allowed address is none, or zones are of no source.
+            ConfigError: an allowed address is none.
         """
         self.detector, self.settings = detector, settings
         self.vocabularies = Vocabularies(detector, settings.vocabularies)

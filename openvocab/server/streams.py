@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 import supervision as sv
 
 from openvocab.detector import OpenVocabDetector
-from openvocab.errors import ConfigError, one_line
+from openvocab.errors import one_line
 from openvocab.protocols import Frame, Image
 from openvocab.server.errors import BusyError, LacksError
 from openvocab.stream.capture import is_still
@@ -194,15 +194,7 @@ class Streams:
             sources: addresses by the names that callers may use; no other is ever opened.
             zones: of those sources, by the same names.
             max_streams: at once.
-
-        Raises:
-            ConfigError: zones of what is no source, or of single pictures.
         """
-        for name in zones:
-            if name not in sources:
-                raise ConfigError(f"There are zones for {name!r} and no such source; name one.")
-            if is_still(sources[name]):
-                raise ConfigError(f"{name!r} is of single pictures; zones need a film or camera.")
         self._detector, self._max_streams = detector, max_streams
         self.sources, self._zones = dict(sources), dict(zones)
         self._streams: dict[int, Stream] = {}

@@ -26,7 +26,7 @@ FILE_ONLY = {"protocol_whitelist": "file,crypto,data"}
 NETWORK_ONLY = {"protocol_whitelist": "rtsp,rtsps,rtp,srtp,udp,tcp,tls,http,https,httpproxy,crypto"}
 # What somebody uploads may not name other files of this machine.
 PLAYLISTS = (b"#EXTM3U", b"ffconcat", b"<MPD", b"<CompositionPlaylist", b"<AssetMap")
-PASSWORD = re.compile(r"((?:pass\w*?|pwd)=)[^/&;]*", re.IGNORECASE)
+PASSWORD = re.compile(r"((?:pass(?:word|wd)?|psw|pwd|pw)=)[^/&;]*", re.IGNORECASE)
 SCHEMES = ("rtsp://", "rtsps://", "http://", "https://")
 
 

@@ -187,6 +187,7 @@ class Zones:
 
 def _check(name: str, points: Any, *, least: int) -> None:  # noqa: ANN401  from a file: anything
     """Refuse what are not points in pixels; a line has exactly two."""
+    given = np.asarray(points, object).tolist()
     try:
         array = np.array(points)
         array = array.astype(float) if array.dtype.kind in "iufO" else np.empty(0)
@@ -194,12 +195,14 @@ def _check(name: str, points: Any, *, least: int) -> None:  # noqa: ANN401  from
         array = np.empty(0)
     if array.ndim != 2 or array.shape[1] != 2 or len(array) < least or not np.isfinite(array).all():
         raise ConfigError(
-            f"Zone {name!r} is {points!r}; give {least} or more points [x, y] of numbers."
+            f"Zone {name!r} is {given!r}; give {least} or more points [x, y] of numbers."
         )
-    if np.abs(array).max() > LARGEST:
-        raise ConfigError(f"Zone {name!r} reaches beyond {LARGEST}; give pixels of the picture.")
+    if np.abs(array).max() > LARGEST or (array.max(axis=0) < 0).any():
+        raise ConfigError(
+            f"Zone {name!r} lies outside, or reaches beyond {LARGEST}; give pixels of the picture."
+        )
     if len(np.unique(array.astype(int), axis=0)) < least:
-        raise ConfigError(f"Zone {name!r} is {points!r}; give {least} points that differ.")
+        raise ConfigError(f"Zone {name!r} is {given!r}; give {least} points that differ.")
     if least == 2 and len(array) != 2:
         raise ConfigError(f"Line {name!r} has {len(array)} points; give two.")
 

@@ -198,6 +198,9 @@ def test_what_cannot_be_attached_to_is_said(starter, checkpoint):
         attach("yolo26n.pt", ["bus"])
     with pytest.raises(ModelError, match="not DetectionModel"):
         attach(load(checkpoint("yolo26n.yaml")).model, ["bus"])
+    starter.predict(np.zeros((32, 32, 3), np.uint8), **quiet())
+    with pytest.raises(ModelError, match="Predictor; pass"):
+        attach(starter.predictor, ["bus"])
     damaged = checkpoint("yolo26n.yaml").with_name("damaged.onnx")
     damaged.write_bytes(b"no model")
     with pytest.raises(ModelError, match="export it again"):

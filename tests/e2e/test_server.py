@@ -20,6 +20,9 @@ import pytest
 from servers import serving
 
 from openvocab import OpenVocabDetector
+from openvocab.cli.options import refuse_taken
+from openvocab.errors import ConfigError
+from openvocab.server.app import Settings
 
 WORDS = ["bus", "pedestrian"]
 
@@ -68,6 +71,49 @@ def test_a_file_and_a_data_address_are_pictures_too(client, bus):
     }  # fmt: skip
     assert client.post("/v1/detect", json=asked).json() == by_file
     assert len(by_file["detections"]) >= 2
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz"])
+def test_a_monitor_may_ask_for_the_head_alone(client, path):
+    answer = client.head(path)
+    assert (answer.status_code, answer.content) == (200, b"")
+
+
+@pytest.mark.parametrize("token", ["secret\n", " secret "])
+def test_a_token_from_a_file_is_the_one_in_it(token):
+    assert [Settings(token=token).token] == ["secret"]
+
+
+@pytest.mark.parametrize("token", ["\n", "sec\nret", "\x00"])
+def test_a_token_that_nobody_can_bring_is_refused(token):
+    with pytest.raises(ConfigError, match="give another"):
+        Settings(token=token)
+
+
+def test_an_address_that_is_not_ours_is_refused_before_anything_is_loaded():
+    command = [sys.executable, "-m", "openvocab", "serve", "--host", "192.0.2.1"]  # for examples
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert "assign requested address); check --host and --port." in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_port_that_is_taken_is_told_and_a_free_one_left_free():
+    for host, family in (("127.0.0.1", socket.AF_INET), ("::1", socket.AF_INET6)):
+        with socket.create_server((host, 0), family=family) as taken:
+            port = taken.getsockname()[1]
+            with pytest.raises(ConfigError, match="choose another with --port"):
+                refuse_taken(host, port)
+        refuse_taken(host, port)
+
+
+def test_what_nohup_has_ignored_stays_ignored():
+    program = (
+        "import signal\nsignal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+        "from openvocab.cli.options import ENDS\nprint(ENDS == [signal.SIGTERM])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+    assert done.stdout.strip() == b"True"
 
 
 def test_a_batch_is_answered_in_order(client, small):

@@ -361,6 +361,8 @@ def test_regions_are_not_asked_for_what_they_were_not_seen_for(detector, picture
     detector.name(seen, ["red"], score_threshold=0.7)
     with pytest.raises(ClassesError, match=r"scores from 0\.7, and 0\.3 is asked for; see"):
         detector.name(seen, ["red"])
+    low = detector.tuned(score_threshold=0.05)
+    assert len(low.name(low.regions(picture), ["red"]))
 
 
 def test_regions_are_named_again_without_a_look(detector, encoder, picture):

@@ -6,7 +6,9 @@ import socket
 import subprocess
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import cv2
@@ -52,33 +54,35 @@ def test_a_film_gives_every_frame_in_order_with_its_time(film):
 
 
 def test_a_picture_of_a_pixel_is_none_and_a_clock_that_is_set_is_followed_forward(monkeypatch):
-    sides, clock = [8, 1, 8, 8, 8], [1e9]
+    sides, days, clock = [8, 1, 8, 8, 8], [1e9, 1e9, 1e9, 1.7e9, 1e9], [1e9]
+    taken = threading.Semaphore(0)
 
     class Camera:
         live, fps = True, 25.0
 
         def frames(self):
-            for side in sides:
+            for side, day in zip(sides, days, strict=True):
+                clock[0] = day
                 yield None, np.zeros((side, side, 3), np.uint8)
-                time.sleep(0.05)
+                assert side == 1 or taken.acquire(timeout=10)
             raise SourceError("over")
 
         def close(self):
             pass
 
     monkeypatch.setattr(module, "open_capture", lambda _: Camera())
-    monkeypatch.setattr(module.time, "time", lambda: clock[0])
-    source, times = Sources(0), []
-    for frame in source:
-        times.append(frame.time_s)
-        assert frame.image.shape == (8, 8, 3)
-        clock[0] = {1: 1.7e9, 2: 1e9}.get(len(times), clock[0])
-        if len(times) == 4:
-            break
-    source.close()
-    assert times[0] < 1.1e9
+    told = SimpleNamespace(time=lambda: clock[0], monotonic=time.monotonic)
+    monkeypatch.setattr(module, "time", told)
+    times = []
+    with closing(Sources(0)) as source:
+        for frame in source:
+            times.append(frame.time_s)
+            assert frame.image.shape == (8, 8, 3)
+            taken.release()
+            if len(times) == 4:
+                break
     assert times == sorted(times)
-    assert min(times[1:]) >= 1.7e9
+    assert times[1] < 1.1e9 < 1.7e9 <= times[2]
 
 
 def test_a_slow_consumer_of_a_film_loses_nothing(film):
