@@ -6,12 +6,14 @@ from pathlib import Path
 import numpy as np
 import supervision as sv
 
+from openvocab.errors import ConfigError
 from openvocab.images import ImageLike, load
 from openvocab.protocols import Image
 
 __all__ = ["annotate", "cut"]
 
 GOLDEN = (5**0.5 - 1) / 2  # steps of it never come near where one was before
+LARGEST = 20  # times; letters fill the picture then
 LONGEST = 40  # characters of a label; a longer one hides the picture
 
 
@@ -22,7 +24,8 @@ def annotate(image: ImageLike, detections: sv.Detections, *, scale: float = 1.0)
 
     Args:
         image: what `detect` takes: a path, bytes, PIL image or array `(H, W, 3)` uint8 BGR.
-        detections: as `detect` returns them; without `class_name` the number of the class is drawn.
+        detections: as `detect` returns them (of names, letters of Latin, Greek, Cyrillic and Arabic
+            are drawn); without `class_name` the number of the class is drawn.
         scale: of lines and text; 1.0 is made for a desk, more for a phone.
 
     Returns:
@@ -30,11 +33,14 @@ def annotate(image: ImageLike, detections: sv.Detections, *, scale: float = 1.0)
 
     Raises:
         ImageError: the image cannot be read.
+        ConfigError: the scale is none.
 
     >>> picture = np.zeros((32, 32, 3), np.uint8)
     >>> annotate(picture, sv.Detections.empty()).shape
     (32, 32, 3)
     """
+    if not 0 < scale <= LARGEST:
+        raise ConfigError(f"The scale of an annotation is {scale}; give more than 0, to {LARGEST}.")
     canvas = load(image).copy()
     if not len(detections):
         return canvas

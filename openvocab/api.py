@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from openvocab.detector import OpenVocabDetector
 from openvocab.images import ImageLike
-from openvocab.presets import Preset
+from openvocab.presets import Preset, load
 from openvocab.vocabulary import Classes, Vocabulary
 
 if TYPE_CHECKING:
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = ["detect"]
 
-_detectors: dict[str | Preset, OpenVocabDetector] = {}
+_detectors: dict[Preset, OpenVocabDetector] = {}
+"""By what a preset says, not by its name: a file may change, or be another one elsewhere."""
 _lock = threading.Lock()
 
 
@@ -37,7 +38,7 @@ def detect(
     Raises:
         OpenVocabError: one of its children, as the two methods name them.
     """
-    return _detector(preset if isinstance(preset, Preset) else os.fspath(preset)).detect(
+    return _detector(load(preset)).detect(
         image,
         classes,
         negatives=negatives,
@@ -46,7 +47,7 @@ def detect(
     )
 
 
-def _detector(preset: str | Preset) -> OpenVocabDetector:
+def _detector(preset: Preset) -> OpenVocabDetector:
     with _lock:
         if preset not in _detectors:
             _detectors[preset] = OpenVocabDetector.from_preset(preset)

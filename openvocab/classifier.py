@@ -8,6 +8,7 @@ import supervision as sv
 from numpy.typing import NDArray
 
 from openvocab import matching
+from openvocab.errors import ModelError
 from openvocab.presets import Preset
 from openvocab.protocols import Encoder, Features, Proposals
 from openvocab.vocabulary import Vocabulary
@@ -156,7 +157,12 @@ class RegionClassifier:
         return similarity, np.hstack([logits, np.full((len(found), 1), nothing, np.float32)])
 
     def _label_ids(self, found: Proposals) -> NDArray[np.intp]:
-        return np.array([self._labels[label] for label in found.labels], np.intp)
+        try:
+            return np.array([self._labels[label] for label in found.labels], np.intp)
+        except KeyError as error:
+            raise ModelError(
+                f"A box has the label {error}, which is no name of the proposer; add it there."
+            ) from error
 
     def _trust(self, found: Proposals) -> NDArray[np.float32]:
         """Logits `(N, 1)` that each label is worth."""

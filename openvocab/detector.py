@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from openvocab import images as doors
 from openvocab.classifier import Naming, RegionClassifier, Regions, Share
 from openvocab.encoders.caching import Recent, WordFeatures
-from openvocab.errors import ClassesError, ConfigError
+from openvocab.errors import ClassesError, ConfigError, ModelError
 from openvocab.networks import networks
 from openvocab.presets import Preset, load
 from openvocab.protocols import Boxes, Encoder, Features, Image, Proposer
@@ -41,7 +41,13 @@ class OpenVocabDetector:
     """
 
     def __init__(self, proposer: Proposer, encoder: Encoder, preset: Preset) -> None:
-        """Compose one's own parts; `preset` gives the numbers (its weights are not loaded)."""
+        """Compose one's own parts; `preset` gives the numbers (its weights are not loaded).
+
+        Raises:
+            ModelError: the proposer has no names, or one twice.
+        """
+        if not proposer.names or len(set(proposer.names)) < len(proposer.names):
+            raise ModelError("The proposer needs names that differ, one at least; give it some.")
         self.proposer = proposer
         self.encoder = encoder
         self.preset = preset
@@ -252,6 +258,7 @@ class OpenVocabDetector:
         """
         usual = min(0.1, self.preset.score_threshold)
         lowest = usual if score_threshold is None else score_threshold
+        class_thresholds([], lowest)  # refuses what is no score
         (seen,) = self.see([doors.load(image)], [lowest])
         return seen
 
@@ -299,7 +306,12 @@ class OpenVocabDetector:
         Raises:
             ClassesError: classes or negatives cannot be used; or no region has such a box.
         """
-        (rows,) = np.nonzero((regions.proposals.xyxy == box).all(axis=1))
+        xyxy, negatives = regions.proposals.xyxy, list(negatives)
+        rows = (
+            np.flatnonzero((xyxy == box).all(axis=1))
+            if np.shape(box) == (4,)
+            else np.zeros(0, np.intp)
+        )
         if not len(rows):
             raise ClassesError("No region has this box; give a row of the result's xyxy.")
         first, brought = rows[:1], len(classes.negatives) if isinstance(classes, Vocabulary) else 0

@@ -64,7 +64,7 @@ def load(image: ImageLike, *, name: str | None = None) -> Image:
     if isinstance(image, bytes | bytearray | memoryview):
         return _decode(io.BytesIO(image), name or "the bytes")
     if hasattr(image, "read"):
-        return _decode(io.BytesIO(image.read()), name or "the file")
+        return _decode(_read(image, name or "the file"), name or "the file")
     if isinstance(image, str | os.PathLike):
         return _from_path(os.fspath(image))
     if hasattr(image, "getexif") and hasattr(image, "convert"):
@@ -110,7 +110,8 @@ def load_all(images: Iterable[ImageLike]) -> list[Image]:
     >>> len(load_all([np.zeros((4, 6), np.uint8)]))
     1
     """
-    single = isinstance(images, str | bytes | os.PathLike) or hasattr(images, "getexif")
+    single = isinstance(images, str | bytes | os.PathLike)
+    single = single or hasattr(images, "getexif") or hasattr(images, "read")
     if single or (isinstance(images, np.ndarray) and images.ndim < 4):
         raise ImageError("images is a single image; pass a list of them.")
     if not isinstance(images, Iterable) or isinstance(images, Mapping):
@@ -186,6 +187,15 @@ def _refuse_url(text: str) -> None:
         raise ImageError(f"{text[:200]} is a URL; download it first and pass the file.")
 
 
+def _read(file: Any, name: str) -> io.BytesIO:  # noqa: ANN401  whatever has a read
+    try:
+        return io.BytesIO(file.read())
+    except Exception as error:  # of a text file, a closed one, one to write, ...
+        raise ImageError(
+            f"{name} cannot be read ({_reason(error)}); open it to read bytes."
+        ) from error
+
+
 def _decode(file: Any, name: str) -> Image:  # noqa: ANN401  any binary file
     if not file.seek(0, io.SEEK_END):
         raise ImageError(f"{name} is empty; expected an image.")
@@ -254,6 +264,7 @@ def _wide(grey: NDArray[Any]) -> NDArray[Any]:
 
 
 def _from_array(array: NDArray[Any], name: str) -> Image:
+    array = np.asarray(array)  # of a matrix, NumPy's own functions write beyond the end
     if array.ndim == 4:
         raise ImageError(f"{name} has shape {array.shape}; pass images one by one, (H, W, 3).")
     planes = array[..., None] if array.ndim == 2 else array
@@ -275,7 +286,7 @@ def _eight_bits(planes: NDArray[Any], name: str) -> Image:
     kind = planes.dtype
     if kind == np.uint8:
         return planes
-    if kind == np.uint16:
+    if kind.kind == "u" and kind.itemsize == 2:  # in either order of bytes
         return (planes >> 8).astype(np.uint8)
     if kind == np.bool_:
         return planes.astype(np.uint8) * np.uint8(255)

@@ -19,6 +19,7 @@ __all__ = [
     "unrelated",
 ]
 
+TINY = 1e-290  # a share that has lost its digits, or all of it
 KIND = 0.7  # of the floor of a synonym: how near a broader word must be
 
 # What OpenBLAS multiplies in the calling thread: so many pairs with one row, so many rows of those.
@@ -74,14 +75,20 @@ def posterior(logits: Floats, others: Floats, competes: Mask) -> Floats:
     >>> posterior(bus, np.float32([road + coach]), np.array([[True, False]])).round(2)
     array([[0.73]], dtype=float32)
     """
-    # float64: what does not compete may be so far ahead that float32 leaves 0 of 0 to a class.
-    both = np.hstack([logits, others]).astype(np.float64)
-    raised = np.exp(both - both.max(axis=1, keepdims=True))
-    mine, rest = (
-        raised[:, : logits.shape[1]],
-        products(raised[:, logits.shape[1] :], competes.astype(np.float64)),
-    )
-    return (mine / (mine + rest)).astype(np.float32)
+    # No class has a part in this but its own: another, far ahead, would leave it 0 of 0.
+    exact = others.astype(np.float64)
+    top = exact.max(axis=1, keepdims=True)
+    top[np.isneginf(top)] = 0
+    shares = products(np.exp(exact - top), competes.astype(np.float64))
+    with np.errstate(divide="ignore", over="ignore"):
+        rest = np.log(shares) + top
+        # What does not compete may be so far ahead that nothing is left of what does.
+        far, classes = np.nonzero((shares < TINY) & competes.any(axis=1))
+        if len(far):
+            rivals = np.where(competes[classes], exact[far], -np.inf)
+            rest[far, classes] = np.logaddexp.reduce(rivals, axis=1)
+        result: Floats = (1 / (1 + np.exp(rest - logits))).astype(np.float32)
+    return result
 
 
 def fuse(objectness: Floats, class_posterior: Floats, exponent: float) -> Floats:

@@ -125,7 +125,7 @@ class Preset:
         Raises:
             ConfigError: not TOML, an unknown or missing key, a value of the wrong type or range.
         """
-        path = Path(path)
+        path = Path(path).absolute()
         if not path.is_file():
             raise ConfigError(f"There is no preset {path}; check the path.")
         raw = read_table(path)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
 from typing import Self
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +38,9 @@ EncodeWords = Callable[[Sequence[str]], Features]
 EncodeExamples = Callable[[Sequence[Example]], Features]
 
 
+NOT_UNIT = 0.01  # from a length of one
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Vocabulary:
     """Classes and negatives as features of one encoder; immutable, may be shared by threads.
@@ -61,6 +63,7 @@ class Vocabulary:
     """Of the encoder and templates that made the features."""
 
     def __post_init__(self) -> None:
+        _check_names(self.names, "classes")
         if not (np.isfinite(self.features).all() and np.isfinite(self.negatives).all()):
             raise ClassesError(
                 "The vocabulary holds features that are not numbers; build it again."
@@ -71,6 +74,9 @@ class Vocabulary:
                 f"{len(self.names)} names with features {shapes[0]} and negatives {shapes[1]}; "
                 "build the vocabulary with a detector's vocabulary()."
             )
+        lengths = np.linalg.norm(np.vstack([self.features, self.negatives]), axis=1)
+        if np.abs(lengths - 1).max() > NOT_UNIT:
+            raise ClassesError("The vocabulary's features are no unit rows; build it again.")
 
     def __len__(self) -> int:
         return len(self.names)
@@ -90,8 +96,8 @@ class Vocabulary:
             ClassesError: the classes or negatives cannot be used; see `parse`.
         """
         groups = parse(classes)
-        rejected = _check_negatives(negatives, groups)
         words = [word for parts in groups.values() for word in parts if isinstance(word, str)]
+        rejected = _check_negatives(negatives, [*groups, *words])
         examples = [
             part for parts in groups.values() for part in parts if not isinstance(part, str)
         ]
@@ -129,12 +135,15 @@ class Vocabulary:
         """
         try:
             with Path(path).open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-                names = tuple(str(name) for name in json.loads(str(file["names"])))
+                names = json.loads(str(file["names"]))
                 fingerprint = str(file["fingerprint"])
-                return cls(names, file["features"], file["negatives"], fingerprint)
-        except (OSError, ValueError, KeyError, EOFError, TypeError, BadZipFile) as error:
+                return cls(
+                    _check_names(names, "names"), file["features"], file["negatives"], fingerprint
+                )
+        # NumPy, zipfile, zlib and json raise a dozen things on a damaged file.
+        except Exception as error:
             raise ClassesError(
-                f"{os.fspath(path)} is not a saved vocabulary ({type(error).__name__}); "
+                f"{path} is not a saved vocabulary ({type(error).__name__}); "
                 "write one with Vocabulary.save."
             ) from error
 

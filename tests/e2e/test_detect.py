@@ -208,3 +208,19 @@ def test_every_error_of_ours_is_one_family():
     family = [getattr(errors, name) for name in errors.__all__ if name.endswith("Error")]
     assert len(family) >= 7
     assert all(issubclass(error, OpenVocabError) for error in family)
+
+
+def test_a_preset_is_what_its_file_says_now_and_here(assets, tmp_path, monkeypatch):
+    text = 'detector = "starter-detector"\nencoder = "starter-encoder"\nscore_threshold = '
+    for place, threshold in (("a", 0.3), ("b", 0.999)):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "mine.toml").write_text(f"{text}{threshold}\n")
+    counts = []
+    for place in ("a", "b"):
+        monkeypatch.chdir(tmp_path / place)
+        counts.append(len(openvocab.detect(assets / "bus.jpg", ["person"], preset="mine.toml")))
+    (tmp_path / "b/mine.toml").write_text(f"{text}0.3\n")
+    counts.append(len(openvocab.detect(assets / "bus.jpg", ["person"], preset="mine.toml")))
+    assert counts[1] == 0 < counts[0] == counts[2]
+    with pytest.raises(ConfigError, match="pass a name, a path or a Preset"):
+        openvocab.detect(assets / "bus.jpg", ["person"], preset=5)

@@ -7,7 +7,8 @@ from hypothesis.extra import numpy as hnp
 
 from openvocab import matching
 
-LOGIT = st.floats(-100, 100, width=32)
+# Scales of real encoders, and the largest that a preset may have.
+LOGIT = st.floats(-100, 100, width=32) | st.floats(-(2**20), 2**20, width=32)
 LOGITS = hnp.arrays(
     np.float32, hnp.array_shapes(min_dims=2, max_dims=2, max_side=12), elements=LOGIT
 )

@@ -7,6 +7,7 @@ import supervision as sv
 
 from openvocab import annotate
 from openvocab.annotation import _colour
+from openvocab.errors import ConfigError
 
 
 def detections(*names: str, mask: np.ndarray | None = None, score: float | None = 0.9):
@@ -104,3 +105,9 @@ def test_any_name_can_be_drawn(grey, name):
 def test_a_missing_score_and_a_tiny_picture_are_no_trouble():
     tiny = np.zeros((4, 6, 3), np.uint8)
     assert annotate(tiny, detections("bus", score=None)).shape == (4, 6, 3)
+
+
+@pytest.mark.parametrize("scale", [0, -1, float("nan"), float("inf"), 1e4])
+def test_a_scale_that_is_none_is_refused(grey, scale):
+    with pytest.raises(ConfigError, match="give more than 0, to 20"):
+        annotate(grey, sv.Detections.empty(), scale=scale)

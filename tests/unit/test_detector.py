@@ -3,6 +3,7 @@
 import dataclasses
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -11,7 +12,7 @@ from fakes import ColourEncoder, FakeProposer
 
 from openvocab import OpenVocabDetector, OpenVocabError, Preset, Vocabulary
 from openvocab.classifier import RegionClassifier
-from openvocab.errors import ClassesError, ImageError
+from openvocab.errors import ClassesError, ImageError, ModelError
 from openvocab.protocols import Encoder, Proposer
 
 LEFT, RIGHT = (0, 0, 20, 20), (20, 0, 40, 20)
@@ -347,6 +348,7 @@ def test_a_vocabulary_of_another_encoder_is_refused(detector, picture):
         (["dog"], {"score_threshold": 1.5}, "from 0 to 1"),
         (["dog"], {"score_threshold": float("nan")}, "from 0 to 1"),
         (["dog"], {"thresholds": {"cat": 0.5}}, "not among the classes"),
+        ({"people": ["man", "person"]}, {"negatives": ["Person"]}, "among the classes and the"),
         (["dog"], {"thresholds": {"dog": 2}}, "from 0 to 1"),
     ],
 )
@@ -363,6 +365,45 @@ def test_regions_are_not_asked_for_what_they_were_not_seen_for(detector, picture
         detector.name(seen, ["red"])
     low = detector.tuned(score_threshold=0.05)
     assert len(low.name(low.regions(picture), ["red"]))
+
+
+@pytest.mark.parametrize("lowest", [float("nan"), 2, -1, "a"])
+def test_regions_are_seen_for_a_score(detector, picture, lowest):
+    with pytest.raises(ClassesError, match="0 to 1"):
+        detector.regions(picture, score_threshold=lowest)
+
+
+def test_a_score_is_a_number_whatever_the_scale_and_whoever_else_is_asked_for(detector, picture):
+    steep = detector.tuned(logit_scale=1e6)
+    seen = steep.regions(picture, score_threshold=0.0)
+    alone = steep.name(seen, ["red"], score_threshold=0.0)
+    beside = steep.name(seen, ["red", "blue", "zebra"], score_threshold=0.0)
+    assert np.isfinite(beside.data["posterior"]).all()
+    again = beside[beside.data["class_name"] == "red"]
+    at = {tuple(box): score for box, score in zip(alone.xyxy, alone.confidence, strict=True)}
+    assert [at[tuple(box)] for box in again.xyxy] == pytest.approx(again.confidence.tolist())
+
+
+def test_parts_of_ones_own_that_do_not_fit_are_said(encoder, picture):
+    preset = Preset(name="mine", detector="", encoder="")
+    for names in ((), ("a", "a")):
+        with pytest.raises(ModelError, match="give it some"):
+            OpenVocabDetector(SimpleNamespace(names=names), encoder, preset)
+    proposer = FakeProposer([[0, 0, 20, 20]])
+    proposer.names = ("another",)
+    with pytest.raises(ModelError, match="no name of the proposer; add it there"):
+        OpenVocabDetector(proposer, encoder, preset).detect(picture, ["red"])
+
+
+def test_an_explanation_takes_what_a_name_takes(detector, picture):
+    seen = detector.regions(picture)
+    box = detector.name(seen, ["red"]).xyxy[0]
+    usual = detector.explain(seen, box, ["red"], negatives=["crimson"])
+    for negatives in (np.array(["crimson"]), (word for word in ["crimson"])):
+        assert detector.explain(seen, box, ["red"], negatives=negatives) == usual
+    for other in (box[:3], np.stack([box, box]), 5):
+        with pytest.raises(ClassesError, match="No region has this box"):
+            detector.explain(seen, other, ["red"])
 
 
 def test_regions_are_named_again_without_a_look(detector, encoder, picture):

@@ -255,6 +255,30 @@ def test_the_size_in_the_header_is_that_of_the_picture(tmp_path, kind, orientati
     assert images.size_wh(file) == (width, height)
 
 
+def test_a_file_that_gives_no_bytes_is_refused_in_a_line(tmp_path, photo):
+    photo.save(tmp_path / "a.png")
+    closed = (tmp_path / "a.png").open("rb")
+    closed.close()
+    with (tmp_path / "a.png").open() as text, (tmp_path / "new.png").open("wb") as new:
+        for file in (text, io.StringIO("a"), closed, new):
+            with pytest.raises(ImageError, match="open it to read bytes"):
+                images.load(file)
+    with (tmp_path / "a.png").open("rb") as file, pytest.raises(ImageError, match="a single image"):
+        images.load_all(file)
+
+
+@pytest.mark.parametrize("kind", [">u2", "<u2"])
+def test_sixteen_bits_are_taken_in_either_order(kind):
+    assert images.load(np.full((4, 4), 0x1234, kind)).max() == 0x12
+
+
+@pytest.mark.filterwarnings("ignore:the matrix subclass")
+def test_a_matrix_is_an_array():
+    matrix = np.asmatrix(np.full((40, 60), 7, np.uint8))
+    for _ in range(50):
+        assert images.load(matrix).shape == (40, 60, 3)
+
+
 def test_a_picture_that_is_named_twice_is_found_once(tmp_path, photo):
     for name in ("a.jpg", "b.jpg"):
         photo.save(tmp_path / name)

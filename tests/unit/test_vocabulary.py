@@ -106,3 +106,38 @@ def test_an_npz_with_pickles_or_of_something_else_is_refused(tmp_path):
     np.savez(path, weights=np.zeros(3))
     with pytest.raises(ClassesError, match="not a saved vocabulary"):
         Vocabulary.load(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"names": ()}, "classes is empty"),
+        ({"names": ("red", "Red")}, "the same; remove one"),
+        ({"features": np.zeros((2, 4), np.float32)}, "no unit rows"),
+        ({"features": np.full((2, 4), np.nan, np.float32)}, "not numbers"),
+        ({"features": np.eye(3, 4, dtype=np.float32)}, "2 names with features"),
+    ],
+)
+def test_arrays_that_are_no_vocabulary_are_refused(change, said):
+    rows = np.eye(2, 4, dtype=np.float32)
+    whole = {"names": ("red", "blue"), "features": rows, "negatives": rows[:0], "fingerprint": "x"}
+    assert len(Vocabulary(**whole)) == 2
+    with pytest.raises(ClassesError, match=said):
+        Vocabulary(**(whole | change))
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_a_damaged_file_is_refused_in_a_line_or_gives_a_whole_vocabulary(tmp_path, detector, seed):
+    detector.vocabulary(["red", "blue"], ["green"]).save(tmp_path / "a.npz")
+    chance, payload = np.random.default_rng(seed), bytearray((tmp_path / "a.npz").read_bytes())
+    for place in chance.integers(0, len(payload), 1 + seed % 8):
+        payload[place] = chance.integers(256)
+    (tmp_path / "a.npz").write_bytes(
+        bytes(payload[: chance.integers(1, len(payload))] if seed % 3 == 0 else payload)
+    )
+    said = ""
+    try:
+        assert len(Vocabulary.load(tmp_path / "a.npz")) > 0
+    except ClassesError as error:
+        said = str(error)
+    assert not said or said.endswith("write one with Vocabulary.save.")
