@@ -3,9 +3,10 @@
 import os
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import TYPE_CHECKING
 
-from openvocab.detector import OpenVocabDetector
+from openvocab.detector import AT_LOADING, OpenVocabDetector
 from openvocab.images import ImageLike
 from openvocab.presets import Preset, load
 from openvocab.vocabulary import Classes, Vocabulary
@@ -15,8 +16,8 @@ if TYPE_CHECKING:
 
 __all__ = ["detect"]
 
-_detectors: dict[Preset, OpenVocabDetector] = {}
-"""By what a preset says, not by its name: a file may change, or be another one elsewhere."""
+_detectors: dict[tuple[object, ...], OpenVocabDetector] = {}
+"""By what a preset says of networks, not by its name: its file may change, or lie elsewhere."""
 _lock = threading.Lock()
 
 
@@ -32,8 +33,7 @@ def detect(
     """Find the caller's classes in one image, with a preset that is loaded once and kept.
 
     Never downloads. Arguments, result, shapes and errors are those of
-    `OpenVocabDetector.detect`, and `preset` as for `OpenVocabDetector.from_preset`. For other
-    numbers and the same networks, `OpenVocabDetector.tuned` loads nothing again.
+    `OpenVocabDetector.detect`, and `preset` as for `OpenVocabDetector.from_preset`.
 
     Raises:
         OpenVocabError: one of its children, as the two methods name them.
@@ -48,7 +48,13 @@ def detect(
 
 
 def _detector(preset: Preset) -> OpenVocabDetector:
+    key = tuple(getattr(preset, name) for name in AT_LOADING)
     with _lock:
-        if preset not in _detectors:
-            _detectors[preset] = OpenVocabDetector.from_preset(preset)
-        return _detectors[preset]
+        known = _detectors.get(key)
+        if known is None:
+            known = OpenVocabDetector.from_preset(preset)
+        elif known.preset != preset:  # other numbers, the same networks
+            names = {field.name for field in fields(Preset)} - AT_LOADING
+            known = known.tuned(**{name: getattr(preset, name) for name in names})
+        _detectors[key] = known
+        return known

@@ -20,7 +20,7 @@ from openvocab.protocols import Boxes, Encoder, Features, Image, Proposer
 from openvocab.regions import grown, reachable, shown
 from openvocab.vocabulary import Classes, Example, Vocabulary, class_thresholds, words_alone
 
-__all__ = ["OpenVocabDetector"]
+__all__ = ["AT_LOADING", "OpenVocabDetector"]
 
 # What the networks were loaded with.
 AT_LOADING = {
@@ -37,7 +37,8 @@ class OpenVocabDetector:
     """A proposer says where things are, an encoder says what they are, in the caller's words.
 
     Holds no state of a call: classes are an argument, text features are remembered by word, and
-    many threads may share one detector with different classes.
+    many threads may share one detector with different classes. Processes build one each: it cannot
+    be pickled.
     """
 
     def __init__(self, proposer: Proposer, encoder: Encoder, preset: Preset) -> None:

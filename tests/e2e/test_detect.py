@@ -10,7 +10,7 @@ import supervision as sv
 from numpy.testing import assert_allclose
 
 import openvocab
-from openvocab import OpenVocabDetector, OpenVocabError, errors, images, weights
+from openvocab import OpenVocabDetector, OpenVocabError, api, errors, images, weights
 from openvocab.encoders.openclip import OpenClipEncoder
 from openvocab.errors import ConfigError, ModelError, WeightsNotFoundError
 from openvocab.presets import load
@@ -222,5 +222,7 @@ def test_a_preset_is_what_its_file_says_now_and_here(assets, tmp_path, monkeypat
     (tmp_path / "b/mine.toml").write_text(f"{text}0.3\n")
     counts.append(len(openvocab.detect(assets / "bus.jpg", ["person"], preset="mine.toml")))
     assert counts[1] == 0 < counts[0] == counts[2]
+    starter, other = api._detector(load("starter")), api._detector(load("mine.toml"))
+    assert starter.encoder is other.encoder  # nothing is loaded twice
     with pytest.raises(ConfigError, match="pass a name, a path or a Preset"):
         openvocab.detect(assets / "bus.jpg", ["person"], preset=5)
