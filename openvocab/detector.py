@@ -41,7 +41,9 @@ class OpenVocabDetector:
     be pickled.
     """
 
-    def __init__(self, proposer: Proposer, encoder: Encoder, preset: Preset) -> None:
+    def __init__(
+        self, proposer: Proposer, encoder: Encoder, preset: str | os.PathLike[str] | Preset
+    ) -> None:
         """Compose one's own parts; `preset` gives the numbers (its weights are not loaded).
 
         Raises:
@@ -51,8 +53,8 @@ class OpenVocabDetector:
             raise ModelError("The proposer needs names that differ, one at least; give it some.")
         self.proposer = proposer
         self.encoder = encoder
-        self.preset = preset
-        self._words = WordFeatures(encoder, preset.templates)
+        self.preset = load(preset)
+        self._words = WordFeatures(encoder, self.preset.templates)
         self._asked: Recent[Hashable, RegionClassifier] = Recent(LISTS)
 
     @classmethod

@@ -203,6 +203,8 @@ def path_of(name_or_path: str | os.PathLike[str]) -> Path:
         return Path(text)
     if text in available():
         return bundled("configs") / f"{text}.toml"
+    if Path(text).suffix:
+        raise ConfigError(f"{text} is no preset; give a .toml with detector = {text!r} in it.")
     raise ConfigError(f"Unknown preset {text!r}; {near(text, available())}")
 
 

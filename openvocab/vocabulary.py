@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from openvocab.errors import ClassesError
 from openvocab.files import write
-from openvocab.prompts import folded, tidy
+from openvocab.prompts import folded, split_list
 from openvocab.protocols import Features
 
 __all__ = [
@@ -229,8 +229,9 @@ def _check_number(what: str, value: object) -> None:
 
 def _check_names(names: Iterable[str], what: str) -> tuple[str, ...]:
     if isinstance(names, str | bytes):
-        word = names.decode(errors="replace") if isinstance(names, bytes) else names
-        raise ClassesError(f'{what} is the string {names!r}; pass a list: {what}=["{word}"].')
+        text = names.decode(errors="replace") if isinstance(names, bytes) else names
+        listed = json.dumps(split_list(text) or [text], ensure_ascii=False)
+        raise ClassesError(f"{what} is the string {names!r}; pass a list: {what}={listed}.")
     flat = not isinstance(names, np.ndarray) or names.ndim == 1
     if not isinstance(names, Iterable) or isinstance(names, Set | Mapping) or not flat:
         # The order of a set is an accident, and class_id counts in it.
@@ -270,7 +271,7 @@ def _check_parts(name: str, parts: object) -> tuple[str | Example, ...]:
     if not parts:
         raise ClassesError(f"class {name!r} has no words or pictures; give a list of them.")
     for part in parts:
-        if isinstance(part, str) and not tidy(part):
+        if isinstance(part, str) and not folded(part):
             raise ClassesError(f"class {name!r} holds an empty string; remove it.")
         if not isinstance(part, str | os.PathLike | np.ndarray):
             raise ClassesError(

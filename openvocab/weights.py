@@ -203,6 +203,8 @@ def _wrong(path: Path, file: WeightsFile) -> str | None:
 def _entry(name: str, entries: Mapping[str, Weights]) -> Weights:
     if name in entries:
         return entries[name]
+    if Path(name).suffix or Path(name).name != name:
+        raise WeightsNotFoundError(f"There is no file {name}; check the path.")
     raise WeightsNotFoundError(f"No weights and no file are called {name!r}; {near(name, entries)}")
 
 

@@ -69,8 +69,9 @@ def detect(  # noqa: PLR0913  a command has as many parameters as it has options
         ),
     ] = None,
     labels: Annotated[
-        Path, typer.Option("--labels", metavar="DIR", help="Where --format writes.")
-    ] = Path("labels"),
+        Path | None,
+        typer.Option("--labels", metavar="DIR", help="Where --format writes.  (default: labels)"),
+    ] = None,
 ) -> None:
     """Find CLASSES in pictures.
 
@@ -112,16 +113,18 @@ def detect(  # noqa: PLR0913  a command has as many parameters as it has options
 class _Labels:
     """What --format writes in the end."""
 
-    def __init__(self, kind: str | None, folder: Path, paths: list[str]) -> None:
-        self._kind, self._folder = kind, folder
+    def __init__(self, kind: str | None, folder: Path | None, paths: list[str]) -> None:
+        self._kind, self._folder = kind, folder or Path("labels")
         self._found: list[Any] = []
         if kind is None:
+            if folder is not None:
+                raise ConfigError("--labels writes nothing by itself; give --format, too.")
             return
         from openvocab.labels import prepare
 
         if paths == ["-"]:
             raise ConfigError("Labels need files, not standard input; leave --format out.")
-        prepare(kind, folder)
+        prepare(kind, self._folder)
 
     def add(self, record: dict[str, Any], found: "sv.Detections | None") -> None:
         """An image, unless it could not be read."""

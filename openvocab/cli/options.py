@@ -51,7 +51,8 @@ PresetName = Annotated[
 ]
 Negatives = Annotated[str, typer.Option(help="Look-alikes that compete and are never returned.")]
 Threshold = Annotated[
-    float | None, typer.Option(help="Lowest score, 0 to 1.  (default: the preset's)")
+    float | None,
+    typer.Option("--threshold", "--conf", help="Lowest score, 0 to 1.  (default: the preset's)"),
 ]
 Host = Annotated[str, typer.Option(help="Address to serve; 0.0.0.0 for others, too.")]
 Port = Annotated[int, typer.Option(min=1, max=65535)]

@@ -125,7 +125,7 @@ def _named(given: Sequence[str], option: str, form: str) -> dict[str, str]:
     for each in given:
         name, _, value = (part.strip() for part in each.partition("="))
         if not (name and value) or name in named or "://" in name:
-            raise ConfigError(f"{option} {len(named) + 1} needs a name of its own; give {form}.")
+            raise ConfigError(f"Each {option} needs a name of its own; give {option} {form}.")
         named[name] = value
     return named
 

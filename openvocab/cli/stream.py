@@ -101,11 +101,13 @@ def stream(  # noqa: PLR0913  a command has as many parameters as it has options
         raise ConfigError("--show needs a display it can use; use --save FILE instead.")
 
     from openvocab.detector import OpenVocabDetector
+    from openvocab.stream.capture import refuse_missing
     from openvocab.stream.processor import StreamProcessor
     from openvocab.stream.records import JsonLines
     from openvocab.stream.source import Sources
     from openvocab.stream.zones import Zones
 
+    refuse_missing(sources)
     watched = None if zones is None else Zones.from_file(zones)
     longest = None if rotate_mb is None else round(rotate_mb * 1e6)
     with ExitStack() as stack:

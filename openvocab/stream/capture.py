@@ -2,7 +2,8 @@
 
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from glob import glob
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,7 +16,15 @@ from openvocab import images
 from openvocab.errors import ImageError, SourceError
 from openvocab.protocols import Image
 
-__all__ = ["FPS", "Capture", "is_address", "is_still", "open_capture", "shown_name"]
+__all__ = [
+    "FPS",
+    "Capture",
+    "is_address",
+    "is_still",
+    "open_capture",
+    "refuse_missing",
+    "shown_name",
+]
 
 OPEN_S, READ_S = 10.0, 5.0  # time-outs; OpenCV's own is 30 s of standstill
 DAMAGED = 50  # places in a row that cannot be read, after which a film has ended
@@ -68,6 +77,17 @@ def open_capture(where: str) -> Capture:
         return _Pictures([str(path) for path in images.find([where])])
     except ImageError as error:
         raise SourceError(f"{where} is no film, picture, folder or glob; check it.") from error
+
+
+def refuse_missing(sources: Iterable[str]) -> None:
+    """Look for films and pictures before anything is loaded; addresses may be away.
+
+    Raises:
+        SourceError: there is no such file or folder.
+    """
+    for source in sources:
+        if not (is_address(source) or "://" in source or Path(source).exists() or glob(source)):  # noqa: PTH207
+            raise SourceError(f"There is no {source}; check the path.")
 
 
 def is_still(where: str | int | Path) -> bool:

@@ -343,3 +343,18 @@ def test_a_demo_that_cannot_start_says_why(arguments, said):
     assert done.returncode == 2
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("detect", "{photo}", "-c", "bus", "--labels", "out"), "give --format, too."),
+        (("detect", "{photo}", "-c", "bus", "--preset", "yolo.pt"), "detector = 'yolo.pt' in it."),
+        (("stream", "no.mp4", "-c", "bus"), "There is no no.mp4; check the path."),
+    ],
+)
+def test_what_cannot_be_is_said_before_anything_is_loaded(run, assets, arguments, said):
+    photo = str(assets / "bus.jpg")
+    code, _, err = run(*(argument.format(photo=photo) for argument in arguments))
+    assert code == 2
+    assert err.strip().endswith(said)

@@ -146,7 +146,7 @@ def test_zones_of_a_source_are_told_and_drawn_for_each_stream(client):
     ("options", "said"),
     [
         (("--zones", "gate={zones}"), "There are zones for 'gate' and no such source; name one."),
-        (("--zones", "{zones}"), "--zones 1 needs a name of its own; give NAME=FILE."),
+        (("--zones", "{zones}"), "Each --zones needs a name of its own; give --zones NAME=FILE."),
         (("--source", "a={photo}", "--zones", "a={zones}"), "zones need a film or camera."),
         (("--source", "a=0", "--zones", "a={huge}"), "give pixels of the picture."),
     ],

@@ -89,7 +89,7 @@ def test_sigterm_ends_it_and_every_file_opens(assets, film, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["absent.mp4"], "no film"),
+        (["absent.mp4"], "There is no absent.mp4"),
         (["63"], "no camera 63"),
         (["FILM", "--tracker", "magic"], "bytetrack"),
         (["FILM", "--zones", "absent.toml"], "absent.toml"),

@@ -336,6 +336,7 @@ def test_a_vocabulary_of_another_encoder_is_refused(detector, picture):
         ({"dog": [3]}, {}, "use strings, Paths"),
         ({"dog": {"puppy"}}, {}, "is a set"),
         ({"dog": b"puppy"}, {}, "is a bytes"),
+        ("bus, dog", {}, r'pass a list: classes=\["bus", "dog"\]'),
         (np.array("dog"), {}, "pass a list"),
         (["dog"], {"negatives": None}, "pass a list"),
         (["dog"], {"negatives": {"cat": 1}}, "pass a list"),

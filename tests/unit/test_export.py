@@ -110,7 +110,7 @@ def test_what_cannot_be_exported_is_said_with_what_can(plain, kind):
 
 
 def test_a_package_that_lacks_is_named():
-    with pytest.raises(ModelError, match=r'needs no_such; run `pip install "openvocab\[export\]"`'):
+    with pytest.raises(ModelError, match=r'needs no-such; run `pip install "openvocab\[export\]"`'):
         required("The export", "export", "onnx", "no_such")
 
 
