@@ -98,13 +98,19 @@ def test_an_address_that_is_not_ours_is_refused_before_anything_is_loaded():
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_a_port_that_is_taken_is_told_and_a_free_one_left_free():
-    for host, family in (("127.0.0.1", socket.AF_INET), ("::1", socket.AF_INET6)):
-        with socket.create_server((host, 0), family=family) as taken:
-            port = taken.getsockname()[1]
-            with pytest.raises(ConfigError, match="choose another with --port"):
-                refuse_taken(host, port)
-        refuse_taken(host, port)
+@pytest.mark.parametrize(
+    ("host", "family"), [("127.0.0.1", socket.AF_INET), ("::1", socket.AF_INET6)]
+)
+def test_a_port_that_is_taken_is_told_and_a_free_one_left_free(host, family):
+    try:
+        taken = socket.create_server((host, 0), family=family)
+    except OSError as error:
+        pytest.skip(f"this machine has no {host} ({error})")
+    with taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError, match="choose another with --port"):
+            refuse_taken(host, port)
+    refuse_taken(host, port)
 
 
 def test_what_nohup_has_ignored_stays_ignored():
