@@ -105,8 +105,7 @@ def find(source: str) -> tuple[fs.FileSystem, list[str]]:
         OpenVocabError: the bucket cannot be listed.
     """
     if "://" not in source:
-        found = sorted(images.whole(path) for path in images.find([source]))
-        return fs.LocalFileSystem(), _named(found)
+        return fs.LocalFileSystem(), _named(sorted(images.located([source])))
     place = folder(source)
     try:
         listed = place.system.get_file_info(fs.FileSelector(place.path, recursive=True))
@@ -153,27 +152,28 @@ def done(out: Place, asked: str) -> dict[str, str | None]:
     Raises:
         OpenVocabError: a part cannot be read, or answers another question.
     """
-    selector = fs.FileSelector(out.path, allow_not_found=True)
     known: dict[str, str | None] = {}
-    try:
-        listed = out.system.get_file_info(selector)
-    except OSError as error:
-        raise OpenVocabError(
-            f"{out.path} cannot be read ({error}); choose another folder."
-        ) from error
-    for each in listed:
-        if not each.path.endswith(SUFFIX):
-            continue
+    for part in _parts(out):
         try:
-            table = pq.read_table(each.path, filesystem=out.system, columns=["path", "error"])
+            table = pq.read_table(part, filesystem=out.system, columns=["path", "error"])
         except (OSError, pa.ArrowException) as error:
-            raise OpenVocabError(f"{each.path} cannot be read ({error}); delete it.") from error
+            raise OpenVocabError(f"{part} cannot be read ({error}); delete it.") from error
         if (table.schema.metadata or {}).get(ASKED, b"").decode() != asked:
             raise OpenVocabError(
                 f"{out.path} holds answers to other classes or another preset; choose another folder."
             )
         known |= dict(zip(table["path"].to_pylist(), table["error"].to_pylist(), strict=True))
     return known
+
+
+def _parts(out: Place) -> list[str]:
+    try:
+        listed = out.system.get_file_info(fs.FileSelector(out.path, allow_not_found=True))
+    except OSError as error:
+        raise OpenVocabError(
+            f"{out.path} cannot be read ({error}); choose another folder."
+        ) from error
+    return [each.path for each in listed if each.path.endswith(SUFFIX)]
 
 
 def without_mended(
@@ -184,15 +184,12 @@ def without_mended(
     with ThreadPoolExecutor(TOGETHER) as pool:
         read = pool.map(lambda path: not isinstance(_read(system, path), str), failed)
         mended = {path for path, can in zip(failed, read, strict=True) if can}
-    selector = fs.FileSelector(out.path, allow_not_found=True)
-    for each in out.system.get_file_info(selector) if mended else ():
-        if not each.path.endswith(SUFFIX):
-            continue
-        paths = pq.read_table(each.path, filesystem=out.system, columns=["path"])["path"]
+    for part in _parts(out) if mended else ():
+        paths = pq.read_table(part, filesystem=out.system, columns=["path"])["path"]
         stays = [path not in mended for path in paths.to_pylist()]
         if not all(stays):
-            table = pq.read_table(each.path, filesystem=out.system)
-            save(out, Path(each.path).stem, table.filter(pa.array(stays)))
+            table = pq.read_table(part, filesystem=out.system)
+            save(out, Path(part).stem, table.filter(pa.array(stays)))
     return {path: why for path, why in known.items() if path not in mended}
 
 

@@ -25,8 +25,8 @@ __all__ = [
     "find",
     "load",
     "load_all",
+    "located",
     "size_wh",
-    "whole",
 ]
 
 ImageLike: TypeAlias = "str | os.PathLike[str] | bytes | BinaryIO | PIL.Image.Image | NDArray[Any]"
@@ -125,7 +125,19 @@ def find(sources: Sequence[str | os.PathLike[str]]) -> list[Path]:
     Raises:
         ImageError: nothing there, a folder that cannot be read, or one or a glob without images.
     """
+    return list(located(sources).values())
+
+
+def located(sources: Sequence[str | os.PathLike[str]]) -> dict[str, Path]:
+    """What `find` finds, by where it is from the root on.
+
+    A link is there by its own name, but not by that of the folders it lies in.
+
+    Raises:
+        ImageError: as `find`.
+    """
     found: dict[str, Path] = {}
+    folders: dict[str, str] = {}  # looked up once, not for each of a million files
     for source in sources:
         try:
             listed = _find(os.fspath(source))
@@ -134,17 +146,11 @@ def find(sources: Sequence[str | os.PathLike[str]]) -> list[Path]:
                 raise
             raise ImageError(f"{source} cannot be read ({_reason(error)}); check it.") from error
         for path in listed:
-            found.setdefault(whole(path), path)
-    return list(found.values())
-
-
-def whole(path: str | Path) -> str:
-    """From the root on; a link by its own name, but not by that of the folders it lies in.
-
-    >>> whole(Path("/tmp/../etc/hosts"))
-    '/etc/hosts'
-    """
-    return os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))  # noqa: PTH118, PTH119, PTH120
+            folder, name = os.path.split(path)
+            if folder not in folders:
+                folders[folder] = os.path.realpath(folder)
+            found.setdefault(os.path.join(folders[folder], name), path)  # noqa: PTH118
+    return found
 
 
 def _find(source: str) -> list[Path]:
