@@ -294,11 +294,12 @@ def random_networks(folder: Path) -> Preset:
     import open_clip  # noqa: TID251  its stock configuration
     from safetensors.torch import save_file
 
-    from openvocab.proposers.ultralytics import _load_ultralytics
+    from openvocab.runtimes import contained_ultralytics
 
     torch.manual_seed(0)
     detector = folder / "yolo26n.pt"
-    _load_ultralytics().YOLO("yolo26n.yaml").save(detector)
+    with contained_ultralytics() as ultralytics:
+        ultralytics.YOLO("yolo26n.yaml").save(detector)
     bundle = folder / "vit"
     bundle.mkdir()
     config = {

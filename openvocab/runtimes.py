@@ -1,14 +1,23 @@
-"""Runtimes of networks outside torch, without what they do to the process and to each other."""
+"""Libraries that run networks beside torch, without what they do to the process and to each other."""
 
 import os
 import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import cv2
+import numpy as np
+import PIL.Image
+import torch
+
 from openvocab.environment import environment_kept
 
-__all__ = ["onnx_session", "onnxruntime", "openvino"]
+__all__ = ["contained_ultralytics", "onnx_session", "onnxruntime", "openvino"]
 
 
 def onnxruntime() -> ModuleType:
@@ -47,3 +56,62 @@ def openvino() -> ModuleType:
                 if before is not None:
                     sys.modules["openvino_telemetry"] = before
     return sys.modules["openvino"]
+
+
+@contextmanager
+def contained_ultralytics() -> Iterator[Any]:
+    """Ultralytics, for one thread at a time, while the process is kept as it was."""
+    with environment_kept(), _threads_kept(), _nothing_installed():
+        yield _load_ultralytics()
+
+
+@contextmanager
+def _threads_kept() -> Iterator[None]:
+    """Ultralytics sets torch to all cores but one and OpenCV to none as it starts: undo it."""
+    torch_threads, cv2_threads = torch.get_num_threads(), cv2.getNumThreads()
+    try:
+        yield
+    finally:
+        if torch.get_num_threads() != torch_threads:
+            torch.set_num_threads(torch_threads)
+        if cv2.getNumThreads() != cv2_threads:
+            cv2.setNumThreads(cv2_threads)
+
+
+@contextmanager
+def _nothing_installed() -> Iterator[None]:
+    """Ultralytics installs what a backend lacks by pip: not here, whoever imported it first."""
+    checks: Any = _load_ultralytics().utils.checks
+    before = checks.AUTOINSTALL
+    checks.AUTOINSTALL = False
+    try:
+        yield
+    finally:
+        checks.AUTOINSTALL = before
+
+
+def _load_ultralytics() -> Any:  # noqa: ANN401
+    """Import Ultralytics without what its import does to the process.
+
+    It asks the network whether it is there, installs packages when it misses one, writes a
+    settings file, sets OMP_NUM_THREADS and other variables, filters warnings, and replaces
+    `torch.save`, `PIL.Image.open` (by one that installs a HEIF decoder when a file is no image)
+    and the print options of torch and NumPy. A user who imported it first keeps what they have.
+    """
+    if "ultralytics" in sys.modules:
+        return sys.modules["ultralytics"]
+    torch_save, pil_open = torch.save, PIL.Image.open
+    numpy_print, torch_print = np.get_printoptions(), vars(torch._tensor_str.PRINT_OPTS).copy()
+    private = tempfile.TemporaryDirectory(prefix="openvocab-ultralytics-")
+    quiet = {"YOLO_OFFLINE": "true", "YOLO_AUTOINSTALL": "false", "YOLO_VERBOSE": "false"}
+    try:
+        with _threads_kept(), environment_kept(), warnings.catch_warnings():
+            os.environ.update({"YOLO_CONFIG_DIR": private.name} | quiet)
+            import ultralytics as module
+            from ultralytics import YOLO  # noqa: F401  resolved lazily: resolve it now
+    finally:
+        torch.save, PIL.Image.open = torch_save, pil_open
+        torch.set_printoptions(**torch_print)  # type: ignore[no-untyped-call]  # torch has no type for it
+        np.set_printoptions(**numpy_print)
+        private.cleanup()
+    return module

@@ -49,12 +49,12 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path
     def make(config: str) -> Path:
         import torch
 
-        from openvocab.proposers import ultralytics as adapter
+        from openvocab.runtimes import contained_ultralytics
 
         path = tmp_path_factory.mktemp("checkpoint") / config.replace(".yaml", ".pt")
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(), contained_ultralytics() as ultralytics:
             torch.manual_seed(0)
-            adapter._load_ultralytics().YOLO(config).save(path)
+            ultralytics.YOLO(config).save(path)
         return path
 
     return make

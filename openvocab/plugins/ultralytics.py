@@ -16,9 +16,9 @@ from openvocab.detector import OpenVocabDetector
 from openvocab.errors import ModelError, summary
 from openvocab.networks import encoder_of
 from openvocab.presets import Preset
-from openvocab.proposers.ultralytics import contained
 from openvocab.protocols import Image, Proposals
 from openvocab.regions import reachable
+from openvocab.runtimes import contained_ultralytics
 from openvocab.vocabulary import Classes, Vocabulary
 
 __all__ = ["Attached", "attach", "to_results"]
@@ -69,7 +69,9 @@ def attach(  # noqa: PLR0913  keywords, each with a default
         raise ModelError("This model is attached to already; use its set_classes, or detach it.")
     numbers = presets.load(preset)
     try:
-        with contained():  # an export is loaded to know them, and loading may install packages
+        with (
+            contained_ultralytics()
+        ):  # an export is loaded to know them, and loading may install packages
             names = tuple(dict.fromkeys(str(name) for name in yolo.names.values()))
     except Exception as error:  # as of any file that Ultralytics loads
         raise ModelError(
@@ -105,7 +107,7 @@ def to_results(
         nothing if detections.class_id is None else detections.class_id,
     ]
     masks = detections.mask
-    with contained() as ultralytics:
+    with contained_ultralytics() as ultralytics:
         return ultralytics.engine.results.Results(
             image,
             path,

@@ -11,8 +11,8 @@ from typing import Any
 
 from openvocab.environment import quiet, required
 from openvocab.errors import ModelError, OpenVocabError, summary
-from openvocab.proposers.ultralytics import check_format, contained
-from openvocab.runtimes import openvino
+from openvocab.proposers.ultralytics import check_format
+from openvocab.runtimes import contained_ultralytics, openvino
 
 __all__ = ["export_detector"]
 
@@ -84,7 +84,7 @@ def _check(runtime: str, precision: str, images: Sequence[Path]) -> None:
 
 def _export(checkpoint: Path, path: Path, arguments: dict[str, Any]) -> Path:
     try:
-        with contained() as ultralytics, _elsewhere():
+        with contained_ultralytics() as ultralytics, _elsewhere():
             if arguments["format"] == "openvino":
                 openvino()  # before Ultralytics does, which would leave its telemetry on
             model = ultralytics.YOLO(str(checkpoint))

@@ -2,28 +2,23 @@
 
 import contextlib
 import os
-import sys
-import tempfile
 import threading
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
-import PIL.Image
 import torch
 from numpy.typing import NDArray
 from torchvision.ops import nms
 
-from openvocab.environment import device_name, environment_kept, one_thread
+from openvocab.environment import device_name, one_thread
 from openvocab.errors import ModelError, WeightsNotFoundError, summary
 from openvocab.protocols import Boxes, Image, Proposals
-from openvocab.runtimes import onnx_session, onnxruntime, openvino
+from openvocab.runtimes import contained_ultralytics, onnx_session, onnxruntime, openvino
 
-__all__ = ["UltralyticsProposer", "check_format", "contained"]
+__all__ = ["UltralyticsProposer", "check_format"]
 
 OPENVINO = "_openvino_model"
 STRIDE = 64  # the coarsest of any YOLO: Ultralytics rounds an image size up to it
@@ -101,7 +96,7 @@ class UltralyticsProposer:
     def _load(self, file: Path) -> dict[int, str]:
         """Load the model and run it once; its names by number."""
         try:
-            with contained() as ultralytics:
+            with contained_ultralytics() as ultralytics:
                 _import_runtime(file)
                 self._model = ultralytics.YOLO(str(file))
                 # The task and names of an export are known only once it runs.
@@ -205,62 +200,3 @@ def _import_runtime(file: Path) -> None:
         openvino()
     elif file.suffix.lower() == ".onnx":
         onnxruntime()
-
-
-@contextlib.contextmanager
-def contained() -> Iterator[Any]:
-    """Ultralytics, for one thread at a time, while the process is kept as it was."""
-    with environment_kept(), _threads_kept(), _nothing_installed():
-        yield _load_ultralytics()
-
-
-@contextlib.contextmanager
-def _threads_kept() -> Iterator[None]:
-    """Ultralytics sets torch to all cores but one and OpenCV to none as it starts: undo it."""
-    torch_threads, cv2_threads = torch.get_num_threads(), cv2.getNumThreads()
-    try:
-        yield
-    finally:
-        if torch.get_num_threads() != torch_threads:
-            torch.set_num_threads(torch_threads)
-        if cv2.getNumThreads() != cv2_threads:
-            cv2.setNumThreads(cv2_threads)
-
-
-@contextlib.contextmanager
-def _nothing_installed() -> Iterator[None]:
-    """Ultralytics installs what a backend lacks by pip: not here, whoever imported it first."""
-    checks: Any = _load_ultralytics().utils.checks
-    before = checks.AUTOINSTALL
-    checks.AUTOINSTALL = False
-    try:
-        yield
-    finally:
-        checks.AUTOINSTALL = before
-
-
-def _load_ultralytics() -> Any:  # noqa: ANN401
-    """Import Ultralytics without what its import does to the process.
-
-    It asks the network whether it is there, installs packages when it misses one, writes a
-    settings file, sets OMP_NUM_THREADS and other variables, filters warnings, and replaces
-    `torch.save`, `PIL.Image.open` (by one that installs a HEIF decoder when a file is no image)
-    and the print options of torch and NumPy. A user who imported it first keeps what they have.
-    """
-    if "ultralytics" in sys.modules:
-        return sys.modules["ultralytics"]
-    torch_save, pil_open = torch.save, PIL.Image.open
-    numpy_print, torch_print = np.get_printoptions(), vars(torch._tensor_str.PRINT_OPTS).copy()
-    private = tempfile.TemporaryDirectory(prefix="openvocab-ultralytics-")
-    quiet = {"YOLO_OFFLINE": "true", "YOLO_AUTOINSTALL": "false", "YOLO_VERBOSE": "false"}
-    try:
-        with _threads_kept(), environment_kept(), warnings.catch_warnings():
-            os.environ.update({"YOLO_CONFIG_DIR": private.name} | quiet)
-            import ultralytics
-            from ultralytics import YOLO  # noqa: F401  resolved lazily: resolve it now
-    finally:
-        torch.save, PIL.Image.open = torch_save, pil_open
-        torch.set_printoptions(**torch_print)  # type: ignore[no-untyped-call]  # torch has no type for it
-        np.set_printoptions(**numpy_print)
-        private.cleanup()
-    return ultralytics

@@ -19,7 +19,7 @@ import pytest
 from films import pan
 from servers import serving
 
-from openvocab.proposers.ultralytics import contained
+from openvocab.runtimes import contained_ultralytics
 from openvocab.weights import resolve
 
 ROOT = Path(__file__).parents[2]
@@ -84,7 +84,9 @@ def execute(code, names) -> str:
     out = io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.ExitStack() as stack:
         if "from ultralytics" in code:
-            stack.enter_context(contained())  # imported without what that does to this process
+            stack.enter_context(
+                contained_ultralytics()
+            )  # imported without what that does to this process
         exec(code, names)  # noqa: S102  our own pages
     return out.getvalue()
 

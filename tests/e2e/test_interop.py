@@ -12,7 +12,7 @@ import torch
 
 from openvocab import OpenVocabDetector, images
 from openvocab.plugins.ultralytics import to_results
-from openvocab.proposers.ultralytics import contained
+from openvocab.runtimes import contained_ultralytics
 
 WORDS = ["bus", "pedestrian"]
 
@@ -30,7 +30,7 @@ def detect(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("config", ["yolo26n.yaml", "yolo26n-seg.yaml"])
 def test_results_go_to_detections_and_back_without_loss(config, checkpoint, assets):
-    with contained() as ultralytics:
+    with contained_ultralytics() as ultralytics:
         yolo = ultralytics.YOLO(str(checkpoint(config)))
     more = {"verbose": False, "device": "cpu", "conf": 1e-9, "max_det": 5, "retina_masks": True}
     (result,) = yolo.predict(assets / "bus.jpg", **more)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from films import pan
 
-from openvocab.proposers.ultralytics import contained
+from openvocab.runtimes import contained_ultralytics
 from openvocab.weights import resolve
 
 ROOT = Path(__file__).parents[2]
@@ -22,7 +22,7 @@ def test_its_python_runs(tmp_path, monkeypatch, capsys, assets):
     names: dict[str, object] = {}
     shutil.copy(resolve("starter-detector"), tmp_path / "yolo.onnx")
     images, plugin, films = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    with contained():  # Ultralytics is imported without what that does to this process
+    with contained_ultralytics():  # Ultralytics is imported without what that does to this process
         exec(plugin, {})  # noqa: S102
     named = capsys.readouterr().out
     assert named.count("pedestrian") >= 3

@@ -13,7 +13,7 @@ from PIL import Image
 from openvocab.errors import ConfigError, OpenVocabError
 from openvocab.evaluate.formats import load
 from openvocab.labels import FORMATS, Labelled, kept_small, to_hf, write_labels
-from openvocab.proposers.ultralytics import contained
+from openvocab.runtimes import contained_ultralytics
 
 CLASSES = ("bus", 'a "red" <Löwe>, & more')
 SIZE = (200, 100)
@@ -164,7 +164,7 @@ def test_yolo_finds_the_labels_of_every_picture_even_when_the_folder_was_moved(t
     pictures = [Labelled(path, SIZE, detections()) for path in paths]
     write_labels("yolo", pictures, ("a\x7fb\u2028", "x: y"), tmp_path / "out")
     moved = (tmp_path / "out").rename(tmp_path / "moved")
-    with contained() as ultralytics:
+    with contained_ultralytics() as ultralytics:
         table = ultralytics.data.utils.check_det_dataset(str(moved / "data.yaml"))
         dataset = ultralytics.data.YOLODataset(table["train"], data=table, imgsz=64)
     assert [len(each["cls"]) for each in dataset.labels] == [2, 2, 2, 2]
