@@ -1,6 +1,8 @@
 """Detections drawn on a picture with supervision's annotators, sized to the picture."""
 
 import colorsys
+from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +26,9 @@ def annotate(image: ImageLike, detections: sv.Detections, *, scale: float = 1.0)
 
     Args:
         image: what `detect` takes: a path, bytes, PIL image or array `(H, W, 3)` uint8 BGR.
-        detections: as `detect` returns them (of names, letters of Latin, Greek, Cyrillic and Arabic
-            are drawn); without `class_name` the number of the class is drawn.
+        detections: as `detect` returns them; without `class_name` the number of the class is
+            drawn. Names in other letters than Latin, Greek, Cyrillic or Arabic need a font of the
+            system that has them.
         scale: of lines and text; 1.0 is made for a desk, more for a phone.
 
     Returns:
@@ -54,16 +57,16 @@ def annotate(image: ImageLike, detections: sv.Detections, *, scale: float = 1.0)
         canvas = sv.MaskAnnotator(palette, opacity=0.35).annotate(canvas, detections, colours)
     canvas = sv.BoxAnnotator(palette, thickness).annotate(canvas, detections, colours)
     text_px = max(10, round(scale * min(width, height) / 45))
+    texts = [
+        f"{cut(name)} {score:.2f}" for name, score in zip(names, _scores(detections), strict=True)
+    ]
     labels = sv.RichLabelAnnotator(
         color=palette,
-        font_path=_font(),
+        font_path=_font("".join(texts)),
         font_size=text_px,
         text_padding=max(2, text_px // 4),
         smart_position=True,
     )
-    texts = [
-        f"{cut(name)} {score:.2f}" for name, score in zip(names, _scores(detections), strict=True)
-    ]
     result: Image = labels.annotate(canvas, detections, texts, colours)
     return result
 
@@ -94,9 +97,36 @@ def cut(name: str) -> str:
     return flat if len(flat) <= LONGEST else flat[: LONGEST - 1] + "…"
 
 
-def _font() -> str | None:
-    """DejaVu Sans of matplotlib (which Ultralytics needs): Latin, Greek, Cyrillic, Arabic."""
+def _font(text: str) -> str | None:
+    """DejaVu Sans of matplotlib (which Ultralytics needs) while it has all letters."""
     import matplotlib as mpl
 
     path = Path(mpl.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
-    return str(path) if path.is_file() else None
+    if not path.is_file():
+        return None
+    missing = frozenset(text) - _letters(path) - set(" ")
+    return (missing and _installed(missing)) or str(path)
+
+
+@lru_cache(maxsize=1)
+def _letters(path: Path) -> frozenset[str]:
+    from matplotlib.ft2font import FT2Font
+
+    return frozenset(map(chr, FT2Font(path).get_charmap()))
+
+
+@lru_cache(maxsize=64)  # a video asks at every frame
+def _installed(letters: frozenset[str]) -> str | None:
+    """The system's font that has most of these letters, and those of a score; None if none does."""
+    from matplotlib.font_manager import findSystemFonts
+    from matplotlib.ft2font import FT2Font
+
+    best, most = None, 0
+    codes, score = {ord(letter) for letter in letters}, {ord(letter) for letter in "0123456789."}
+    for path in sorted(findSystemFonts()):
+        with suppress(RuntimeError, OSError, UnicodeError):  # as damaged fonts raise
+            font = FT2Font(path)
+            has = font.get_charmap().keys()
+            if font.scalable and score <= has and len(codes & has) > most:
+                best, most = path, len(codes & has)
+    return best

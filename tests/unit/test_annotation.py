@@ -1,12 +1,17 @@
 """Detections to picture: what is drawn, in which colour, and what is left alone."""
 
+from pathlib import Path
+
+import matplotlib as mpl
 import numpy as np
 import PIL.Image
 import pytest
 import supervision as sv
+from fontTools.ttLib import TTFont
+from matplotlib import font_manager
 
 from openvocab import annotate
-from openvocab.annotation import _colour
+from openvocab.annotation import _colour, _installed
 from openvocab.errors import ConfigError
 
 
@@ -100,6 +105,39 @@ def test_white_text_can_be_read_on_every_colour(number):
 @pytest.mark.parametrize("name", ["a" * 500, "line\nbreak", "Ωmega φ", "地下鉄", "[red]"])
 def test_any_name_can_be_drawn(grey, name):
     assert annotate(grey, detections(name)).shape == grey.shape
+
+
+def font(path, letters, glyphs):
+    """DejaVu Sans, of which these letters are left, drawn as those glyphs."""
+    file = TTFont(Path(mpl.get_data_path()) / "fonts/ttf/DejaVuSans.ttf")
+    for table in file["cmap"].tables:
+        table.cmap = {ord(a): b for a, b in zip(letters, glyphs, strict=True) if ord(a) < 2**16}
+    file.save(path)
+    return str(path)
+
+
+def test_letters_that_dejavu_has_not_are_drawn_in_a_font_of_the_system(grey, tmp_path, monkeypatch):
+    digits = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+    known = "0123456789."
+    whole = font(tmp_path / "a.ttf", known + "犬", [*digits, "period", "H"])
+    other = font(tmp_path / "b.ttf", known + "犬", [*digits, "period", "I"])
+    without_digits = font(tmp_path / "c.ttf", "犬地", "II")
+    (tmp_path / "d.ttf").write_bytes(b"damaged")
+
+    def drawn(name, *fonts):
+        _installed.cache_clear()
+        monkeypatch.setattr(font_manager, "findSystemFonts", lambda: list(fonts))
+        return annotate(grey, detections(name))
+
+    nothing = drawn("犬")
+    try:
+        found = drawn("犬", str(tmp_path / "d.ttf"), without_digits, whole)
+        assert (found != nothing).any()
+        assert (found != drawn("犬", other)).any()
+        assert (drawn("犬", without_digits) == nothing).all()  # the score would be boxes
+        assert (drawn("dog", whole) == drawn("dog")).all()
+    finally:
+        _installed.cache_clear()
 
 
 def test_a_missing_score_and_a_tiny_picture_are_no_trouble():
