@@ -1,16 +1,45 @@
-"""What MkDocs needs to be told of this repository: the command line's options, and what it does not publish."""
+"""What MkDocs must be told of this repository: options of commands, examples in docstrings, files that it does not publish."""
 
 import posixpath
 import re
 from typing import Any
 
 import typer
+from markdown import Extension, Markdown
+from markdown.preprocessors import Preprocessor
 from typer.cli import get_docs_for_click
 
 from openvocab.cli import app
 
 COMMANDS = "<!-- commands -->"
 LINK = re.compile(r"(?<!!)\[([^\]]+)\]\(([^)#:\s]+)(#[^)]*)?\)")
+
+
+def on_config(config: Any) -> None:  # noqa: ANN401  MkDocs calls it
+    """Have examples in docstrings shown as code."""
+    config.markdown_extensions.append(_Doctests())
+
+
+class _Doctests(Extension):
+    def extendMarkdown(self, md: Markdown) -> None:  # noqa: N802  Markdown calls it
+        md.preprocessors.register(_Fence(md), "doctests", 100)  # before code is looked for
+
+
+class _Fence(Preprocessor):
+    """`>>> ` to the next blank line is code: Markdown takes it for a quote of a quote of a quote."""
+
+    def run(self, lines: list[str]) -> list[str]:
+        fenced: list[str] = []
+        inside = False
+        for line in [*lines, ""]:
+            if not inside and line.startswith(">>> "):
+                fenced += ["", "```pycon"]
+                inside = True
+            elif inside and not line.strip():
+                fenced.append("```")
+                inside = False
+            fenced.append(line)
+        return fenced
 
 
 def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:  # noqa: ANN401  MkDocs calls it

@@ -26,6 +26,7 @@ class Regions(NamedTuple):
     """What a detector saw in one image, before anything is given a name."""
 
     proposals: Proposals
+    """N boxes that may be named."""
     features: Features
     """`(N, D)` of the proposals."""
     lowest: float = 0.0
@@ -38,6 +39,7 @@ class Share(NamedTuple):
     kind: str
     """`class`, `negative`, `background` or `detector` (a name of its own)."""
     name: str
+    """As it was given: of a class, a negative, a background prompt or the detector's label."""
     share: float
     """Of a class its posterior; of what competes its part of the best class's softmax."""
 

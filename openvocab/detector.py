@@ -198,7 +198,7 @@ class OpenVocabDetector:
         """Find the caller's classes in one image.
 
         Args:
-            image: path, bytes, PIL image, or array `(H, W, 3)` uint8 BGR; see `images.load`.
+            image: path, bytes, PIL image, or array `(H, W, 3)` uint8 BGR; see `openvocab.images.load`.
             classes: names; or `{name: [synonym, ..., Path("example.jpg"), ...]}`; or a `Vocabulary`.
             negatives: look-alikes that compete with the classes and are never returned.
             score_threshold: lowest score returned, 0 to 1; None takes the preset's.

@@ -1,4 +1,4 @@
-"""Files of the package, TOML and JSON in, hashes, files out that are whole or not at all."""
+"""Files of the package, text, TOML and JSON in, hashes, files out that are whole or not at all."""
 
 import hashlib
 import json
@@ -12,7 +12,7 @@ from typing import Any
 
 from openvocab.errors import ConfigError, OpenVocabError
 
-__all__ = ["bundled", "numbered", "read_table", "sha256", "write"]
+__all__ = ["bundled", "numbered", "read_lines", "read_table", "sha256", "write"]
 
 
 def bundled(folder: str) -> Path:
@@ -35,6 +35,20 @@ def numbered(path: Path) -> Iterator[Path]:
     """
     for number in count(1):
         yield path if number == 1 else path.with_stem(f"{path.stem}-{number}")
+
+
+def read_lines(path: Path) -> list[str]:
+    """Lines of a text file, without blank ones and `# comments`.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ConfigError(f"{path} cannot be read ({reason}); give a text file.") from error
+    return [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
 
 
 def read_table(path: Path) -> dict[str, Any]:

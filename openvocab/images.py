@@ -43,7 +43,7 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff",
 def load(image: ImageLike, *, name: str | None = None) -> Image:
     """One image as contiguous `(H, W, 3)` uint8 BGR.
 
-    Files, bytes and PIL images: EXIF orientation is applied, the first frame of an animation is
+    Files, bytes and PIL images, of JPEG, PNG, WebP, BMP, TIFF or GIF: EXIF orientation is applied, the first frame of an animation is
     taken, 16 bits are scaled to 8, transparency is laid on white. Arrays are taken as OpenCV's:
     `(H, W)`, `(H, W, 1)`, `(H, W, 3)` BGR or `(H, W, 4)` BGRA, of uint8, uint16, bool, or floats
     from 0 to 1.
@@ -53,8 +53,8 @@ def load(image: ImageLike, *, name: str | None = None) -> Image:
         name: what to call it in an error; a path is called by its own name.
 
     Raises:
-        ImageError: missing, empty, damaged, not an image, under 2 pixels a side, or over
-            `MAX_PIXELS`.
+        ImageError: missing, empty, damaged, of another format, under 2 pixels a side, or over
+            89 megapixels (`MAX_PIXELS`).
 
     >>> load(np.zeros((4, 6), np.uint8)).shape
     (4, 6, 3)

@@ -37,6 +37,7 @@ class Labelled(NamedTuple):
     """A picture and what was found in it."""
 
     path: Path
+    """Of its file."""
     size_wh: tuple[int, int]
     """Of the picture, upright."""
     found: sv.Detections

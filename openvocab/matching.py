@@ -219,9 +219,11 @@ def claims(class_posterior: Floats, near: Floats, trust: Floats) -> Floats:
 
 
 def margins(class_posterior: Floats, class_ids: NDArray[np.intp]) -> Floats:
-    """How far each row's class is ahead of the next, or of "none of these"; `(N, K)` to `(N,)`.
+    """How far each row's class is ahead of the next, or of all else; `(N, K)` to `(N,)`.
 
-    Negative where the detector's label, not the picture, decided between the two.
+    The class's posterior, less the larger of the best other class's and of one minus its own.
+    Negative below a posterior of 0.5, and where the detector's label gave the box to a class
+    although another one's posterior is higher.
 
     >>> margins(np.float32([[0.9, 0.4], [0.6, 0.1]]), np.array([0, 0])).round(1)
     array([0.5, 0.2], dtype=float32)

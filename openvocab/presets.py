@@ -53,11 +53,13 @@ class Preset:
     """
 
     name: str
+    """What it is called in tables and reports."""
     detector: str
     """Weights name (`openvocab weights list`) or the path of a file that Ultralytics loads."""
     encoder: str
     """Weights name, the path of an open_clip bundle, or `MODEL:TAG` of open_clip's cache."""
     description: str = ""
+    """One line for people who choose among presets."""
     templates: str = "simple"
     """`none`, `simple` or `openai`."""
     context_scales: tuple[float, ...] = (1.0, 1.5)

@@ -83,6 +83,7 @@ class Frame:
     time_s: float
     """Seconds: from the start of a film, of the clock (`time.time`) for a live source."""
     image: Image
+    """`(H, W, 3)` uint8 BGR."""
     source: str = ""
     """Which source, where there are several."""
     captured_s: float = field(default_factory=time.monotonic)

@@ -43,11 +43,11 @@ def batch(  # noqa: PLR0913  a command has as many parameters as it has options
     engine: Annotated[str, typer.Option(help="local, or ray.")] = "local",
     workers: Annotated[int, typer.Option(min=1, help="Processes of Ray.")] = 2,
 ) -> None:
-    """Find CLASSES in very many pictures, one row of Parquet a picture.
+    """Find CLASSES in very many pictures.
 
-    Exit code: 0 all pictures could be read, 1 some not (they are listed, and in the rows), 2 an
-    option is wrong. What --out holds already is not done again, but for files that
-    could not be read and now can.
+    Writes one row of Parquet per picture. Pictures that --out holds already are skipped, except
+    files that could not be read then and have changed since. Exit code: 0 all pictures were read,
+    1 some were not (they are listed, and are in the rows), 2 an option is wrong.
     """
     _check(engine)
     from openvocab import batch as parts

@@ -26,7 +26,7 @@ def demo(
         bool, typer.Option("--share", help="A public address, through Gradio's servers.")
     ] = False,
 ) -> None:
-    """Open the demo page, until Ctrl-C."""
+    """Open the demo page; Ctrl-C ends it."""
     user, colon, password = auth.partition(":")
     if auth and not (user and password):
         raise ConfigError("--auth needs a user and a password; give user:password.")

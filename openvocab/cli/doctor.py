@@ -42,7 +42,10 @@ class _Finding:
 
 
 def doctor() -> None:
-    """What this machine has and lacks, each lack with its remedy."""
+    """Check what this machine has and lacks.
+
+    Each lack comes with its remedy. Exit code: 0 all is well, 1 something vital is missing.
+    """
     findings = _examine()
     table = Table.grid("what", "found", padding=(0, 2))
     for finding in findings:

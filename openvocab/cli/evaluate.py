@@ -58,9 +58,10 @@ def evaluate(  # noqa: PLR0913  a command has as many parameters as it has optio
     tile: TileSize = None,
     device: Device = None,
 ) -> None:
-    """Measure a preset on labelled pictures: a table, results.json and report.html.
+    """Measure a preset on labelled pictures.
 
-    What was seen is kept in the folder: a run that was stopped goes on, and other words cost little.
+    Prints a table, and writes results.json and report.html. What the networks saw is kept in the
+    folder: a run that was stopped goes on where it was, and asking with other words costs little.
     """
     labelled, words, asked = _given(dataset, images, split, part, limit, classes_map)
     chosen = read_preset(preset, imgsz, tile)
@@ -107,9 +108,10 @@ def calibrate(  # noqa: PLR0913  as above
     tile: TileSize = None,
     device: Device = None,
 ) -> None:
-    """Fit temperature, background, label prior, fusion and threshold to labelled pictures.
+    """Fit a preset's numbers to labelled pictures.
 
-    Writes a preset with the figures that chose its numbers. Give pictures nothing was trained on.
+    They are the temperature, background weight, label prior, fusion and threshold. Writes a preset
+    with the figures that chose them. Give pictures that neither network was trained on.
     """
     labelled, words, asked = _given(dataset, images, split, part, limit, classes_map)
     chosen = read_preset(preset, imgsz, tile)

@@ -57,10 +57,11 @@ def export(  # noqa: PLR0913  a command has as many parameters as it has options
     imgsz: ImageSize = None,
     trust_pickle: Trust = False,
 ) -> None:
-    """Write a network as a graph for ONNX Runtime or OpenVINO, for a CPU.
+    """Export a network for faster CPU inference.
 
-    An encoder's image tower is compared with torch in fp32 on regions of your pictures, and is
-    refused if it sees otherwise or is no faster. Words stay data: any classes, after the export.
+    Writes a graph for ONNX Runtime or OpenVINO. An encoder's image tower is compared with torch in
+    fp32 on regions of your pictures, and refused if its results differ or it is no faster. An
+    export takes any classes: words are data, not part of the graph.
     """
     preset, found = _found(network)
     paths = images.find([str(pictures)]) if pictures is not None else []

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from openvocab.errors import ClassesError, ConfigError, OpenVocabError
-from openvocab.files import read_table
+from openvocab.errors import ClassesError, ConfigError
+from openvocab.files import read_lines, read_table
 from openvocab.presets import Preset, load
 from openvocab.prompts import split_list
 
@@ -42,7 +42,7 @@ Classes = Annotated[
     typer.Option(
         "--classes",
         "-c",
-        help='"bus, person"; or a file: .txt with one a line, .toml with synonyms and pictures,'
+        help='"bus, person"; or a file: .txt with one per line, .toml with synonyms and pictures,'
         " .npz of a Vocabulary.",
     ),
 ]
@@ -101,12 +101,7 @@ def read_classes(text: str) -> "list[str] | dict[str, list[str | Path]] | Vocabu
         if file.is_file():
             raise ClassesError(f"{file} is no .txt, .toml or .npz; give one, or words.")
         return split_list(text)
-    try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else error
-        raise OpenVocabError(f"{text} cannot be read ({why}); give a text file.") from error
-    return [line.strip() for line in lines if line.strip()]
+    return read_lines(file)
 
 
 def _part(file: Path, value: Any) -> str | Path:  # noqa: ANN401  from a file: anything

@@ -80,7 +80,11 @@ def serve(  # noqa: PLR0913  a command has as many parameters as it has options
     ] = True,
     device: Device = None,
 ) -> None:  # fmt: skip
-    """Answer POST /v1/detect and more (/openapi.json), until Ctrl-C or SIGTERM; what came is answered."""
+    """Serve detection over HTTP.
+
+    POST /v1/detect and more, described at /docs and /openapi.json. Ctrl-C or SIGTERM ends it;
+    requests that have come are answered first.
+    """
     required("The server", "serve", "fastapi", "uvicorn", "prometheus_client")
     refuse_taken(host, port)
     from openvocab.detector import OpenVocabDetector

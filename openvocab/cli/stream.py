@@ -92,9 +92,10 @@ def stream(  # noqa: PLR0913  a command has as many parameters as it has options
     ] = False,
     show: Annotated[bool, typer.Option("--show", help="Show it in a window.")] = False,
 ) -> None:
-    """Find CLASSES in films and cameras; Ctrl-C ends it and closes all files.
+    """Find CLASSES in films and cameras.
 
-    Exit code: 0 it ended or was stopped, 2 a source or an option is wrong, or a file failed.
+    Ctrl-C ends it and closes all files. Exit code: 0 it ended or was stopped, 2 a source or an
+    option is wrong, or a file failed.
     """
     names = read_classes(classes)
     if show and (sys.platform == "darwin" or not has_display()):  # macOS: main thread only

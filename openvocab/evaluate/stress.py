@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Self
 
 from openvocab.errors import ClassesError, DatasetError
-from openvocab.files import bundled, read_table
+from openvocab.files import bundled, read_lines, read_table
 from openvocab.prompts import article, folded, tidy
 from openvocab.vocabulary import parse
 
@@ -54,7 +54,7 @@ class ClassesMap:
         raw = read_table(path)
         absent, others = raw.pop("absent", []), raw.pop("distractors", [])
         if isinstance(others, str):
-            others = _lines(path.parent / others)
+            others = read_lines(path.parent / others)
         tables = {}
         for name, table in raw.items():
             if not isinstance(table, dict) or name in AUTOMATIC:
@@ -109,14 +109,6 @@ def wordings(classes: Sequence[str], words: ClassesMap | None = None) -> list[Wo
         except ClassesError as error:
             raise DatasetError(f"{wording.name}: {error}") from error
     return result
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DatasetError(f"{path} cannot be read ({error}); give a text file.") from error
-    return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
 
 
 def _words(path: Path, words: object) -> tuple[str, ...]:

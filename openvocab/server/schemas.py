@@ -90,7 +90,9 @@ class Asked(Question):
 class AskedBatch(Question):
     """A question about several pictures."""
 
-    images: Annotated[list[str], Field(min_length=1, max_length=64)]
+    images: Annotated[
+        list[str], Field(min_length=1, description="As `image`; the operator limits how many.")
+    ]
 
 
 class AskedStream(Question):

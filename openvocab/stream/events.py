@@ -24,7 +24,9 @@ class Event:
     """`appeared`, `label changed`, `left`, `source lost`, `source back`, `entered zone`,
     `left zone`, `crossed line`."""
     time_s: float
+    """Seconds, as of the frame: from the start of a film, of the clock for a live source."""
     source: str
+    """Which source, where there are several; else empty."""
     data: dict[str, Any] = field(default_factory=dict)
     """What belongs to it: `tracker_id`, `class_name`, `zone`, `reason`, ..."""
 

@@ -114,7 +114,7 @@ def test_tiles_show_people_too_small_for_a_look_at_the_whole(run, tmp_path, asse
 
 
 def test_classes_from_a_file_negatives_and_a_threshold(run, tmp_path, assets):
-    (tmp_path / "classes.txt").write_text("bus\n\nperson\n")
+    (tmp_path / "classes.txt").write_text("# on the street\nbus\n\nperson\n")
     code, text, _ = run(
         "detect", assets / "bus.jpg", "-c", tmp_path / "classes.txt", "--json", "-",
         "--negatives", "van, tram", "--threshold", 0.9,
