@@ -5,17 +5,17 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, File, Form, Header, HTTPException, Response, UploadFile
+from fastapi import APIRouter, Depends, Form, Header, HTTPException, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import ValidationError
 
-from openvocab.prompts import split_list
 from openvocab.server.errors import BusyError
 from openvocab.server.schemas import (
     Answer,
     Asked,
     AskedBatch,
+    AskedForm,
     AskedStream,
     Question,
     Refused,
@@ -62,23 +62,14 @@ def detection(service: Service) -> APIRouter:
 
     @routes.post("/file")
     async def detect_file(
-        image: Annotated[UploadFile, File()],
-        classes: Annotated[str, Form(description='"bus, pedestrian"')] = "",
-        negatives: Annotated[str, Form()] = "",
-        vocabulary: Annotated[str | None, Form()] = None,
-        score_threshold: Annotated[float | None, Form(ge=0, le=1)] = None,
+        asked: Annotated[AskedForm, Form(media_type="multipart/form-data")],
     ) -> Answer:
         """Find things in one picture, sent as a file."""
         try:
-            question = Question(
-                classes=split_list(classes) or None,
-                negatives=split_list(negatives),
-                vocabulary=vocabulary,
-                score_threshold=score_threshold,
-            )
+            question = asked.question()
         except ValidationError as error:
             raise HTTPException(422, error.errors(include_url=False)[0]["msg"]) from error
-        (found,) = await service.detect([await image.read()], question)
+        (found,) = await service.detect([await asked.image.read()], question)
         return found
 
     @routes.post("/batch")

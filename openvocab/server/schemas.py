@@ -3,15 +3,18 @@
 from typing import Annotated, Any, Literal, Self
 
 import supervision as sv
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from fastapi import UploadFile
+from pydantic import BaseModel, ConfigDict, Field, Json, model_validator
 
 from openvocab.labels import rows
+from openvocab.prompts import split_list
 from openvocab.server.streams import Stream
 
 __all__ = [
     "Answer",
     "Asked",
     "AskedBatch",
+    "AskedForm",
     "AskedStream",
     "Classes",
     "Example",
@@ -85,6 +88,31 @@ class Asked(Question):
     image: Annotated[
         str, Field(description="JPEG, PNG, WebP, ... in base64; or an address that is allowed.")
     ]
+
+
+class AskedForm(_Strict):
+    """A question about one picture, as a form."""
+
+    image: UploadFile
+    classes: Annotated[str, Field(description='"bus, pedestrian"')] = ""
+    negatives: Annotated[str, Field(description='"wall, sky"')] = ""
+    vocabulary: str | None = None
+    score_threshold: Score | None = None
+    thresholds: Annotated[Json[dict[Name, Score]], Field(description='In JSON: {"bus": 0.5}')] = {}
+
+    def question(self) -> Question:
+        """The same, but for the picture.
+
+        Raises:
+            ValidationError: more or longer words than may be.
+        """
+        return Question(
+            classes=split_list(self.classes) or None,
+            negatives=split_list(self.negatives),
+            vocabulary=self.vocabulary,
+            score_threshold=self.score_threshold,
+            thresholds=self.thresholds,
+        )
 
 
 class AskedBatch(Question):

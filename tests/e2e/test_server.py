@@ -63,14 +63,26 @@ def test_the_answer_is_that_of_detect(client, bus):
 
 
 def test_a_file_and_a_data_address_are_pictures_too(client, bus):
-    form = {"classes": "bus, pedestrian", "negatives": "tram", "score_threshold": "0.5"}
+    form = {
+        "classes": "bus, pedestrian", "negatives": "tram", "score_threshold": "0.5",
+        "thresholds": '{"bus": 0.7}',
+    }  # fmt: skip
     by_file = client.post("/v1/detect/file", data=form, files={"image": bus}).json()
     asked = {
         "image": f"data:image/jpeg;base64,{encoded(bus)}", "classes": WORDS,
-        "negatives": ["tram"], "score_threshold": 0.5,
+        "negatives": ["tram"], "score_threshold": 0.5, "thresholds": {"bus": 0.7},
     }  # fmt: skip
     assert client.post("/v1/detect", json=asked).json() == by_file
     assert len(by_file["detections"]) >= 2
+
+
+@pytest.mark.parametrize(
+    "form", [{"treshold": "0.5"}, {"thresholds": "bus=0.5"}, {"thresholds": '{"bus": 2}'}]
+)
+def test_a_form_that_would_be_misunderstood_is_refused(client, bus, form):
+    asked = {"classes": "bus"} | form
+    answer = client.post("/v1/detect/file", data=asked, files={"image": bus})
+    assert (answer.status_code, next(iter(form)) in answer.json()["detail"]) == (422, True)
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz"])
