@@ -1,7 +1,7 @@
 """The command line: the only place that prints."""
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -14,7 +14,6 @@ __all__ = ["app", "main"]
 
 app = typer.Typer(
     help="Find things in pictures, in your own words.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
@@ -30,20 +29,29 @@ app.command()(doctor.doctor)
 app.add_typer(weights.app, name="weights")
 
 
+UsageError: Any = typer.BadParameter.__base__  # Typer has no public name for it
+
+
 def main() -> None:
-    """Run the command line; an error of ours is one line and exit code 2."""
+    """Run the command line; an error of ours, or in its use, is one line and exit code 2."""
     try:
-        app()
+        sys.exit(app(prog_name="openvocab", standalone_mode=False))
+    except UsageError as error:
+        said = error.format_message().rstrip(".?")
+        complain(f"{said}; see `{error.ctx.command_path} --help`.")
     except OpenVocabError as error:
         complain(str(error))
-        sys.exit(2)
+    sys.exit(2)
 
 
 @app.callback(invoke_without_command=True)
 def _root(
+    context: typer.Context,
     *,
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
     if version:
         out.print(__version__)
         raise typer.Exit
+    if context.invoked_subcommand is None:
+        out.print(context.get_help())

@@ -13,7 +13,7 @@ from openvocab.errors import WeightsNotFoundError
 
 __all__ = ["app"]
 
-app = typer.Typer(help="List, check and fetch weights.", no_args_is_help=True)
+app = typer.Typer(help="List, check and fetch weights.")
 
 
 @app.command("list")

@@ -45,6 +45,29 @@ def folder(tmp_path: Path, assets: Path) -> Path:
     return inside
 
 
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("detect x.jpg", "Missing option '--classes' / '-c'; see `openvocab detect --help`."),
+        ("detect x.jpg -c bus --thr 1", "--threshold); see `openvocab detect --help`."),
+        ("detekt x.jpg", "Did you mean 'detect'; see `openvocab --help`."),
+        ("stream 0 -c bus --every none", "is not a valid int; see `openvocab stream --help`."),
+        ("weights", "Missing command; see `openvocab weights --help`."),
+    ],
+)
+def test_a_slip_is_told_in_one_line_with_where_to_look(run, typed, said):
+    code, text, error = run(*typed.split())
+    assert (code, text) == (2, "")
+    assert error.startswith("error: ") and error.endswith(said + "\n")
+    assert error.count("\n") == 1
+
+
+def test_openvocab_alone_lists_the_commands(run):
+    code, text, error = run()
+    assert (code, error) == (0, "")
+    assert all(name in text for name in ("detect", "stream", "serve", "weights"))
+
+
 def test_a_photo_gives_a_table_a_picture_and_json(run, tmp_path, assets):
     out, report = tmp_path / "out", tmp_path / "deep" / "report.json"
     code, text, error = run(
