@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 import threading
 import warnings
 from collections.abc import Iterator
@@ -12,16 +13,21 @@ from typing import Any
 
 from openvocab.errors import ModelError
 
-__all__ = ["device_name", "environment_kept", "one_thread", "quiet", "required"]
+__all__ = ["device_name", "environment_kept", "logging_kept", "one_thread", "quiet", "required"]
 
 
 _CHANGING = threading.RLock()
 
 
 def _renew() -> None:
-    """In a child, which has none of the other threads, and would wait for them."""
+    """In a child, which has none of the other threads, and would wait for them.
+
+    GNU OpenMP, of which torch's CPU builds are made, waits so for ever: only one thread is left.
+    """
     global _CHANGING  # noqa: PLW0603
     _CHANGING = threading.RLock()
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
 
 
 if hasattr(os, "register_at_fork"):
@@ -64,7 +70,7 @@ def device_name(wanted: str | None) -> str:
     if wanted is None:
         return "cuda:0" if torch.cuda.is_available() else "cpu"
     try:
-        torch.zeros(1, device=wanted)
+        torch.zeros(1, device=wanted).cpu()  # "meta" has nothing to give
     # torch raises RuntimeError, AssertionError or NotImplementedError, by the kind of device.
     except Exception as error:
         raise ModelError(f"There is no device {wanted!r} on this machine; use cpu.") from error
@@ -85,6 +91,23 @@ def one_thread() -> Iterator[None]:
     """
     with _openmp().limit(limits=1):
         yield
+
+
+@contextmanager
+def logging_kept() -> Iterator[None]:
+    """Leave the root logger as it is: `logging.info`, which open_clip calls, gives it a handler.
+
+    The program's own `logging.basicConfig` would do nothing from then on.
+    """
+    root = logging.root
+    stand_in = None if root.handlers else logging.NullHandler()
+    if stand_in is not None:
+        root.addHandler(stand_in)
+    try:
+        yield
+    finally:
+        if stand_in is not None:
+            root.removeHandler(stand_in)
 
 
 @contextmanager

@@ -129,7 +129,7 @@ def calibrate(  # noqa: PLR0913  as above
     with _bars() as track:
         fitted = fit(detector, labelled, some, absent=words.absent, see=see, track=track)
     write(target, toml(detector.preset, fitted, labelled, part).encode())
-    for line in report(detector.preset, fitted):
+    for line in report(fitted):
         out.print(line, soft_wrap=True)
     out.print(str(target), soft_wrap=True)
 

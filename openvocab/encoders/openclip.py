@@ -15,7 +15,13 @@ from torch.nn.functional import normalize
 
 from openvocab.encoders.cutting import Cutter
 from openvocab.encoders.towers import CONFIG, WEIGHTS, Forward, fastest, identity
-from openvocab.environment import device_name, environment_kept, one_thread, required
+from openvocab.environment import (
+    device_name,
+    environment_kept,
+    logging_kept,
+    one_thread,
+    required,
+)
 from openvocab.errors import ModelError, WeightsNotFoundError, summary
 from openvocab.protocols import Boxes, Features, Image
 
@@ -53,13 +59,16 @@ class OpenClipEncoder:
 
         Raises:
             WeightsNotFoundError: the bundle or the cached model is not on this machine.
-            ModelError: a damaged file, or a tokenizer that needs the `transformers` extra.
+            ModelError: a damaged file, a tokenizer that needs the `transformers` extra, no such
+                device, or a batch of none.
         """
+        if batch_size is not None and batch_size < 1:
+            raise ModelError(f"A batch of {batch_size} regions holds nothing; give 1 or more.")
         self._device = torch.device(device_name(device))
         if batch_size is None:
             batch_size = 16 if self._device.type == "cpu" else 64
         self._batch = batch_size
-        with environment_kept():
+        with environment_kept(), logging_kept():
             folder = bundle_folder(source)
             digest = identity(folder)
             self._model, self._tokenize, config = _load(folder, self._device)
@@ -68,13 +77,25 @@ class OpenClipEncoder:
                 found = fastest(folder, digest)
             self._graph: Forward | None
             self._graph, mark = found or (None, "")
-        process = _preprocessing(self._model, config)
+        process = _preprocessing(folder, self._model, config)
         square = process["resize_mode"] != "squash"
         self._cut = Cutter(process["size"], square, process["interpolation"], self._device)
         tower = _ImageTower(self._model.visual, process["mean"], process["std"])
         self._tower = tower.to(self._device).eval()
         self._fingerprint = f"{digest}/{json.dumps(process, sort_keys=True)}{mark}"
         self._width = int(self.encode_text(["a"]).shape[1])
+        self._try_out(folder)
+
+    def _try_out(self, folder: Path) -> None:
+        """A tower may load and take pictures of another size than the bundle says."""
+        try:
+            self.encode_regions([np.zeros((4, 4, 3), np.uint8)], [np.array([[0, 0, 4, 4.0]])])
+        except ModelError:
+            raise
+        except Exception as error:  # of torch, ONNX Runtime or OpenVINO
+            raise ModelError(
+                f"{folder} cannot be run ({summary(error)}); pull it, or export it, again."
+            ) from error
 
     @property
     def logit_scale(self) -> float:
@@ -205,7 +226,9 @@ def _load(folder: Path, device: torch.device) -> tuple[Any, Any, dict[str, Any]]
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         _check_tokenizer(folder, config["model_cfg"].get("text_cfg", {}))
         name = f"local-dir:{folder}"
-        model = open_clip.create_model(name, device=device, require_pretrained=True)
+        # It draws random weights, which are those of the file a moment later.
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            model = open_clip.create_model(name, device=device, require_pretrained=True)
         tokenizer = open_clip.get_tokenizer(name)
     except ModelError:
         raise
@@ -218,17 +241,26 @@ def _load(folder: Path, device: torch.device) -> tuple[Any, Any, dict[str, Any]]
     return model, tokenizer, config
 
 
-def _preprocessing(model: Any, config: dict[str, Any]) -> dict[str, Any]:  # noqa: ANN401
+def _preprocessing(folder: Path, model: Any, config: dict[str, Any]) -> dict[str, Any]:  # noqa: ANN401
     """Size, mean, std, interpolation and resize mode, as open_clip reads them of the bundle."""
     merged = dict(model.visual.preprocess_cfg) | config.get("preprocess_cfg", {})
-    size = merged.get("size", model.visual.image_size)
-    return {
-        "size": int(size if isinstance(size, int) else size[0]),
-        "mean": list(merged["mean"]),
-        "std": list(merged["std"]),
-        "interpolation": merged.get("interpolation", "bicubic"),
-        "resize_mode": merged.get("resize_mode", "shortest"),
-    }
+    try:
+        size = merged.get("size", model.visual.image_size)
+        found = {
+            "size": int(size if isinstance(size, int) else size[0]),
+            "mean": [float(part) for part in merged["mean"]],
+            "std": [float(part) for part in merged["std"]],
+            "interpolation": merged.get("interpolation", "bicubic"),
+            "resize_mode": merged.get("resize_mode", "shortest"),
+        }
+        if found["size"] < 1 or found["interpolation"] not in {"bicubic", "bilinear"}:
+            raise ValueError(f"{found['size']} pixels, {found['interpolation']}")  # noqa: TRY301
+    except (ValueError, TypeError, LookupError) as error:
+        raise ModelError(
+            f"{folder / CONFIG} says no preprocessing that can be done ({summary(error)}); "
+            "pull it again."
+        ) from error
+    return found
 
 
 def _check_tokenizer(folder: Path, text: dict[str, Any]) -> None:

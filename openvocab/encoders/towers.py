@@ -174,9 +174,8 @@ def read_records(folder: Path) -> list[Record]:
         return []
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))["towers"]
-        records = [Record(**row) for row in rows]
+        records = [Record(**row | {"speed": float(row["speed"])}) for row in rows]
         for record in records:
-            float(record.speed)
             if (record.runtime, record.precision) not in {
                 ("onnx", "int8"), ("openvino", "fp32"), ("openvino", "bf16"),
             }:  # fmt: skip

@@ -15,13 +15,9 @@ from openvocab.presets import Preset
 __all__ = ["report", "toml"]
 
 
-def report(preset: Preset, fitted: Calibration) -> list[str]:
+def report(fitted: Calibration) -> list[str]:
     """What was fitted, in lines for people."""
-    lines = [
-        f"{key}: {getattr(preset, key)} -> {value:g}"
-        for key, value in fitted.numbers.items()
-        if getattr(preset, key) not in {value, None}
-    ]
+    lines = [f"{key}: {fitted.start[key]:g} -> {value:g}" for key, value in fitted.changed.items()]
     if not fitted.better:
         lines.append("Fitted numbers do no better on photos left out: only the threshold is set.")
     rows = {
@@ -46,7 +42,7 @@ def toml(preset: Preset, fitted: Calibration, dataset: Dataset, part: str) -> st
     chosen = [
         f"openvocab {__version__} fitted {', '.join(fitted.numbers)}",
         f"to {len(dataset)} photos of {dataset.name} (part: {part}; SHA-256 {dataset.sha256[:16]}).",
-        *report(preset, fitted),
+        *report(fitted),
     ]
     comments = "".join(f"# {one_line(line)}\n" for line in chosen)
     # A path is relative to the file it stands in, and this is another one.
@@ -56,5 +52,5 @@ def toml(preset: Preset, fitted: Calibration, dataset: Dataset, part: str) -> st
         for key, path in paths.items()
         if path not in weights.manifest() and Path(path).exists()
     }
-    changed: dict[str, Any] = fitted.numbers | moved
+    changed: dict[str, Any] = fitted.changed | moved
     return comments + replace(preset, **changed).to_toml()

@@ -69,8 +69,10 @@ class Fit(NamedTuple):
 class Calibration:
     """Numbers of a preset, and what they give."""
 
+    start: dict[str, float]
+    """What the preset had, the threshold among them; the encoder's own scale where it says none."""
     numbers: dict[str, float]
-    """Of the preset, the threshold among them; what it had where nothing better was found."""
+    """Fitted; those of the start where nothing better was found."""
     before: Fit
     """The preset as it was."""
     after: Fit
@@ -80,6 +82,11 @@ class Calibration:
     of five."""
     unseen_before: Fit
     """The preset as it was, on the same fifths."""
+
+    @property
+    def changed(self) -> dict[str, float]:
+        """The numbers that are other than before."""
+        return {key: value for key, value in self.numbers.items() if value != self.start[key]}
 
     @property
     def better(self) -> bool:
@@ -241,6 +248,7 @@ class _Trial:
             unseen_before.append(fit(self._try(self._start), inside, own))
         best = self._search(all_of_them, steps)
         found = Calibration(
+            dict(self._start) | {"score_threshold": own},
             dict(best),
             fit(self._try(self._start), all_of_them, own),
             fit(self._try(best), all_of_them),

@@ -150,25 +150,32 @@ def _photo(
         raise DatasetError(f"A box in {path.name} has not four numbers; mend the labels.")
     xywh = np.array([each["bbox"] for each in labels], np.float64).reshape(-1, 4)
     _check(xywh, path)
-    areas = [each.get("area", each["bbox"][2] * each["bbox"][3]) for each in labels]
-    negative = [places[each] for each in image.get("neg_category_ids", [])]
-    partly = [places[each] for each in image.get("not_exhaustive_category_ids", [])]
+    given = np.array([each.get("area") for each in labels], np.float64)  # None is no number
+    areas = np.where(given >= 0, given, xywh[:, 2] * xywh[:, 3])
+    named = [each["category_id"] for each in labels]
+    negative = image.get("neg_category_ids", [])
+    partly = image.get("not_exhaustive_category_ids", [])
+    unknown = next((each for each in [*named, *negative, *partly] if each not in places), None)
+    if unknown is not None:
+        raise DatasetError(f"{path.name} has category {unknown!r}, which is none; mend the labels.")
     return Photo(
         id=image["id"],
         path=path,
         size_wh=(int(image["width"]), int(image["height"])),
         xyxy=np.hstack([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]]).astype(np.float32),
-        class_ids=np.array([places[each["category_id"]] for each in labels], np.intp),
+        class_ids=np.array([places[each] for each in named], np.intp),
         crowd=np.array([int(each.get("iscrowd", 0)) != 0 for each in labels], np.bool_),
-        areas=np.array(areas, np.float64),
-        absent=frozenset(negative) if lvis else None,
-        not_exhaustive=frozenset(partly) if lvis else frozenset(),
+        areas=areas,
+        absent=frozenset(places[each] for each in negative) if lvis else None,
+        not_exhaustive=frozenset(places[each] for each in partly) if lvis else frozenset(),
     )
 
 
 def _check(boxes: NDArray[np.float64], path: Path) -> None:
     if not (np.isfinite(boxes).all() and (np.abs(boxes) < FAR).all()):
         raise DatasetError(f"A box in {path.name} is not of numbers of pixels; mend the labels.")
+    if not (boxes[:, 2:] >= 0).all():  # COCO's own have one or two of width 0
+        raise DatasetError(f"A box in {path.name} has a negative size; mend the labels.")
 
 
 def _yolo(file: Path, split: str) -> Dataset:
@@ -179,9 +186,13 @@ def _yolo(file: Path, split: str) -> Dataset:
         data = yaml.safe_load(raw)
     except yaml.YAMLError as error:
         raise ValueError(str(error).splitlines()[0]) from error
-    names = data["names"]
+    names = data.get("names")
+    if not names:
+        raise DatasetError(f"{file} has no `names`; list the classes there.")
     # JSON, which YAML reads, has numbers as keys in quotes only.
     by_id = dict(enumerate(names)) if isinstance(names, list) else {int(k): names[k] for k in names}
+    if by_id.keys() != set(range(len(by_id))):
+        raise DatasetError(f"{file} leaves out a number among its `names`; count from 0.")
     classes = [by_id[place] for place in range(len(by_id))]
     wrong = next((each for each in classes if not isinstance(each, str)), None)
     if wrong is not None:  # YAML reads no and yes as booleans
@@ -218,18 +229,17 @@ def _yolo_photo(place: int, path: Path, classes: int, digest: "hashlib._Hash") -
     labels = _labels_of(path)
     text = labels.read_text(encoding="utf-8") if labels.is_file() else ""
     digest.update(f"{path.name}\n{text}".encode(errors="replace"))
-    ids, boxes = [], []
+    rows: dict[tuple[float, ...], list[float]] = {}
     try:
         for line in filter(str.strip, text.splitlines()):
-            number, *values = line.split()
-            ids.append(int(number))
-            boxes.append(_corners(np.array(values, np.float64)))
+            row = tuple(map(float, line.split()))
+            rows[row] = _corners(np.array(row[1:]))  # Ultralytics, too, drops a row said twice
     except ValueError as error:
         raise DatasetError(f"{labels} holds what is no box ({error}); mend the line.") from error
-    xyxy = np.array(boxes, np.float64).reshape(-1, 4)
-    if any(not 0 <= number < classes for number in ids):
+    if not all(row[0].is_integer() and 0 <= row[0] < classes for row in rows):
         raise DatasetError(f"{labels} holds a class that is none; mend the line.")
-    xyxy *= np.array(size * 2)
+    ids = [int(row[0]) for row in rows]
+    xyxy = np.array(list(rows.values()), np.float64).reshape(-1, 4) * np.array(size * 2)
     return Photo(
         id=place,
         path=path,

@@ -51,7 +51,10 @@ def folder(tmp_path: Path, assets: Path) -> Path:
         ("detect x.jpg", "Missing option '--classes' / '-c'; see `openvocab detect --help`."),
         ("detect x.jpg -c bus --thr 1", "--threshold); see `openvocab detect --help`."),
         ("detekt x.jpg", "Did you mean 'detect'; see `openvocab --help`."),
-        ("stream 0 -c bus --every none", "parse string as an integer; see `openvocab stream --help`."),
+        (
+            "stream 0 -c bus --every none",
+            "parse string as an integer; see `openvocab stream --help`.",
+        ),
         ("weights", "Missing command; see `openvocab weights --help`."),
     ],
 )

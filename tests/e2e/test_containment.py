@@ -37,6 +37,7 @@ import cv2, torch  # OpenCV says in its own variables where its Qt lies, for win
 before = dict(os.environ)
 torch.set_printoptions(precision=2)
 save, pil_open, threads = torch.save, PIL.Image.open, torch.get_num_threads()
+chance = torch.get_rng_state()
 sys.addaudithook(watch)
 from openvocab import detect
 found = detect(PHOTO, ["bus", "person"])
@@ -44,6 +45,9 @@ assert len(found) >= 4, found
 assert dict(os.environ) == before, set(os.environ.items()) ^ set(before.items())
 assert torch._tensor_str.PRINT_OPTS.precision == 2
 assert torch.save is save and PIL.Image.open is pil_open
+assert torch.equal(torch.get_rng_state(), chance)
+import logging
+assert logging.root.handlers == [], "the program's own basicConfig would do nothing"
 assert torch.get_num_threads() == threads == CORES, (torch.get_num_threads(), threads, CORES)
 import threading
 print(seen, [thread.name for thread in threading.enumerate() if thread.daemon])
@@ -73,6 +77,48 @@ try:
 except ImageError:
     pass
 print([event for event in seen if "pip" in str(event) or event[0].startswith("socket")], [])
+"""
+
+FORK = """
+import multiprocessing, queue
+from openvocab import OpenVocabDetector
+def look(answers):
+    answers.put(len(OpenVocabDetector.from_preset().detect(PHOTO, ["bus", "person"])))
+fork = multiprocessing.get_context("fork")
+answers = fork.SimpleQueue()
+look(answers)
+child = fork.Process(target=look, args=[answers], daemon=True)
+child.start()
+child.join(100)
+assert child.exitcode == 0, child.exitcode
+assert answers.get() == answers.get() >= 4
+print("[]", [])
+"""
+
+SETTINGS = """
+import json
+from pathlib import Path
+home = Path(HOME) / ".config/Ultralytics"
+def once():
+    from openvocab import detect
+    assert len(detect(PHOTO, ["bus", "person"])) >= 4
+    from ultralytics import settings
+    from ultralytics.utils import SETTINGS_FILE, checks
+    assert SETTINGS_FILE == home / "settings.json" and checks.USER_CONFIG_DIR == home
+    return settings
+settings = once()
+assert not home.exists()
+settings.update({"runs_dir": "/mine"})
+assert json.loads((home / "settings.json").read_text())["runs_dir"] == "/mine"
+before = (home / "settings.json").read_bytes()
+for name in [name for name in sys.modules if name.split(".")[0] == "ultralytics"]:
+    del sys.modules[name]
+from openvocab.runtimes import contained_ultralytics
+with contained_ultralytics() as ultralytics:
+    assert ultralytics.settings["runs_dir"] == "/mine"
+assert (home / "settings.json").read_bytes() == before
+assert [each for each in os.listdir(TEMP) if each.startswith("openvocab")] == []
+print("[]", [])
 """
 
 
@@ -154,13 +200,14 @@ print(seen, [])
 
 def run(program: str, tmp_path: Path, photo: Path, **environment: str) -> str:
     cores = len(os.sched_getaffinity(0))
-    head = f"TEMP, PHOTO, CORES = {str(tmp_path)!r}, {str(photo)!r}, {cores}\n"
+    home = tmp_path / "home"
+    head = f"TEMP, PHOTO, CORES, HOME = {[str(tmp_path), str(photo), cores, str(home)]}\n"
     clean = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
     done = subprocess.run(
         [sys.executable, "-B", "-c", head + WATCH + program],
         capture_output=True,
         text=True,
-        env=clean | {"TMPDIR": str(tmp_path), "HOME": str(tmp_path / "home")} | environment,
+        env=clean | {"TMPDIR": str(tmp_path), "HOME": str(home)} | environment,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -178,6 +225,17 @@ def test_a_detection_opens_no_socket_starts_no_process_and_writes_no_file(tmp_pa
 
 def test_four_threads_may_load_at_once(tmp_path, assets):
     assert run(TOGETHER, tmp_path, assets / "bus.jpg") == "[] []"
+
+
+def test_a_forked_process_loads_networks_of_its_own(tmp_path, assets):
+    """GNU OpenMP waits for ever for the threads that its parent had."""
+    assert run(FORK, tmp_path, assets / "bus.jpg") == "[] []"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the settings lie elsewhere")
+def test_the_users_settings_of_ultralytics_are_read_and_left_alone(tmp_path, assets):
+    unset = {"XDG_CONFIG_HOME": "", "YOLO_CONFIG_DIR": ""}
+    assert run(SETTINGS, tmp_path, assets / "bus.jpg", **unset) == "[] []"
 
 
 def test_no_thread_loses_the_variables_it_has_set_to_another():

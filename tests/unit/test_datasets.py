@@ -69,6 +69,13 @@ def test_a_folder_is_enough_where_pictures_are_where_they_use_to_be(tmp_path, la
     assert load(tmp_path).photos[0].path.is_file()
 
 
+@pytest.mark.parametrize("area", [None, -1, float("nan")])
+def test_an_area_that_is_none_is_that_of_the_box(tmp_path, area):
+    picture(tmp_path / "images/a.jpg")
+    data = load(written(tmp_path, coco([IMAGE], [BOX | {"area": area}])))
+    assert data.photos[0].areas.tolist() == [200]
+
+
 def test_pictures_may_be_elsewhere(tmp_path):
     picture(tmp_path / "far/a.jpg")
     assert len(load(written(tmp_path, coco([IMAGE], [BOX])), tmp_path / "far")) == 1
@@ -105,6 +112,7 @@ def yolo(folder: Path, text: str, extra: str = "") -> Path:
         ("0 0 0 1 0 1 1\n", [[0, 0, 40, 30]]),  # an outline
         ("", []),
         ("0 .5 .5 1 1\n\n1 .5 .5 .5 .2", [[0, 0, 40, 30], [10, 12, 30, 18]]),
+        ("0.0 .5 .5 1 1\n0 .5 .5 1.0 1", [[0, 0, 40, 30]]),  # said twice, as Ultralytics reads it
     ],
 )
 def test_yolo_boxes_and_outlines_are_parts_of_the_picture(tmp_path, text, boxes):
@@ -158,7 +166,8 @@ def test_a_turned_picture_has_the_size_it_is_shown_at(tmp_path):
         (coco([IMAGE | {"file_name": "b.jpg"}], []), "say where they are with --images"),
         (coco([IMAGE], [BOX | {"bbox": [0, 0, float("nan"), 1]}]), "is not of numbers"),
         (coco([IMAGE], [BOX | {"bbox": [0, 0, 1]}]), "has not four numbers"),
-        (coco([IMAGE], [BOX | {"category_id": 99}]), "is no COCO or LVIS file"),
+        (coco([IMAGE], [BOX | {"category_id": 99}]), "category 99, which is none"),
+        (coco([IMAGE], [BOX | {"bbox": [9, 9, -5, 5]}]), "has a negative size"),
     ],
 )
 def test_wrong_json_is_said_in_one_line(tmp_path, table, said):
@@ -172,7 +181,10 @@ def test_wrong_json_is_said_in_one_line(tmp_path, table, said):
     ("text", "extra", "said"),
     [
         ("7 .5 .5 1 1", "", "a class that is none"),
-        ("0.7 .5 .5 1 1", "", "no box"),
+        ("0.7 .5 .5 1 1", "", "a class that is none"),
+        ("nan .5 .5 1 1", "", "a class that is none"),
+        ("", "names:", "has no `names`"),
+        ("", "names: {0: bus, 2: car}", "leaves out a number"),
         ("0 12 14 30 40", "", "no box"),
         ("0 .5 .5 -1 1", "", "no box"),
         ("", "names: [no, yes]", "write it in quotes"),

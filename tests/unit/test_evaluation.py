@@ -1,6 +1,7 @@
 """The whole of an evaluation, on drawn pictures and fakes whose answers can be seen."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -241,7 +242,23 @@ def test_before_is_the_preset_at_its_own_threshold(detector, tmp_path):
     assert fitted.after.f1 > 0.5
     assert fitted.numbers["score_threshold"] == fitted.after.threshold
     assert np.isnan(fitted.after.false_labels)  # no absent class was asked for
-    assert not any("absent" in line for line in calibrated.report(deaf.preset, fitted))
+    lines = calibrated.report(fitted)
+    assert not any("absent" in line for line in lines)
+    told = [line.split(":")[0] for line in lines]
+    assert fitted.changed.keys() == set(told) & fitted.numbers.keys()
+
+
+@pytest.mark.usefixtures("little")
+def test_a_scale_that_the_encoder_had_is_told_when_it_changes(encoder, tmp_path):
+    steep = OpenVocabDetector(FakeProposer(LEFT, RIGHT), encoder, replace(PRESET, logit_scale=None))
+    data = many(tmp_path, 60)
+    fitted = calibrate(steep, data, wordings(CLASSES)[:1])
+    assert fitted.start["logit_scale"] == encoder.logit_scale
+    written = calibrated.toml(steep.preset, fitted, data, "all")
+    told = f"# logit_scale: {encoder.logit_scale:g} -> "
+    assert (told in written) == ("\nlogit_scale" in written) == ("logit_scale" in fitted.changed)
+    moved = replace(fitted, numbers=fitted.numbers | {"logit_scale": 14.0})
+    assert f"{told}14\n" in calibrated.toml(steep.preset, moved, data, "all")
 
 
 @pytest.mark.usefixtures("little")

@@ -47,7 +47,7 @@ def test_distractors_may_stand_in_a_file_and_are_never_classes(tmp_path):
         ("absent = [1]", DatasetError, "where a word should be"),
         ('absent = [" "]', DatasetError, "where a word should be"),
         ("[mine]\ncar = 1", DatasetError, "where a word should be"),
-        ('distractors = "none.txt"', DatasetError, "cannot be read"),
+        ('distractors = "none.txt"', ConfigError, "cannot be read"),
         ("[", ConfigError, "not a readable TOML"),
     ],
 )
