@@ -251,6 +251,24 @@ def test_a_damaged_bundle_is_a_one_line_error_and_never_random_weights(tmp_path,
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "process",
+    [{"size": []}, {"size": 96}, {"size": "big"}, {"interpolation": "random"}, {"mean": "dark"}],
+)
+def test_preprocessing_that_cannot_be_done_is_refused_at_once(tmp_path, process):
+    folder = save_bundle(tmp_path / "bundle", SMALL, OPENAI)
+    config = {"model_cfg": SMALL, "preprocess_cfg": OPENAI | process}
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match=r"again\.$") as caught:
+        OpenClipEncoder(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_batch_of_none_is_refused(tmp_path):
+    with pytest.raises(ModelError, match="give 1 or more"):
+        OpenClipEncoder(tmp_path, batch_size=0)
+
+
 def test_damage_that_loads_is_noticed_as_it_is_used(tmp_path, photos):
     folder = save_bundle(tmp_path / "bundle", SMALL, OPENAI)
     file = folder / "open_clip_model.safetensors"
@@ -268,7 +286,7 @@ def test_a_read_only_image_is_read(photos):
     assert len(rows) == len(BOXES)
 
 
-@pytest.mark.parametrize("device", ["toaster", "cuda:99", ""])
+@pytest.mark.parametrize("device", ["toaster", "cuda:99", "", "meta"])
 def test_a_device_that_is_not_there_is_said_to_be(device):
     with pytest.raises(ModelError, match="no device"):
         OpenClipEncoder(weights.resolve("starter-encoder"), device=device)
