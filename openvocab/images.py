@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 __all__ = [
     "MAX_PIXELS",
     "MAX_SIDE",
-    "MIN_SIDE",
     "SUFFIXES",
     "ImageLike",
     "find",
@@ -34,7 +33,6 @@ ImageLike: TypeAlias = "str | os.PathLike[str] | bytes | BinaryIO | PIL.Image.Im
 MAX_PIXELS = 89_478_485
 """Pixels at the most, read from the header before anything is decoded; Pillow's own limit."""
 MAX_SIDE = 65_535
-MIN_SIDE = 2
 # Not all that Pillow knows: for EPS it would start Ghostscript.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"})
@@ -53,7 +51,7 @@ def load(image: ImageLike, *, name: str | None = None) -> Image:
         name: what to call it in an error; a path is called by its own name.
 
     Raises:
-        ImageError: missing, empty, damaged, of another format, under 2 pixels a side, or over
+        ImageError: missing, empty, damaged, of another format, without a pixel, or over
             89 megapixels (`MAX_PIXELS`).
 
     >>> load(np.zeros((4, 6), np.uint8)).shape
@@ -305,8 +303,8 @@ def _eight_bits(planes: NDArray[Any], name: str) -> Image:
 
 
 def _check_size(height: int, width: int, name: str) -> None:
-    if min(height, width) < MIN_SIDE:
-        raise ImageError(f"{name} is {width}x{height} pixels; at least {MIN_SIDE} a side needed.")
+    if min(height, width) < 1:  # one is enough: a slicer may leave a strip, or a corner
+        raise ImageError(f"{name} is {width}x{height} pixels; give a picture that has some.")
     if height * width > MAX_PIXELS or max(height, width) > MAX_SIDE:
         raise ImageError(
             f"{name} is {width}x{height} pixels, over {MAX_PIXELS:,} or {MAX_SIDE:,} a side; "

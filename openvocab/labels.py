@@ -53,7 +53,11 @@ def rows(found: sv.Detections) -> Iterator[dict[str, Any]]:
     []
     """
     for xyxy, _, score, class_id, track, data in found:
-        row = {"class_name": data["class_name"], "class_id": class_id, "confidence": score}
+        row = {
+            "class_name": data.get("class_name", class_id),
+            "class_id": class_id,
+            "confidence": score,
+        }
         row |= {"xyxy": [_short(edge) for edge in xyxy]}
         row |= {} if track is None else {"tracker_id": track}
         row |= {key: value for key, value in data.items() if key != "class_name"}

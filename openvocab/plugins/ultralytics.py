@@ -14,6 +14,7 @@ from openvocab import presets
 from openvocab.classifier import Naming
 from openvocab.detector import OpenVocabDetector
 from openvocab.errors import ModelError, summary
+from openvocab.images import ImageLike, load
 from openvocab.networks import encoder_of
 from openvocab.presets import Preset
 from openvocab.protocols import Image, Proposals
@@ -87,18 +88,27 @@ def attach(  # noqa: PLR0913  keywords, each with a default
 
 
 def to_results(
-    detections: sv.Detections, image: Image, classes: Sequence[str], path: str = "image.jpg"
+    detections: sv.Detections,
+    image: ImageLike,
+    classes: Sequence[str] | Vocabulary,
+    path: str = "image.jpg",
 ) -> Any:  # noqa: ANN401  ultralytics is untyped
     """Detections as Ultralytics' `Results`; `sv.Detections.from_ultralytics` is the way back.
 
     Args:
         detections: N boxes, with masks and track ids where there are some.
-        image: `(H, W, 3)` BGR that they are of.
+        image: that they are of: a path, bytes, PIL image or array `(H, W, 3)` uint8 BGR.
         classes: names by `class_id`.
         path: that `save` and `save_txt` call the image by.
+
+    Raises:
+        ImageError: the image cannot be read.
     """
+    names = classes.names if isinstance(classes, Vocabulary) else classes
     count = len(detections)
     ids = detections.tracker_id
+    # As Ultralytics has them, while a float of 32 bits holds every number of a track.
+    kind = np.float64 if ids is not None and ids.max(initial=0) > 2**24 else np.float32
     nothing = np.zeros(count)
     columns = [
         *detections.xyxy.reshape(-1, 4).T,
@@ -109,11 +119,11 @@ def to_results(
     masks = detections.mask
     with contained_ultralytics() as ultralytics:
         return ultralytics.engine.results.Results(
-            image,
+            load(image),
             path,
-            dict(enumerate(classes)),
-            boxes=torch.from_numpy(np.column_stack(columns).astype(np.float32)),
-            masks=None if masks is None else torch.from_numpy(np.asarray(masks)),
+            dict(enumerate(names)),
+            boxes=torch.from_numpy(np.column_stack(columns).astype(kind)),
+            masks=None if masks is None else torch.from_numpy(np.ascontiguousarray(masks)),
         )
 
 

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from openvocab.errors import SourceError
-from openvocab.images import MIN_SIDE
 from openvocab.protocols import Frame, Image
 from openvocab.stream.capture import FPS, Capture, is_address, open_capture, shown_name
 from openvocab.stream.events import Event, Report, ignore
@@ -250,7 +249,7 @@ class _Reader(threading.Thread):
                     self._pause = FIRST_PAUSE_S
                 in_film = begun + (count / capture.fps if time_s is None else time_s)
                 self._next_s = in_film + 1 / capture.fps
-                if min(image.shape[:2]) >= MIN_SIDE:  # less is no picture
+                if min(image.shape[:2]) > 1:  # no film can be written of less
                     self._keep(image, self._now_s if self._live else in_film)
         finally:
             self._free()

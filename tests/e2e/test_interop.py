@@ -10,7 +10,7 @@ import pytest
 import supervision as sv
 import torch
 
-from openvocab import OpenVocabDetector, images
+from openvocab import OpenVocabDetector, images, labels
 from openvocab.plugins.ultralytics import to_results
 from openvocab.runtimes import contained_ultralytics
 
@@ -56,6 +56,28 @@ def test_tracks_go_there_too(assets):
     assert result.plot().shape == image.shape
     assert [row["name"] for row in result.summary()] == found.data["class_name"].tolist()
     assert len(to_results(found[:0], image, WORDS)) == 0
+    found.tracker_id += 2**25 + 1
+    numbers = to_results(found, image, WORDS).boxes.id.long().tolist()
+    assert numbers == found.tracker_id.tolist()
+
+
+def test_what_is_not_of_ours_becomes_results_and_rows_too(assets):
+    detector, photo = OpenVocabDetector.from_preset(), assets / "bus.jpg"
+    mirrored = np.zeros((1, 1080, 810), bool)
+    mirrored[0, 100:200, 100:150] = True
+    plain = sv.Detections(np.array([[100, 100, 150, 200]], np.float32), mask=mirrored[:, ::-1])
+    result = to_results(plain, photo, detector.vocabulary(WORDS))
+    assert result.names == dict(enumerate(WORDS))
+    assert result.masks.data.numpy().astype(bool).tolist() == plain.mask.tolist()
+    assert [row["class_name"] for row in labels.rows(plain)] == [None]
+
+
+def test_a_strip_that_is_left_of_slicing_is_a_picture(assets):
+    detector, image = OpenVocabDetector.from_preset(), images.load(assets / "bus.jpg")
+    slicer = sv.InferenceSlicer(
+        callback=lambda tile: detector.detect(tile, WORDS), slice_wh=640, overlap_wh=0
+    )
+    assert "bus" in slicer(image[:641, :641]).data["class_name"]
 
 
 def test_supervision_slices_for_our_detector(assets):
