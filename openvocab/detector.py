@@ -16,7 +16,7 @@ from openvocab.encoders.caching import Recent, WordFeatures
 from openvocab.errors import ClassesError, ConfigError, ModelError
 from openvocab.networks import networks
 from openvocab.presets import Preset, load
-from openvocab.protocols import Boxes, Encoder, Features, Image, Proposer
+from openvocab.protocols import Boxes, Encoder, Features, Image, Proposals, Proposer
 from openvocab.regions import grown, reachable, shown
 from openvocab.vocabulary import Classes, Example, Vocabulary, class_thresholds, words_alone
 
@@ -150,18 +150,24 @@ class OpenVocabDetector:
         default = self.preset.score_threshold if score_threshold is None else score_threshold
         return Naming(classifier, class_thresholds(classifier.names, default, thresholds))
 
-    def see(self, images: Sequence[Image], score_thresholds: Sequence[float]) -> list[Regions]:
-        """Propose and encode, whatever will be asked for, the regions of all images packed.
+    def propose(
+        self, images: Sequence[Image], score_thresholds: Sequence[float]
+    ) -> list[Proposals]:
+        """The boxes of each image that are worth encoding, whatever will be asked for.
 
         Args:
             images: BGR.
             score_thresholds: for each image the lowest that will be asked for: what cannot reach
                 it is left out.
         """
-        found = [
+        return [
             each[reachable(each, lowest, self.preset)]
             for each, lowest in zip(self.proposer.propose(images), score_thresholds, strict=True)
         ]
+
+    def see(self, images: Sequence[Image], score_thresholds: Sequence[float]) -> list[Regions]:
+        """`propose`, and `encode` the regions of all images packed."""
+        found = self.propose(images, score_thresholds)
         features = self.encode(images, [each.xyxy for each in found])
         return list(map(Regions, found, features, score_thresholds))
 

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 __all__ = ["serve"]
 
-NAMES = "127.0.0.1", "localhost", "[::1]"
 UPLOAD_MB = 80  # of a form with a film for the demo, whose own limit is a little lower
 
 
@@ -75,6 +74,12 @@ def serve(  # noqa: PLR0913  a command has as many parameters as it has options
             help="Pictures there may be sent by their address; give it again for more.",
         ),
     ] = None,
+    allow_origin: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="https://SITE", help="Its pages may ask from a browser; again for more."
+        ),
+    ] = None,
     demo: Annotated[
         bool, typer.Option(help="The demo at /, where Gradio is installed; its password the token.")
     ] = True,
@@ -89,19 +94,21 @@ def serve(  # noqa: PLR0913  a command has as many parameters as it has options
     refuse_taken(host, port)
     from openvocab.detector import OpenVocabDetector
     from openvocab.server.app import Settings, build
+    from openvocab.server.service import LOCAL
     from openvocab.stream.zones import Zones
 
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
     demo = demo and find_spec("gradio") is not None
     settings = Settings(
         max_batch=batch, max_waiting=queue, timeout_s=timeout, max_mb=max_mb, token=token,
-        vocabularies=vocabularies, hosts=() if token or host not in HERE else NAMES,
+        vocabularies=vocabularies, hosts=() if token or host not in HERE else LOCAL,
         sources=_named(source or (), "--source", "NAME=ADDRESS"),
         zones={
             name: Zones.from_file(file)
             for name, file in _named(zones or (), "--zones", "NAME=FILE").items()
         },
         max_streams=streams, allow_urls=tuple(allow_url or ()),
+        origins=tuple(allow_origin or ()),
         upload_mb=UPLOAD_MB if demo else None,
     )  # fmt: skip
     for number in ENDS:  # what visitors gave goes then, too
@@ -129,7 +136,7 @@ def _named(given: Sequence[str], option: str, form: str) -> dict[str, str]:
     for each in given:
         name, _, value = (part.strip() for part in each.partition("="))
         if not (name and value) or name in named or "://" in name:
-            raise ConfigError(f"Each {option} needs a name of its own; give {option} {form}.")
+            raise ConfigError(f"{each!r} is no {form} of its own name; give {option} {form}.")
         named[name] = value
     return named
 
@@ -158,18 +165,20 @@ def _demo(
 def _run(app: "FastAPI", host: str, port: int, timeout: float, end: Callable[[], None]) -> None:
     import uvicorn
 
+    shown = f"[{host}]" if ":" in host else host
+
     class Server(uvicorn.Server):
         """Tells the application to end what would never end, and waits for the rest."""
 
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
             if self.started:
-                out.print(f"openvocab is at http://{host}:{port} (Ctrl-C ends it)")
+                out.print(f"openvocab is at http://{shown}:{port} (Ctrl-C ends it)")
 
         def handle_exit(self, sig: int, frame: object) -> None:
             if not app.state.service.ending:
                 err.print("stopping; what was asked is answered first.")
-            app.state.service.ending = True
+            app.state.service.end()
             end()
             super().handle_exit(sig, frame)  # type: ignore[arg-type]
 
@@ -184,5 +193,5 @@ def _run(app: "FastAPI", host: str, port: int, timeout: float, end: Callable[[],
         server.run()
     except SystemExit as ended:  # uvicorn's way to say that it cannot listen
         raise ConfigError(
-            f"Nothing can be served at {host}:{port}; check --host and --port."
+            f"Nothing can be served at {shown}:{port}; check --host and --port."
         ) from ended

@@ -2,21 +2,24 @@
 
 import queue
 import threading
-from collections.abc import Callable
-from concurrent.futures import Future
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import supervision as sv
 
-from openvocab.classifier import Naming
+from openvocab.classifier import Naming, Regions
 from openvocab.detector import OpenVocabDetector
-from openvocab.protocols import Image
-from openvocab.server.errors import BusyError
+from openvocab.protocols import Image, Proposals
+from openvocab.server.errors import BusyError, StoppingError
 
 __all__ = ["Batcher"]
 
 POLL_S = 0.5  # between two looks whether to stop
+BOXES = 128  # encoded in one turn, but for the oldest image, which may have any number
+T = TypeVar("T", bound="_Job | _Seen")
+R = TypeVar("R")
 
 
 class _Job(NamedTuple):
@@ -25,10 +28,17 @@ class _Job(NamedTuple):
     answer: "Future[sv.Detections]"
 
 
+class _Seen(NamedTuple):
+    job: _Job
+    boxes: Proposals
+
+
 class Batcher:
     """One thread runs the networks, for all requests, each with classes of its own.
 
     What has come meanwhile makes the next batch: nobody waits for company while the networks idle.
+    Of what the detector has seen, each turn encodes the oldest image and those with the fewest
+    boxes beside it: who asks for every speck waits for it himself.
     """
 
     def __init__(
@@ -38,14 +48,14 @@ class Batcher:
 
         Args:
             detector: whose networks run.
-            max_batch: images.
-            max_waiting: images that may wait beside the batch that runs.
+            max_batch: images that are looked at, one after the other, before the next turn.
+            max_waiting: images that may wait to be looked at.
         """
         self._detector, self._max_batch = detector, max_batch
         self._jobs: queue.Queue[_Job] = queue.Queue(max_waiting)
         self._stopped = threading.Event()
         self.told: Callable[[int], None] = lambda _: None
-        """Told of the size of each batch."""
+        """Told of the number of images of each turn."""
         self._thread = threading.Thread(target=self._run, name="openvocab-batches", daemon=True)
 
     def start(self) -> None:
@@ -56,11 +66,12 @@ class Batcher:
         """Have an image looked at; a future that is cancelled before its turn costs nothing.
 
         Raises:
-            BusyError: as many wait as may, or the server stops.
+            BusyError: as many wait as may.
+            StoppingError: the server stops.
         """
         answer: Future[sv.Detections] = Future()
         if self._stopped.is_set():
-            raise BusyError("The server stops; try another one.")
+            raise StoppingError("The server stops; try another one.")
         try:
             self._jobs.put_nowait(_Job(image, naming, answer))
         except queue.Full:
@@ -83,37 +94,61 @@ class Batcher:
         self._thread.join()
 
     def _run(self) -> None:
-        while not (self._stopped.is_set() and self._jobs.empty()):
-            jobs = [job for job in self._taken() if job.answer.set_running_or_notify_cancel()]
-            if jobs:
-                self.told(len(jobs))
-                self._answer(jobs)
+        seen: list[_Seen] = []  # the oldest first
+        while seen or not (self._stopped.is_set() and self._jobs.empty()):
+            new = [job for job in self._taken(0 if seen else POLL_S) if not job.answer.done()]
+            seen += _tried(new, self._propose)
+            turn = self._turn([each for each in seen if not each.job.answer.done()])
+            if turn:
+                self.told(len(turn))
+            for each, found in _tried(turn, self._name):
+                with suppress(InvalidStateError):  # cancelled just now
+                    each.job.answer.set_result(found)
+            seen = [each for each in seen if not each.job.answer.done()]
 
-    def _taken(self) -> list[_Job]:
+    def _taken(self, wait_s: float) -> list[_Job]:
         """What waits, as much as a batch holds."""
         jobs: list[_Job] = []
         with suppress(queue.Empty):
-            jobs.append(self._jobs.get(timeout=POLL_S))
+            jobs.append(self._jobs.get(block=wait_s > 0, timeout=wait_s))
             while len(jobs) < self._max_batch:
                 jobs.append(self._jobs.get_nowait())
         return jobs
 
-    def _answer(self, jobs: list[_Job]) -> None:
-        """Of a batch that fails, each alone: whose fault it was is told, and nobody else."""
-        try:
-            lowest = [job.naming.lowest for job in jobs]
-            seen = self._detector.see([job.image for job in jobs], lowest)
-        except Exception as error:  # noqa: BLE001  goes to whoever asked; the thread lives on
-            if len(jobs) == 1:
-                jobs[0].answer.set_exception(error)
-                return
-            for job in jobs:
-                self._answer([job])
-            return
-        for job, regions in zip(jobs, seen, strict=True):
-            try:
-                found = job.naming.detections(regions)
-            except Exception as error:  # noqa: BLE001  likewise
-                job.answer.set_exception(error)
-            else:
-                job.answer.set_result(found)
+    def _turn(self, seen: Sequence[_Seen]) -> list[_Seen]:
+        turn = list(seen[:1])
+        room = BOXES - sum(len(each.boxes) for each in turn)
+        for each in sorted(seen[1:], key=lambda each: len(each.boxes)):
+            room -= len(each.boxes)
+            if room < 0 or len(turn) == self._max_batch:
+                break
+            turn.append(each)
+        return turn
+
+    def _propose(self, jobs: Sequence[_Job]) -> list[_Seen]:
+        lowest = [job.naming.lowest for job in jobs]
+        found = self._detector.propose([job.image for job in jobs], lowest)
+        return list(map(_Seen, jobs, found))
+
+    def _name(self, turn: Sequence[_Seen]) -> list[tuple[_Seen, sv.Detections]]:
+        images, boxes = [each.job.image for each in turn], [each.boxes.xyxy for each in turn]
+        return [
+            (
+                each,
+                each.job.naming.detections(Regions(each.boxes, features, each.job.naming.lowest)),
+            )
+            for each, features in zip(turn, self._detector.encode(images, boxes), strict=True)
+        ]
+
+
+def _tried(waiting: Sequence[T], work: Callable[[Sequence[T]], list[R]]) -> list[R]:
+    """Of what fails, each alone: whose fault it was is told, and nobody else."""
+    try:
+        return work(waiting) if waiting else []
+    except Exception as error:  # noqa: BLE001  goes to whoever asked; the thread lives on
+        if len(waiting) > 1:
+            return [done for each in waiting for done in _tried([each], work)]
+        (alone,) = waiting
+        with suppress(InvalidStateError):  # cancelled meanwhile
+            (alone.job if isinstance(alone, _Seen) else alone).answer.set_exception(error)
+        return []

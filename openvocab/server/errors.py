@@ -2,11 +2,15 @@
 
 from openvocab.errors import OpenVocabError
 
-__all__ = ["BusyError", "LacksError"]
+__all__ = ["BusyError", "LacksError", "StoppingError"]
 
 
 class BusyError(OpenVocabError):
     """As many requests wait, or streams run, as may."""
+
+
+class StoppingError(OpenVocabError):
+    """The server ends; another one may answer."""
 
 
 class LacksError(OpenVocabError):

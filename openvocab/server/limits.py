@@ -4,17 +4,25 @@ import asyncio
 import secrets
 import time
 from collections.abc import Collection
+from urllib.parse import urlsplit
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
-from starlette.responses import JSONResponse
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-__all__ = ["API", "BodyLimit", "Counts", "Token"]
+from openvocab.server.refusals import refusal
+
+__all__ = ["API", "BodyLimit", "Counts", "Gone", "Site", "Token"]
 
 OPEN = ("/healthz", "/readyz")
 """What a load balancer asks, without a token."""
 API = ("/v1/", "/metrics", "/openapi.json", *OPEN)
 """Where our own paths begin; all others are those of the page, where there is one."""
+WORK = "/v1/"
+HARMLESS = ("GET", "HEAD", "OPTIONS")
+NOBODY = 499
+"""Counted where the caller had gone, as nginx does."""
+SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 UPLOAD = "/gradio_api/upload"
 UPLOAD_S = 600.0  # for a film from a phone
 
@@ -58,7 +66,7 @@ class BodyLimit:
                 408: f"The body took more than {seconds:g} s to come; send less.",
                 413: f"The body has more than {max_bytes} bytes; send less.",
             }
-            await _refusal(body.refused, said[body.refused])(scope, receive, send)
+            await refusal(body.refused, said[body.refused])(scope, receive, send)
 
     async def _answered(self, scope: Scope, body: "_Body", send: Send) -> None:
         """By the application, unless the body is refused meanwhile."""
@@ -105,6 +113,107 @@ class _Body:
         return message
 
 
+class Gone:
+    """Ends the work for callers who have gone: else who asks again and again has all of it done."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        """Wrap an application."""
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        if scope["type"] != "http" or not scope["path"].startswith(WORK):
+            await self._app(scope, receive, send)
+            return
+        caller, begun = _Caller(receive), False
+
+        async def told(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        async def watch() -> None:
+            await caller.left()
+            if not begun:
+                work.cancel()
+
+        work = asyncio.ensure_future(self._app(scope, caller.receive, told))
+        watching = asyncio.create_task(watch())
+        try:
+            await work
+        except asyncio.CancelledError:
+            if not caller.gone.is_set():
+                raise
+        finally:
+            work.cancel()
+            watching.cancel()
+
+
+class _Caller:
+    """Who sends one request, and may go before it is answered."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive, self._whole, self.gone = receive, asyncio.Event(), asyncio.Event()
+
+    async def receive(self) -> Message:
+        """The next part; once all is there, that the caller has gone, which `left` hears."""
+        if self._whole.is_set():
+            await self.gone.wait()
+            return {"type": "http.disconnect"}
+        message = await self._receive()
+        if not message.get("more_body", False):
+            self._whole.set()
+        return message
+
+    async def left(self) -> None:
+        """Wait until all is there, and the caller has gone."""
+        await self._whole.wait()
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self.gone.set()
+
+
+class Site:
+    """Answers 400 to a name that is not ours, and 403 to what the page of another site sends.
+
+    A page elsewhere could give its own name this address, or post a form, which a browser sends
+    without asking first.
+    """
+
+    def __init__(
+        self, app: ASGIApp, hosts: Collection[str] = (), origins: Collection[str] = ()
+    ) -> None:
+        """Wrap an application.
+
+        Args:
+            app: that is spared them.
+            hosts: names it may be called by; none allows all.
+            origins: sites whose pages may ask.
+        """
+        self._app, self._hosts, self._origins = app, hosts, origins
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        if scope["type"] == "http":
+            headers = Headers(scope=scope)
+            host = headers.get("host", "")
+            if self._hosts and urlsplit(f"//{host}").hostname not in self._hosts:
+                said = f"This server has another name; ask it as {' or '.join(self._hosts)}."
+                await refusal(400, said)(scope, receive, send)
+                return
+            if scope["method"] not in HARMLESS and self._elsewhere(headers, host):
+                said = "The page of another site may not ask; the server's --allow-origin lets it."
+                await refusal(403, said)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+    def _elsewhere(self, headers: Headers, host: str) -> bool:
+        origin, site = headers.get("origin"), headers.get("sec-fetch-site")
+        if origin is None or origin in self._origins or site in ("same-origin", "none"):
+            return False
+        return urlsplit(origin).netloc != host
+
+
 class Token:
     """Answers 401 to whoever does not bring the token, but for what says whether we live."""
 
@@ -116,15 +225,17 @@ class Token:
             token: they bring.
             page: leave paths that are not our own to the page, which asks for a password itself.
         """
-        self._app, self._expected, self._page = app, f"Bearer {token}".encode(), page
+        self._app, self._expected, self._page = app, token.encode(), page
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
         if scope["type"] == "http" and self._guards(scope["path"]):
             given = dict(scope["headers"]).get(b"authorization", b"")
-            if not secrets.compare_digest(given, self._expected):
+            scheme, _, token = given.partition(b" ")
+            same = secrets.compare_digest(token.strip(), self._expected)
+            if scheme.lower() != b"bearer" or not same:
                 message = "Give the token: Authorization: Bearer TOKEN."
-                await _refusal(401, message)(scope, receive, send)
+                await refusal(401, message)(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
@@ -148,15 +259,16 @@ class Counts:
             "openvocab_requests", "Answered.", ["path", "status"], registry=registry
         )
         self._seconds = Histogram(
-            "openvocab_seconds", "Until it was answered.", ["path"], registry=registry
-        )
+            "openvocab_seconds", "Until it was answered.", ["path"], buckets=SECONDS,
+            registry=registry,
+        )  # fmt: skip
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        begun, status, spent = time.perf_counter(), 500, 0.0
+        begun, status, spent = time.perf_counter(), NOBODY, 0.0
 
         async def counted(message: Message) -> None:
             nonlocal status, spent
@@ -166,16 +278,12 @@ class Counts:
 
         try:
             await self._app(scope, receive, counted)
+        except Exception:
+            status = 500
+            raise
         finally:
             # The route, not what was typed: names of vocabularies are no end of labels.
             route = getattr(scope.get("route"), "path", scope["path"])
             path = route if route in self._paths else "other"
             self._requests.labels(path, status).inc()
             self._seconds.labels(path).observe(spent)
-
-
-def _refusal(status: int, detail: str) -> JSONResponse:
-    # What is left of the body is not read: the connection cannot serve another request.
-    closing = {"Connection": "close"} if status in (408, 413) else {}
-    asking = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
-    return JSONResponse({"detail": detail}, status, closing | asking)

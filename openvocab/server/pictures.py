@@ -12,6 +12,7 @@ from openvocab.errors import ConfigError, ImageError
 __all__ = ["Pictures"]
 
 SCHEMES = ("http", "https")
+FROM_ADDRESSES = str.maketrans("-_", "+/")
 AMBIGUOUS = (b"%2f", b"%5c", b"%25", b"%00", b"\\")  # servers differ in what these mean in a path
 
 
@@ -43,8 +44,10 @@ class Pictures:
         if "://" in sent[:16] or sent.startswith("file:"):
             return await self._fetch(self._checked(sent), max_bytes)
         _, _, tail = sent.rpartition(",") if sent.startswith("data:") else ("", "", sent)
+        # Programs break its lines, and some write it as in addresses.
+        plain = "".join(tail.split()).translate(FROM_ADDRESSES)
         try:
-            return base64.b64decode(tail, validate=True)
+            return base64.b64decode(plain, validate=True)
         except (binascii.Error, ValueError) as error:
             raise ImageError("The image is no base64; send a JPEG or PNG encoded so.") from error
 

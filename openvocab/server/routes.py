@@ -3,13 +3,16 @@
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
+from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Form, Header, HTTPException, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.sse import EventSourceResponse, ServerSentEvent
+from prometheus_client import CollectorRegistry, generate_latest
 from pydantic import ValidationError
 
+from openvocab import __version__
 from openvocab.server.errors import BusyError
 from openvocab.server.schemas import (
     Answer,
@@ -17,6 +20,7 @@ from openvocab.server.schemas import (
     AskedBatch,
     AskedForm,
     AskedStream,
+    Info,
     Question,
     Refused,
     StreamState,
@@ -25,7 +29,7 @@ from openvocab.server.schemas import (
 from openvocab.server.service import Service
 from openvocab.server.streams import Stream
 
-__all__ = ["detection", "streams", "vocabularies", "watching"]
+__all__ = ["about", "detection", "metrics", "streams", "vocabularies", "watching"]
 
 LISTENERS = 64  # to the events of streams, at once
 POLL_S = 0.2  # between two looks for new events: frames come from threads, at no rate of ours
@@ -38,6 +42,8 @@ _SAID = {
     413: "The body is too large.",
     422: "What is asked for cannot be done.",
     429: "Too many requests wait; `Retry-After` says when to come back.",
+    500: "The server failed; its log says why.",
+    503: "The server stops.",
     504: "It took too long.",
 }
 _REFUSED = {"application/json": {"schema": {"$ref": f"#/components/schemas/{Refused.__name__}"}}}
@@ -152,17 +158,17 @@ def watching(service: Service) -> APIRouter:
         return service.streams.get(number)
 
     async def heard(
-        number: int, last_event_id: Annotated[int, Header(ge=0)] = 0
+        number: int, last_event_id: Annotated[str, Header(pattern=r"^\d{0,20}$")] = ""
     ) -> AsyncGenerator[ServerSentEvent, None]:
         # Here, as in the route itself the answer has begun. 204 ends a browser's asking again.
-        stream = service.streams.get(number)
-        if not stream.runs and not stream.after(last_event_id):
+        stream, last = service.streams.get(number), int(last_event_id or 0)
+        if not stream.runs and not stream.after(last):
             raise HTTPException(204)
         if service.listeners >= LISTENERS:
             raise BusyError("As many listen as may; try again later.")
-        return _happening(service, stream, last_event_id)
+        return _happening(service, stream, last)
 
-    @routes.get("/picture", response_class=Response)
+    @routes.get("/picture", response_class=Response, responses=_kind("image/jpeg"))
     async def picture(stream: Annotated[Stream, Depends(known)]) -> Response:
         """The newest frame with what was found, as JPEG."""
         return Response(await service.draw(stream), media_type="image/jpeg")
@@ -177,6 +183,43 @@ def watching(service: Service) -> APIRouter:
                 yield event
 
     return routes
+
+
+def about(service: Service) -> APIRouter:
+    """What this server is."""
+    routes = APIRouter(prefix="/v1/info", tags=["health"], responses=_REFUSALS)
+
+    @routes.get("")
+    async def info() -> Info:
+        """Which networks answer, and within which limits."""
+        preset, settings = service.detector.preset, service.settings
+        return Info(
+            version=__version__, preset=preset.name, detector=Path(preset.detector).name,
+            encoder=Path(preset.encoder).name, fingerprint=service.detector.encoder.fingerprint,
+            detector_labels=list(service.detector.proposer.names),
+            score_threshold=preset.score_threshold, max_pictures=settings.max_waiting,
+            max_megapixels=settings.max_megapixels, max_mb=settings.max_mb,
+            max_words=settings.max_words, timeout_s=settings.timeout_s,
+        )  # fmt: skip
+
+    return routes
+
+
+def metrics(registry: CollectorRegistry) -> APIRouter:
+    """For Prometheus."""
+    routes = APIRouter(prefix="/metrics", tags=["health"])
+
+    @routes.get("", response_class=Response, responses=_kind("text/plain"))
+    async def metrics() -> Response:
+        """For Prometheus."""
+        return Response(generate_latest(registry), media_type="text/plain; version=0.0.4")
+
+    return routes
+
+
+def _kind(media_type: str) -> dict[int | str, dict[str, Any]]:
+    """What a good answer is, where it is no JSON."""
+    return {200: {"content": {media_type: {}}}}
 
 
 async def _happening(

@@ -1,5 +1,7 @@
 """What goes over the wire."""
 
+import json
+from contextlib import suppress
 from typing import Annotated, Any, Literal, Self
 
 import supervision as sv
@@ -19,6 +21,7 @@ __all__ = [
     "Classes",
     "Example",
     "Found",
+    "Info",
     "Question",
     "Refused",
     "StreamState",
@@ -29,6 +32,8 @@ __all__ = [
 Name = Annotated[str, Field(max_length=500)]
 Score = Annotated[float, Field(ge=0, le=1)]
 Names = Annotated[list[Name], Field(max_length=5000)]
+DOT = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNoAAAAggCBd81ytgAAAABJRU5ErkJggg=="
+"""A picture of one grey pixel, for examples that work as they are."""
 KEYS = 16  # more of them are not looked at one by one
 
 
@@ -82,7 +87,7 @@ class Asked(Question):
     """A question about one picture."""
 
     model_config = ConfigDict(
-        json_schema_extra={"examples": [{"image": "<base64>", "classes": ["bus", "pedestrian"]}]}
+        json_schema_extra={"examples": [{"image": DOT, "classes": ["bus", "pedestrian"]}]}
     )
 
     image: Annotated[
@@ -94,8 +99,10 @@ class AskedForm(_Strict):
     """A question about one picture, as a form."""
 
     image: UploadFile
-    classes: Annotated[str, Field(description='"bus, pedestrian"')] = ""
-    negatives: Annotated[str, Field(description='"wall, sky"')] = ""
+    classes: Annotated[
+        list[str], Field(description='"bus, pedestrian", or as in JSON: {"car": ["car", "taxi"]}')
+    ] = []
+    negatives: Annotated[list[str], Field(description='"wall, sky"')] = []
     vocabulary: str | None = None
     score_threshold: Score | None = None
     thresholds: Annotated[Json[dict[Name, Score]], Field(description='In JSON: {"bus": 0.5}')] = {}
@@ -107,8 +114,8 @@ class AskedForm(_Strict):
             ValidationError: more or longer words than may be.
         """
         return Question(
-            classes=split_list(self.classes) or None,
-            negatives=split_list(self.negatives),
+            classes=_listed(self.classes) or None,
+            negatives=_listed(self.negatives),
             vocabulary=self.vocabulary,
             score_threshold=self.score_threshold,
             thresholds=self.thresholds,
@@ -117,6 +124,12 @@ class AskedForm(_Strict):
 
 class AskedBatch(Question):
     """A question about several pictures."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"images": [DOT, DOT], "classes": {"car": ["car", "taxi"]}}]
+        }
+    )
 
     images: Annotated[
         list[str], Field(min_length=1, description="As `image`; the operator limits how many.")
@@ -176,10 +189,35 @@ class Answer(BaseModel):
     detections: list[Found]
 
 
+class Info(BaseModel):
+    """What a server is, and what it takes."""
+
+    version: str
+    preset: str
+    detector: str
+    encoder: str
+    fingerprint: Annotated[str, Field(description="Vocabularies belong to one.")]
+    detector_labels: Annotated[list[str], Field(description="What YOLO itself tells apart.")]
+    score_threshold: Annotated[float, Field(description="Where a request gives none.")]
+    max_pictures: Annotated[int, Field(description="Of one request.")]
+    max_megapixels: float
+    max_mb: int
+    max_words: int
+    timeout_s: float
+
+
 class Refused(BaseModel):
     """Why not, in one line that ends with the remedy."""
 
     detail: str
+
+
+def _listed(given: list[str]) -> Any:  # noqa: ANN401  JSON is of any form
+    """Words of a field of a form, which may be given again and again."""
+    if len(given) == 1 and given[0].lstrip()[:1] in ("[", "{"):
+        with suppress(ValueError, RecursionError):
+            return json.loads(given[0])
+    return [word for each in given for word in split_list(each)]
 
 
 def answer(size_wh: tuple[int, int], found: sv.Detections) -> Answer:

@@ -16,7 +16,7 @@ from openvocab.errors import ClassesError, ConfigError, ImageError
 from openvocab.protocols import Image
 from openvocab.server import schemas
 from openvocab.server.batching import Batcher
-from openvocab.server.errors import BusyError, LacksError
+from openvocab.server.errors import BusyError, LacksError, StoppingError
 from openvocab.server.pictures import Pictures
 from openvocab.server.schemas import Answer, Example, Question, Words, answer
 from openvocab.server.streams import Stream, Streams
@@ -25,9 +25,11 @@ from openvocab.stream.capture import is_still
 from openvocab.stream.zones import Zones
 from openvocab.vocabulary import Classes, Vocabulary
 
-__all__ = ["MIB", "Service", "Settings"]
+__all__ = ["LOCAL", "MIB", "Service", "Settings"]
 
 MIB = 1024**2
+LOCAL = ("127.0.0.1", "localhost", "::1")
+"""Names of this machine for itself."""
 T = TypeVar("T")
 P = ParamSpec("P")
 
@@ -49,7 +51,9 @@ class Settings:
     max_words: int = 5000
     """Of one request or vocabulary, synonyms and negatives among them."""
     hosts: tuple[str, ...] = ()
-    """Names that a request may call this server by; none allows all."""
+    """Names that a request may call this server by, such as `LOCAL`; none allows all."""
+    origins: tuple[str, ...] = ()
+    """`https://app.example.com`: sites whose pages may ask from a browser."""
     token: str = ""
     """That callers must bring; none asks for none."""
     vocabularies: Path | None = None
@@ -100,7 +104,8 @@ class Service:
         self.listeners = 0
         """Who hears the events of streams now."""
         self._pictures = Pictures(settings.allow_urls)
-        self._inside = 0
+        self.inside = 0
+        """Pictures of requests that are not answered yet."""
         room = settings.max_waiting + settings.max_batch
         self.batcher = Batcher(detector, max_batch=settings.max_batch, max_waiting=room)
 
@@ -108,9 +113,14 @@ class Service:
         """From now on requests are answered."""
         self.batcher.start()
 
+    def end(self) -> None:
+        """Have what would never end by itself end soon, and what is left of it cost nothing."""
+        self.ending = True
+        self.streams.end()
+
     async def close(self) -> None:
         """Answer what waits, and stop all."""
-        self.ending = True
+        self.end()
         await run_in_threadpool(self.streams.close)
         await run_in_threadpool(self.batcher.close)
         await self._pictures.close()
@@ -175,14 +185,16 @@ class Service:
                 f"{self.settings.max_waiting} pictures a request, at the most; send fewer."
             )
         taken = max(pictures, 1)
-        if self._inside + taken > self.settings.max_waiting + self.settings.max_batch:
+        if self.inside + taken > self.settings.max_waiting + self.settings.max_batch:
             raise BusyError("Too many requests wait; try again later.")
+        if self.ending:
+            raise StoppingError("The server stops; try another one.")
         # Counted before anything is decoded: so many pictures are in memory, and no more.
-        self._inside += taken
+        self.inside += taken
         task = asyncio.create_task(work(*args, **more))
 
         def leave(_: object) -> None:
-            self._inside -= taken
+            self.inside -= taken
 
         task.add_done_callback(leave)
         try:

@@ -138,9 +138,13 @@ class Stream:
         record = {"event": "missed", "time_s": kept[0].record["time_s"], "source": self.source}
         return [Told(number + missed, record | {"events": missed}), *kept]
 
+    def end(self) -> None:
+        """Have it end after this frame."""
+        self._processor.stop()
+
     def stop(self) -> None:
         """End it, and wait until it has."""
-        self._processor.stop()
+        self.end()
         self._thread.join()
 
     @property
@@ -210,7 +214,7 @@ class Streams:
         if source not in self.sources:
             raise LacksError(f"There is no source {source!r}; GET /v1/sources lists them.")
         if sum(each.runs for each in self.all()) >= self._max_streams:
-            raise BusyError(f"{self._max_streams} streams may run; stop one.")
+            raise BusyError(f"{self._max_streams} streams may run, and do; try again later.")
 
     def prepare(self, source: str, wanted: Mapping[str, Any]) -> Stream:
         """One that is not started yet; the same source may be watched for several callers.
@@ -258,6 +262,11 @@ class Streams:
         self.get(number).stop()
         with self._lock:
             self._streams.pop(number, None)
+
+    def end(self) -> None:
+        """Have all end soon."""
+        for each in self.all():
+            each.end()
 
     def close(self) -> None:
         """Stop all, at once."""

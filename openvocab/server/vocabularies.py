@@ -1,11 +1,12 @@
 """Class lists by name: encoded once, kept in memory and, where there is a folder, on disk."""
 
 import re
+import tempfile
 import threading
 from pathlib import Path
 
 from openvocab.detector import OpenVocabDetector
-from openvocab.errors import ClassesError
+from openvocab.errors import ClassesError, ConfigError, OpenVocabError
 from openvocab.server.errors import LacksError
 from openvocab.vocabulary import Vocabulary
 
@@ -23,11 +24,25 @@ class Vocabularies:
 
         Raises:
             ClassesError: a file is no vocabulary, or of another encoder.
+            ConfigError: nothing can be written there.
         """
+        if folder is not None:
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                with tempfile.TemporaryFile(dir=folder):
+                    pass
+            except OSError as error:
+                raise ConfigError(
+                    f"{folder} cannot keep vocabularies ({error.strerror}); choose another folder."
+                ) from error
         self._folder, self._lock = folder, threading.Lock()
         self._known: dict[str, Vocabulary] = {}
         for file in sorted(folder.glob("*.npz")) if folder is not None else ():
-            self._known[file.stem] = detector.vocabulary(Vocabulary.load(file))
+            try:
+                self._known[file.stem] = detector.vocabulary(Vocabulary.load(file))
+            except ClassesError as error:
+                said = str(error).rpartition(";")[0] or str(error)
+                raise ClassesError(f"{file}: {said}; remove it, and store it anew.") from error
 
     @property
     def names(self) -> list[str]:
@@ -74,9 +89,16 @@ class Vocabularies:
 
         Raises:
             LacksError: there is none of that name.
+            OpenVocabError: its file cannot be removed.
         """
         with self._lock:
             self.get(name)
-            del self._known[name]
             if self._folder is not None:
-                (self._folder / f"{name}.npz").unlink(missing_ok=True)
+                try:
+                    (self._folder / f"{name}.npz").unlink(missing_ok=True)
+                except OSError as error:
+                    raise OpenVocabError(
+                        f"{name} cannot be removed from {self._folder} ({error.strerror}); "
+                        "check its permissions."
+                    ) from error
+            del self._known[name]

@@ -1,0 +1,112 @@
+"""What is answered where a request fails: its status, and one line that ends with the remedy."""
+
+import logging
+from collections.abc import Sequence
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.routing import compile_path
+
+from openvocab.errors import ClassesError, ImageError, OpenVocabError, one_line
+from openvocab.server.errors import BusyError, LacksError, StoppingError
+
+__all__ = ["add_refusals", "refusal"]
+
+log = logging.getLogger(__name__)
+
+TOLD = 20  # mistakes of one request
+STATUSES: dict[type[OpenVocabError], int] = {
+    BusyError: 429,
+    StoppingError: 503,
+    LacksError: 404,
+    ImageError: 422,
+    ClassesError: 422,
+}
+"""Of what is the caller's fault, or nobody's."""
+
+
+def add_refusals(app: FastAPI) -> None:
+    """Have an application answer so."""
+    app.add_exception_handler(OpenVocabError, _told)
+    app.add_exception_handler(TimeoutError, _late)
+    app.add_exception_handler(RequestValidationError, _misread)
+    app.add_exception_handler(HTTPException, _unread)
+    app.add_exception_handler(404, _unknown)
+    app.add_exception_handler(405, _other_method)
+    app.add_exception_handler(Exception, _failed)
+
+
+def refusal(status: int, detail: str) -> JSONResponse:
+    """One line, with the headers that belong to the status."""
+    headers = {}
+    if status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    if status in (408, 413):  # the rest of the body is not read: nothing else can follow it
+        headers["Connection"] = "close"
+    if status in (429, 503, 504):
+        headers["Retry-After"] = "1"
+    return JSONResponse({"detail": one_line(detail)}, status, headers)
+
+
+async def _told(request: Request, error: Exception) -> Response:
+    for kind, status in STATUSES.items():
+        if isinstance(error, kind):
+            return refusal(status, str(error))
+    # Not for callers, who can do nothing about files and folders of this machine.
+    log.error("%s: %s", request.url.path, error)
+    return await _failed(request, error)
+
+
+async def _failed(_: Request, __: Exception) -> Response:
+    return refusal(500, "The server failed, and its log says why; try again later.")
+
+
+async def _late(request: Request, _: Exception) -> Response:
+    log.warning("%s took too long", request.url.path)
+    return refusal(504, "This took too long; try again later.")
+
+
+async def _unread(_: Request, error: Exception) -> Response:
+    """Of FastAPI and Starlette, whose words have no remedy."""
+    status, said = getattr(error, "status_code", 400), str(getattr(error, "detail", error))
+    if status == 204:  # nothing is wrong
+        return Response(status_code=204)
+    if status == 400:
+        said = f"{said.rstrip('.')}; /openapi.json says what is taken."
+    return refusal(status, said)
+
+
+async def _misread(request: Request, error: Exception) -> Response:
+    rows = error.errors() if isinstance(error, RequestValidationError) else []
+    is_json = "json" in request.headers.get("content-type", "")
+    if not is_json and any(tuple(row["loc"]) == ("body",) for row in rows):
+        said = "The body is not JSON by its name; send it with Content-Type: application/json."
+        return refusal(422, said)
+    mistakes = dict.fromkeys(_mistake(row["loc"], row["msg"]) for row in list(rows)[:TOLD])
+    return refusal(422, "; ".join([*mistakes, "/openapi.json says what is taken."]))
+
+
+def _mistake(where: Sequence[str | int], what: str) -> str:
+    """One of a request, without what was sent, which may be of any size, or no JSON."""
+    if "classes" in where[:2]:  # told for each of the forms that it could have
+        return f"{where[0]}.classes: give names in a list, or a list of words for each name"
+    return f"{'.'.join(str(part)[:100] for part in where)}: {what}"
+
+
+async def _unknown(_: Request, __: Exception) -> Response:
+    return refusal(404, "There is no such path; /openapi.json lists them.")
+
+
+async def _other_method(request: Request, _: Exception) -> Response:
+    """With all that the path takes: Starlette names those of the first route that fits."""
+    allowed = {
+        way.upper()
+        for path, ways in request.app.openapi()["paths"].items()
+        if compile_path(path)[0].match(request.url.path)
+        for way in ways
+    }
+    answer = refusal(405, f"Use {', '.join(sorted(allowed))}.")
+    answer.headers["Allow"] = ", ".join(sorted(allowed))
+    return answer
