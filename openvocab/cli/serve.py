@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["serve"]
 
+IDLE_S = 10.0  # a connection that asks for nothing is closed after that, or twice that
 UPLOAD_MB = 80  # of a form with a film for the demo, whose own limit is a little lower
 
 
@@ -165,6 +166,8 @@ def _demo(
 def _run(app: "FastAPI", host: str, port: int, timeout: float, end: Callable[[], None]) -> None:
     import uvicorn
 
+    from openvocab.server.connections import impatient
+
     shown = f"[{host}]" if ":" in host else host
 
     class Server(uvicorn.Server):
@@ -184,7 +187,7 @@ def _run(app: "FastAPI", host: str, port: int, timeout: float, end: Callable[[],
 
     config = uvicorn.Config(
         app, host=host, port=port, log_level="warning", server_header=False,
-        timeout_graceful_shutdown=int(timeout) + 5,
+        timeout_graceful_shutdown=int(timeout) + 5, http=impatient(IDLE_S),
     )  # fmt: skip
     server = Server(config)
     for number in set(ENDS) - {signal.SIGTERM}:  # which uvicorn minds

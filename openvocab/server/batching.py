@@ -17,7 +17,7 @@ from openvocab.server.errors import BusyError, StoppingError
 __all__ = ["Batcher"]
 
 POLL_S = 0.5  # between two looks whether to stop
-BOXES = 128  # encoded in one turn, but for the oldest image, which may have any number
+BOXES = 128  # encoded in one turn, beside those of the oldest image, which may have any number
 T = TypeVar("T", bound="_Job | _Seen")
 R = TypeVar("R")
 
@@ -116,8 +116,7 @@ class Batcher:
         return jobs
 
     def _turn(self, seen: Sequence[_Seen]) -> list[_Seen]:
-        turn = list(seen[:1])
-        room = BOXES - sum(len(each.boxes) for each in turn)
+        turn, room = list(seen[:1]), BOXES
         for each in sorted(seen[1:], key=lambda each: len(each.boxes)):
             room -= len(each.boxes)
             if room < 0 or len(turn) == self._max_batch:

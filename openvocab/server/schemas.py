@@ -1,13 +1,13 @@
 """What goes over the wire."""
 
 import json
-from contextlib import suppress
 from typing import Annotated, Any, Literal, Self
 
 import supervision as sv
 from fastapi import UploadFile
 from pydantic import BaseModel, ConfigDict, Field, Json, model_validator
 
+from openvocab.errors import ClassesError
 from openvocab.labels import rows
 from openvocab.prompts import split_list
 from openvocab.server.streams import Stream
@@ -112,6 +112,7 @@ class AskedForm(_Strict):
 
         Raises:
             ValidationError: more or longer words than may be.
+            ClassesError: what begins as JSON is none.
         """
         return Question(
             classes=_listed(self.classes) or None,
@@ -215,8 +216,10 @@ class Refused(BaseModel):
 def _listed(given: list[str]) -> Any:  # noqa: ANN401  JSON is of any form
     """Words of a field of a form, which may be given again and again."""
     if len(given) == 1 and given[0].lstrip()[:1] in ("[", "{"):
-        with suppress(ValueError, RecursionError):
+        try:
             return json.loads(given[0])
+        except (ValueError, RecursionError) as error:
+            raise ClassesError(f"{given[0][:50]!r} begins as JSON and is none; mend it.") from error
     return [word for each in given for word in split_list(each)]
 
 

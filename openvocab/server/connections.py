@@ -1,0 +1,36 @@
+"""Connections that ask for nothing, which uvicorn would keep for ever, one file descriptor each."""
+
+from typing import Any
+
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
+
+__all__ = ["impatient"]
+
+_Protocol: Any = AutoHTTPProtocol
+
+
+def impatient(seconds: float) -> Any:  # noqa: ANN401  a class, for `uvicorn.Config(http=...)`
+    """Uvicorn's protocol, that closes a connection on which no request comes, or only half of one.
+
+    Args:
+        seconds: until it is looked at, again and again; who was idle at the last look, too, goes.
+    """
+
+    class Impatient(_Protocol):  # type: ignore[misc]  # uvicorn chooses it as it is imported
+        idle_since: Any = ()  # of the last look: what was answered last; () if there was work
+
+        def connection_made(self, transport: Any) -> None:  # noqa: ANN401
+            super().connection_made(transport)
+            self.loop.call_later(seconds, self.look)
+
+        def look(self) -> None:
+            if self.transport.is_closing() or self.transport.get_protocol() is not self:
+                return  # gone; or a websocket now
+            works = self.cycle is not None and not self.cycle.response_complete
+            if not works and self.idle_since is self.cycle:
+                self.transport.close()
+                return
+            self.idle_since = () if works else self.cycle
+            self.loop.call_later(seconds, self.look)
+
+    return Impatient
