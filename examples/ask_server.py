@@ -1,6 +1,6 @@
 """Asks a running `openvocab serve` what is in a photo, over HTTP.
 
-openvocab serve --token secret &
+openvocab serve --token secret    # in another terminal; wait until it says "openvocab is at ..."
 python examples/ask_server.py street.jpg --classes bus pedestrian --token secret
 """
 
@@ -20,12 +20,15 @@ def main() -> None:
     arguments = parser.parse_args()
 
     picture = base64.b64encode(arguments.photo.read_bytes()).decode()
-    answer = httpx.post(
-        f"{arguments.url}/v1/detect",
-        headers={"Authorization": f"Bearer {arguments.token}"} if arguments.token else {},
-        json={"image": picture, "classes": arguments.classes},
-        timeout=60,
-    )
+    try:
+        answer = httpx.post(
+            f"{arguments.url}/v1/detect",
+            headers={"Authorization": f"Bearer {arguments.token}"} if arguments.token else {},
+            json={"image": picture, "classes": arguments.classes},
+            timeout=60,
+        )
+    except httpx.ConnectError:
+        raise SystemExit(f"Nobody answers at {arguments.url}; start the server and wait.") from None
     if answer.is_error:  # its detail is one line that ends with the remedy
         raise SystemExit(f"{answer.status_code}: {answer.json()['detail']}")
     for thing in answer.json()["detections"]:

@@ -1,4 +1,4 @@
-"""Watches a camera, tells what happens, and opens it again when it is lost; Ctrl-C ends it.
+"""Watches a camera, reports what happens, and opens it again if it is lost; Ctrl-C ends it.
 
 python examples/camera.py rtsp://user:password@camera/1 --classes person dog --seconds 60
 """

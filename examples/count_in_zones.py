@@ -22,7 +22,7 @@ def main() -> None:
     middle, bottom = info.width // 2, info.height
     left = [(0, 0), (middle, 0), (middle, bottom), (0, bottom)]
     zones = Zones({"left half": left}, {"middle": left[1:3]})  # or Zones.from_file("zones.toml")
-    tracks = defaultdict[str, set[int]](set)  # each counts once, however often it goes to and fro
+    tracks = defaultdict[str, set[int]](set)  # each counts once, however often it crosses
 
     def note(event: Event) -> None:
         if place := event.data.get("zone") or event.data.get("line"):

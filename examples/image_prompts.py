@@ -14,7 +14,7 @@ def main() -> None:
     parser.add_argument("photo", type=Path)
     parser.add_argument("--name", default="our bus", help="what to call the class")
     parser.add_argument("--words", nargs="+", default=["bus"], metavar="WORD")
-    # A picture of a class is a Path (or a BGR array): a string would be taken for words.
+    # An example picture is a Path (or a BGR array): a string would be taken for a word.
     parser.add_argument("--pictures", nargs="+", type=Path, required=True, metavar="FILE")
     arguments = parser.parse_args()
 

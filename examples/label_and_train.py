@@ -1,4 +1,4 @@
-"""Labels a folder of photos by your words, and trains a small YOLO of its own on the labels.
+"""Labels a folder of photos in your words, and trains a small YOLO on the labels.
 
 python examples/label_and_train.py photos/ --classes bus person
 """
@@ -24,13 +24,13 @@ def main() -> None:
     pictures = []
     for path in sorted(arguments.folder.glob("*.jpg")):
         if (photo := cv2.imread(str(path))) is None:
-            continue  # no picture
+            continue  # not a picture
         found = detector.detect(photo, arguments.classes, score_threshold=0.4)
         pictures.append(Labelled(path, (photo.shape[1], photo.shape[0]), found))
     data = write_labels("yolo", pictures, arguments.classes, arguments.labels)
     print(f"{sum(len(each.found) for each in pictures)} boxes; correct them in {arguments.labels}")
 
-    # One short epoch on the CPU shows that it runs; a model worth having takes hundreds of photos.
+    # One short epoch on the CPU shows that it runs; a useful model needs hundreds of photos.
     yolo, here = YOLO(arguments.model), Path("trained").resolve()
     yolo.train(data=data, epochs=1, imgsz=160, device="cpu", workers=0, plots=False, project=here)
     print(f"trained: {yolo.trainer.last}")

@@ -1,4 +1,4 @@
-"""Shows a film over and over while you type what to look for, with commas between; Ctrl-D ends it.
+"""Plays a film over and over while you type what to look for, separated by commas; Ctrl-D ends it.
 
 python examples/live_classes.py street.mp4
 """
@@ -30,7 +30,7 @@ def main() -> None:
         for line in sys.stdin:
             try:
                 processor.set_classes([word.strip() for word in line.split(",")])
-            except OpenVocabError as error:  # it goes on with the classes it has
+            except OpenVocabError as error:  # it keeps the classes that it has
                 print(error, flush=True)
     finally:
         processor.stop()

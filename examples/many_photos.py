@@ -1,4 +1,4 @@
-"""Looks through a folder of photos, a batch at a time; the words are encoded once and kept.
+"""Looks through a folder of photos, one batch at a time; the words are encoded once and kept.
 
 python examples/many_photos.py photos/ --classes bus pedestrian dog
 """
@@ -21,7 +21,7 @@ def main() -> None:
 
     detector = OpenVocabDetector.from_preset("starter")
     detector.vocabulary(arguments.classes, negatives=["tram"]).save(arguments.keep)
-    # Any later run, on any machine with the same preset, can begin here.
+    # A later run, on any machine with the same preset, can begin here.
     vocabulary = Vocabulary.load(arguments.keep)
 
     photos = sorted(arguments.folder.glob("*.jpg"))

@@ -24,7 +24,7 @@ def main() -> None:
         print(f"  something is there: {part['objectness']:.2f}", end="")
         print(f" (the detector calls it {part['proposal_label']!r})")
         print(f"  it is this, not something else: {part['posterior']:.2f}", end="")
-        print(f" (cosine {part['similarity']:.2f}, {part['margin']:.2f} ahead of the next)")
+        print(f" (cosine {part['similarity']:.2f}, margin {part['margin']:+.2f})")
     cv2.imwrite(arguments.save, annotate(arguments.photo, found))
     print(f"{len(found)} things, drawn in {arguments.save}")
 

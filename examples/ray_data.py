@@ -1,6 +1,6 @@
 """Finds things in a folder of photos as a stage of Ray Data, on all cores or a whole cluster.
 
-pip install "openvocab[ray]"
+pip install ".[ray]"
 python examples/ray_data.py photos/ --classes bus person --out found/
 """
 
@@ -20,7 +20,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("found"), metavar="FOLDER")
     arguments = parser.parse_args()
 
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # else it tells its makers of each start
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # else Ray reports each start
     photos = [{"path": str(path.resolve())} for path in sorted(arguments.folder.glob("*.jpg"))]
     table = ray.data.from_items(photos).map_batches(
         OpenVocabStage,

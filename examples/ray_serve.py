@@ -1,6 +1,6 @@
 """Serves openvocab over HTTP from several processes or machines with Ray Serve.
 
-pip install "openvocab[ray,serve]"
+pip install ".[ray,serve]"
 python examples/ray_serve.py --replicas 2 --cores 1
 """
 
@@ -22,7 +22,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8000)
     arguments = parser.parse_args()
 
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # else it tells its makers of each start
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # else Ray reports each start
     serve.start(http_options={"port": arguments.port})
     cores = {"num_cpus": arguments.cores}  # {"num_gpus": 1} where there are GPUs
     serve.run(application(num_replicas=arguments.replicas, ray_actor_options=cores))

@@ -25,7 +25,7 @@ def main() -> None:
     def look(piece: np.ndarray) -> sv.Detections:
         return detector.detect(piece, arguments.classes)
 
-    # IOS: the half of a thing that an edge has cut lies within the whole of it, and goes.
+    # IOS: where an edge cuts a thing, the part lies inside the whole, and is dropped.
     more = {"overlap_wh": arguments.side // 4, "overlap_metric": sv.OverlapMetric.IOS}
     slicer = sv.InferenceSlicer(look, slice_wh=arguments.side, **more)
     photo = cv2.imread(arguments.photo)

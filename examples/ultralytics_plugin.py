@@ -1,4 +1,4 @@
-"""Has a YOLO model that you use already answer in other words, and gives it back as it was.
+"""Makes a YOLO model that you already use answer in other words, and restores it afterwards.
 
 python examples/ultralytics_plugin.py yolo.onnx street.mp4 --classes bus pedestrian
 """
@@ -20,7 +20,7 @@ def main() -> None:
     yolo = YOLO(arguments.model, task="detect")
     attached = attach(yolo, arguments.classes)
     names: dict[int, str] = {}
-    # A low conf: what the model leaves out by itself cannot be named.
+    # A low conf: a box that the model itself drops cannot be named.
     for result in yolo.track(arguments.film, stream=True, conf=0.05, verbose=False):
         names |= {each["track_id"]: each["name"] for each in result.summary() if "track_id" in each}
     for track, name in sorted(names.items()):
