@@ -80,7 +80,9 @@ def application(
 
     Args:
         preset: a name, a .toml file, or a Preset. Loaded here, so that no replica needs the file.
-        settings: of each replica; None takes the defaults.
+        settings: of each replica; None takes the defaults, and answers to the names of this machine
+            alone, as Ray Serve listens. Behind a balancer give `openvocab.server.app.Settings` a
+            token, or the `hosts` it is called by.
         device: as for `OpenVocabDetector.from_preset`.
         options: of `ray.serve.deployment`: num_replicas, ray_actor_options, autoscaling_config, ...
 
@@ -90,9 +92,9 @@ def application(
     from ray import serve
 
     from openvocab.server.routes import LISTENERS
-    from openvocab.server.service import Settings
+    from openvocab.server.service import LOCAL, Settings
 
-    settings = settings or Settings()
+    settings = settings or Settings(hosts=LOCAL)
     # Ray lets 5 in; how many wait is for the server's own queue to say, with its 429.
     inside = settings.max_waiting + settings.max_batch + LISTENERS
     chosen = load(preset)

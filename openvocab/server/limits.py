@@ -198,7 +198,7 @@ class Site:
             headers = Headers(scope=scope)
             host = headers.get("host", "")
             if self._hosts and urlsplit(f"//{host}").hostname not in self._hosts:
-                said = f"This server has another name; ask it as {' or '.join(self._hosts)}."
+                said = f"This server is called otherwise; ask it as {' or '.join(self._hosts)}."
                 await refusal(400, said)(scope, receive, send)
                 return
             if scope["method"] not in HARMLESS and self._elsewhere(headers, host):
