@@ -17,6 +17,7 @@ CSS = """
 .gradio-container {max-width: 1280px !important; margin: auto;}
 #answer {min-height: 1.7em;} #answer p, #live p {font-size: 1.1em; margin: .2em 0;}
 #table th span {overflow-wrap: normal !important; word-break: normal !important;}
+#table {max-width: calc(100vw - 64px);}  /* else it is as wide as its words, on a phone, too */
 .dark {--color-accent: #34d399 !important;}
 """
 

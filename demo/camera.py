@@ -55,9 +55,9 @@ def live(
     image: np.ndarray | None, classes: str, threshold: float, stream: Live | None
 ) -> tuple[Any, str, Live | None]:
     """One picture of a camera."""
-    if image is None or not typed(classes):
-        return gr.skip(), note("Start the camera and type what to look for."), stream
     try:
+        if image is None or not typed(classes):
+            return gr.skip(), note("Start the camera and type what to look for."), stream
         if stream is None or stream.ended or stream.asked[1] != threshold:
             if stream is not None:
                 stream.end()

@@ -54,7 +54,10 @@ class Upload:
 
 def look(path: str | None, classes: str, threshold: float) -> Iterator[tuple[Any, ...]]:
     """An annotated film, counts of each class over time, and the detections as JSON Lines."""
-    words = wanted(classes)
+    try:
+        words = wanted(classes)
+    except OpenVocabError as error:
+        raise gr.Error(said_by(error), print_exception=False) from error
     if path is None or not words:
         raise gr.Error("Choose a film and type what to look for.", print_exception=False)
     counts: list[tuple[float, str, int]] = []

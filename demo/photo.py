@@ -63,10 +63,11 @@ def name(
     if not isinstance(seen, Seen):
         hint = "Choose a photo: drop one here, paste one, or take an example."
         return None, note(seen or hint), [], None
-    words, rejected = wanted(classes, examples), typed(negatives)
-    if not words:
-        return rgb(seen.picture), note("Type what to look for, such as: bus, person."), [], None
     try:
+        words, rejected = wanted(classes, examples), typed(negatives)
+        if not words:
+            hint = "Type what to look for, such as: bus, person."
+            return rgb(seen.picture), note(hint), [], None
         found = detector(seen.preset).name(
             seen.regions, words, negatives=rejected, score_threshold=threshold
         )
@@ -252,7 +253,11 @@ def detect(
         raise gr.Error(said_by(error), print_exception=False) from error
     rows = zip(found.data["class_name"], found.confidence, found.xyxy, strict=True)  # type: ignore[arg-type]
     return [
-        {"class_name": str(name), "score": round(float(score), 4), "box": box.round(1).tolist()}
+        {
+            "class_name": str(name),
+            "score": round(float(score), 4),
+            "box": box.astype(float).round(1).tolist(),
+        }
         for name, score, box in rows
     ]
 

@@ -2,6 +2,7 @@
 
 import html
 import os
+import re
 import threading
 from collections import Counter
 from contextlib import suppress
@@ -13,6 +14,7 @@ import supervision as sv
 
 from openvocab import OpenVocabDetector, OpenVocabError, annotate, presets, weights
 from openvocab.annotation import cut
+from openvocab.errors import ClassesError
 from openvocab.prompts import split_list
 
 MANY, LONGEST_WORD = 200, 320  # classes, and letters of one
@@ -36,9 +38,19 @@ def detector(preset: str | None = None) -> OpenVocabDetector:
         return detectors[chosen]
 
 
-def typed(text: str) -> list[str]:
-    """The words of a box, not more and not longer than anybody needs: a browser is not believed."""
-    return [word[:LONGEST_WORD] for word in split_list(text[: MANY * LONGEST_WORD])[:MANY]]
+def typed(text: str | None) -> list[str]:
+    """The words of a box: a browser is not believed to have sent no more than the box takes.
+
+    Raises:
+        ClassesError: more or longer ones than anybody needs.
+    """
+    words = split_list((text or "")[: 10 * MANY * LONGEST_WORD])
+    if len(words) > MANY:
+        raise ClassesError(f"These are {len(words)} words; type {MANY} at the most.")
+    longest = max(map(len, words), default=0)
+    if longest > LONGEST_WORD:
+        raise ClassesError(f"A word has {longest} letters; separate words by commas.")
+    return words
 
 
 def wanted(classes: str, examples: list[str] | None = None) -> dict[str, list[Any]]:
@@ -50,10 +62,9 @@ def wanted(classes: str, examples: list[str] | None = None) -> dict[str, list[An
 
 
 def said_by(error: Exception) -> str:
-    """Without the places of this server."""
-    return (
-        str(error).replace(str(Path(os.environ["GRADIO_TEMP_DIR"])), "").replace("/", " ").strip()
-    )
+    """Without the places of this server: uploads lie in folders named by a hash."""
+    place = re.escape(str(Path(os.environ["GRADIO_TEMP_DIR"])))
+    return re.sub(rf"{place}/(?:[0-9a-f]{{64}}/)?", "", str(error))
 
 
 def here() -> list[str]:

@@ -185,7 +185,8 @@ def check_format(file: Path, *, trust_pickle: bool) -> None:
     if not _is_export(file) and not trust_pickle:
         raise ModelError(
             f"{file} is of a format that can run code when loaded; pass trust_pickle=True (in a "
-            "preset: trust_pickle = true) if you trust where it comes from, or export it to ONNX."
+            "preset: trust_pickle = true; to `openvocab export`: --trust-pickle) if you trust where "
+            "it comes from, or export it to ONNX."
         )
 
 

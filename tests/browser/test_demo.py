@@ -117,13 +117,29 @@ def test_any_name_can_be_asked_for(page, assets, words):
     assert page.locator("#answer img, #table img").count() == 0
 
 
+def test_words_that_are_too_many_are_not_dropped_silently(page, assets):
+    upload(page, "#photo", assets / "bus.jpg")
+    ask(page, ", ".join([f"word {number}" for number in range(200)] + ["bus"]))
+    wait_for_text(page, "#answer", "These are 201 words; type 200 at the most.")
+
+
+def test_a_phone_shows_all_of_the_page(browser, address, assets):
+    context = browser.new_context(viewport={"width": 390, "height": 844}, is_mobile=True)
+    page = context.new_page()
+    page.goto(address)
+    upload(page, "#photo", assets / "bus.jpg")
+    wait_for_text(page, "#answer", "Found:")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    context.close()
+
+
 def test_a_file_that_is_no_picture_is_said_to_be(page, tmp_path, assets):
     (tmp_path / "broken.jpg").write_bytes(b"I am no picture")
     upload(page, "#photo", assets / "zidane.jpg")
     wait_for_text(page, "#answer", "2 person")
     upload(page, "#photo", tmp_path / "broken.jpg")
     wait_for_text(page, "#answer", "image")
-    assert "openvocab-demo" not in page.inner_text("#answer")
+    assert page.inner_text("#answer").startswith("broken.jpg is not a whole image")
     assert page.locator("#result img").count() == 0  # not the last photo's
     upload(page, "#photo", assets / "bus.jpg")
     wait_for_text(page, "#answer", "Found")
