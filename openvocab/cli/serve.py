@@ -137,7 +137,8 @@ def _named(given: Sequence[str], option: str, form: str) -> dict[str, str]:
     for each in given:
         name, _, value = (part.strip() for part in each.partition("="))
         if not (name and value) or name in named or "://" in name:
-            raise ConfigError(f"{each!r} is no {form} of its own name; give {option} {form}.")
+            # Not what was given: it may hold a password.
+            raise ConfigError(f"Each {option} needs a name of its own; give {option} {form}.")
         named[name] = value
     return named
 

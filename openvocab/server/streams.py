@@ -214,7 +214,7 @@ class Streams:
         if source not in self.sources:
             raise LacksError(f"There is no source {source!r}; GET /v1/sources lists them.")
         if sum(each.runs for each in self.all()) >= self._max_streams:
-            raise BusyError(f"{self._max_streams} streams may run, and do; try again later.")
+            raise BusyError(f"{self._max_streams} streams may run; stop one.")
 
     def prepare(self, source: str, wanted: Mapping[str, Any]) -> Stream:
         """One that is not started yet; the same source may be watched for several callers.
