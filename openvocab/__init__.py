@@ -3,6 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+import openvocab.environment  # noqa: F401  minds forks from the start
 from openvocab.errors import OpenVocabError
 
 if TYPE_CHECKING:

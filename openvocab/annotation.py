@@ -1,6 +1,7 @@
 """Detections drawn on a picture with supervision's annotators, sized to the picture."""
 
 import colorsys
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -62,7 +63,7 @@ def annotate(image: ImageLike, detections: sv.Detections, *, scale: float = 1.0)
     ]
     labels = sv.RichLabelAnnotator(
         color=palette,
-        font_path=_font("".join(texts)),
+        font_path=_font([cut(name) for name in names]),
         font_size=text_px,
         text_padding=max(2, text_px // 4),
         smart_position=True,
@@ -97,15 +98,18 @@ def cut(name: str) -> str:
     return flat if len(flat) <= LONGEST else flat[: LONGEST - 1] + "…"
 
 
-def _font(text: str) -> str | None:
-    """DejaVu Sans of matplotlib (which Ultralytics needs) while it has all letters."""
+def _font(names: Sequence[str]) -> str | None:
+    """DejaVu Sans of matplotlib (which Ultralytics needs), or the system's font that has more."""
     import matplotlib as mpl
 
     path = Path(mpl.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
     if not path.is_file():
         return None
-    missing = frozenset(text) - _letters(path) - set(" ")
-    return (missing and _installed(missing)) or str(path)
+    letters = frozenset("".join(names)) - {" "}
+    known = letters & _letters(path)
+    if known == letters:
+        return str(path)
+    return _installed(letters | set("0123456789."), len(known) + len("0123456789.")) or str(path)
 
 
 @lru_cache(maxsize=1)
@@ -116,17 +120,16 @@ def _letters(path: Path) -> frozenset[str]:
 
 
 @lru_cache(maxsize=64)  # a video asks at every frame
-def _installed(letters: frozenset[str]) -> str | None:
-    """The system's font that has most of these letters, and those of a score; None if none does."""
+def _installed(letters: frozenset[str], more_than: int) -> str | None:
+    """The system's font that has most of these letters; None if none has more than so many."""
     from matplotlib.font_manager import findSystemFonts
     from matplotlib.ft2font import FT2Font
 
-    best, most = None, 0
-    codes, score = {ord(letter) for letter in letters}, {ord(letter) for letter in "0123456789."}
+    best, most, codes = None, more_than, set(map(ord, letters))
     for path in sorted(findSystemFonts()):
         with suppress(RuntimeError, OSError, UnicodeError):  # as damaged fonts raise
             font = FT2Font(path)
-            has = font.get_charmap().keys()
-            if font.scalable and score <= has and len(codes & has) > most:
-                best, most = path, len(codes & has)
+            count = len(codes & font.get_charmap().keys())
+            if font.scalable and count > most:
+                best, most = path, count
     return best

@@ -100,7 +100,8 @@ def logging_kept() -> Iterator[None]:
     The program's own `logging.basicConfig` would do nothing from then on.
     """
     root = logging.root
-    stand_in = None if root.handlers else logging.NullHandler()
+    # Which handles what has no handler in any case.
+    stand_in = None if root.handlers else logging.lastResort or logging.NullHandler()
     if stand_in is not None:
         root.addHandler(stand_in)
     try:

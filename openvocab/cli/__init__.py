@@ -37,8 +37,10 @@ def main() -> None:
     try:
         sys.exit(app(prog_name="openvocab", standalone_mode=False))
     except UsageError as error:
-        said = error.format_message().rstrip(".?")
-        complain(f"{said}; see `{error.ctx.command_path} --help`.")
+        said, context = error.format_message().rstrip(".?"), error.ctx
+        complain(f"{said}; see `{context.command_path if context else 'openvocab'} --help`.")
+    except typer.Abort:  # Ctrl-C, or the end of the input, while it asks
+        sys.exit(130)
     except OpenVocabError as error:
         complain(str(error))
     sys.exit(2)

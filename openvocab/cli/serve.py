@@ -88,8 +88,8 @@ def serve(  # noqa: PLR0913  a command has as many parameters as it has options
 ) -> None:  # fmt: skip
     """Serve detection over HTTP.
 
-    POST /v1/detect and more, described at /docs and /openapi.json. Ctrl-C or SIGTERM ends it;
-    requests that have come are answered first.
+    POST /v1/detect and more, described at /openapi.json. Ctrl-C or SIGTERM ends it; requests that
+    are at work are answered first.
     """
     required("The server", "serve", "fastapi", "uvicorn", "prometheus_client")
     refuse_taken(host, port)

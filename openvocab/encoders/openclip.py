@@ -27,6 +27,7 @@ from openvocab.protocols import Boxes, Features, Image
 
 __all__ = ["CONFIG", "WEIGHTS", "OpenClipEncoder", "bundle_folder"]
 
+KNOWN = {"interpolation": ("bicubic", "bilinear"), "resize_mode": ("shortest", "squash", "longest")}
 PROMPTS = 512  # a forward: a long list must not take all memory
 
 
@@ -94,7 +95,8 @@ class OpenClipEncoder:
             raise
         except Exception as error:  # of torch, ONNX Runtime or OpenVINO
             raise ModelError(
-                f"{folder} cannot be run ({summary(error)}); pull it, or export it, again."
+                f"{folder} cannot be run ({summary(error)}); use another device, or pull or "
+                "export it again."
             ) from error
 
     @property
@@ -243,18 +245,22 @@ def _load(folder: Path, device: torch.device) -> tuple[Any, Any, dict[str, Any]]
 
 def _preprocessing(folder: Path, model: Any, config: dict[str, Any]) -> dict[str, Any]:  # noqa: ANN401
     """Size, mean, std, interpolation and resize mode, as open_clip reads them of the bundle."""
-    merged = dict(model.visual.preprocess_cfg) | config.get("preprocess_cfg", {})
     try:
+        merged = dict(model.visual.preprocess_cfg) | config.get("preprocess_cfg", {})
         size = merged.get("size", model.visual.image_size)
+        (side,) = {size} if isinstance(size, int) else set(size)
         found = {
-            "size": int(size if isinstance(size, int) else size[0]),
+            "size": int(side),
             "mean": [float(part) for part in merged["mean"]],
             "std": [float(part) for part in merged["std"]],
             "interpolation": merged.get("interpolation", "bicubic"),
             "resize_mode": merged.get("resize_mode", "shortest"),
         }
-        if found["size"] < 1 or found["interpolation"] not in {"bicubic", "bilinear"}:
-            raise ValueError(f"{found['size']} pixels, {found['interpolation']}")  # noqa: TRY301
+        for key, known in KNOWN.items():
+            if found[key] not in known:
+                raise ValueError(f"{key} {found[key]!r}")  # noqa: TRY301
+        if side < 1 or len(found["mean"]) != 3 or len(found["std"]) != 3 or 0 in found["std"]:
+            raise ValueError(f"{side} pixels, {found['mean']}, {found['std']}")  # noqa: TRY301
     except (ValueError, TypeError, LookupError) as error:
         raise ModelError(
             f"{folder / CONFIG} says no preprocessing that can be done ({summary(error)}); "

@@ -95,13 +95,14 @@ class UltralyticsProposer:
 
     def _load(self, file: Path) -> dict[int, str]:
         """Load the model and run it once; its names by number."""
+        threads = torch.get_num_threads()  # before Ultralytics sets another number
         try:
             with contained_ultralytics() as ultralytics:
                 _import_runtime(file)
                 self._model = ultralytics.YOLO(str(file))
                 # The task and names of an export are known only once it runs.
                 (first,) = self._predict(np.zeros((32, 32, 3), np.uint8))
-                self._rest_between_runs(file)
+                self._rest_between_runs(file, threads)
         # Ultralytics, its eighteen backends and pickle raise anything on a damaged file.
         except Exception as error:
             raise ModelError(
@@ -120,11 +121,11 @@ class UltralyticsProposer:
             )
         return {int(key): str(name) for key, name in dict(first.names).items()}
 
-    def _rest_between_runs(self, file: Path) -> None:
+    def _rest_between_runs(self, file: Path, threads: int) -> None:
         """Ultralytics gives ONNX Runtime no options; see `runtimes.onnx_session` for what for."""
         backend = self._model.predictor.model.backend
         if file.suffix.lower() == ".onnx" and backend.device.type == "cpu":
-            backend.session = onnx_session(file, torch.get_num_threads())
+            backend.session = onnx_session(file, threads)
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -75,7 +75,11 @@ def build(detector: OpenVocabDetector, settings: Settings | None = None) -> Fast
     app.add_middleware(Site, hosts=settings.hosts, origins=settings.origins)
     # Gradio's own rules are off where it finds these.
     app.add_middleware(
-        CORSMiddleware, allow_origins=settings.origins, allow_methods=["*"], allow_headers=["*"]
+        CORSMiddleware,
+        allow_origins=settings.origins,
+        allow_methods=["*"],
+        allow_headers=["*"],
+        expose_headers=["Retry-After"],
     )
     app.add_middleware(Counts, registry=registry, paths=app.openapi()["paths"])
     return app

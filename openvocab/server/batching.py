@@ -1,6 +1,5 @@
 """Requests that wait together go through the networks together; those too many are turned away."""
 
-import queue
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, InvalidStateError
@@ -16,7 +15,6 @@ from openvocab.server.errors import BusyError, StoppingError
 
 __all__ = ["Batcher"]
 
-POLL_S = 0.5  # between two looks whether to stop
 BOXES = 128  # encoded in one turn, beside those of the oldest image, which may have any number
 T = TypeVar("T", bound="_Job | _Seen")
 R = TypeVar("R")
@@ -37,8 +35,8 @@ class Batcher:
     """One thread runs the networks, for all requests, each with classes of its own.
 
     What has come meanwhile makes the next batch: nobody waits for company while the networks idle.
-    Of what the detector has seen, each turn encodes the oldest image and those with the fewest
-    boxes beside it: who asks for every speck waits for it himself.
+    Each turn answers the oldest picture and those with the fewest boxes beside it: a caller who
+    asks for every speck waits for it alone.
     """
 
     def __init__(
@@ -48,12 +46,14 @@ class Batcher:
 
         Args:
             detector: whose networks run.
-            max_batch: images that are looked at, one after the other, before the next turn.
-            max_waiting: images that may wait to be looked at.
+            max_batch: images whose boxes are known and not yet named, at the most.
+            max_waiting: images that may wait for that.
         """
-        self._detector, self._max_batch = detector, max_batch
-        self._jobs: queue.Queue[_Job] = queue.Queue(max_waiting)
-        self._stopped = threading.Event()
+        self._detector, self._max_batch, self._max_waiting = detector, max_batch, max_waiting
+        self._jobs: list[_Job] = []  # the oldest first, as in `_seen`
+        self._seen: list[_Seen] = []
+        self._stopped = False
+        self._changed = threading.Condition()
         self.told: Callable[[int], None] = lambda _: None
         """Told of the number of images of each turn."""
         self._thread = threading.Thread(target=self._run, name="openvocab-batches", daemon=True)
@@ -69,57 +69,69 @@ class Batcher:
             BusyError: as many wait as may.
             StoppingError: the server stops.
         """
-        answer: Future[sv.Detections] = Future()
-        if self._stopped.is_set():
-            raise StoppingError("The server stops; try another one.")
-        try:
-            self._jobs.put_nowait(_Job(image, naming, answer))
-        except queue.Full:
-            raise BusyError("Too many requests wait; try again later.") from None
-        return answer
+        with self._changed:
+            if self._stopped:
+                raise StoppingError("The server stops; try another one.")
+            self._jobs = [job for job in self._jobs if not job.answer.done()]
+            if len(self._jobs) >= self._max_waiting:
+                raise BusyError("Too many requests wait; try again later.")
+            job = _Job(image, naming, Future())
+            self._jobs.append(job)
+            self._changed.notify()
+        return job.answer
 
     @property
     def waiting(self) -> int:
-        """How many images wait."""
-        return self._jobs.qsize()
+        """How many images wait, for their boxes or for the names of those."""
+        with self._changed:
+            jobs = [*self._jobs, *(each.job for each in self._seen)]
+        return sum(not job.answer.done() for job in jobs)
 
     @property
     def alive(self) -> bool:
         """Whether requests will be answered."""
-        return self._thread.is_alive() and not self._stopped.is_set()
+        return self._thread.is_alive() and not self._stopped
 
     def close(self) -> None:
         """Answer what waits, and stop."""
-        self._stopped.set()
+        with self._changed:
+            self._stopped = True
+            self._changed.notify()
         self._thread.join()
 
     def _run(self) -> None:
-        seen: list[_Seen] = []  # the oldest first
-        while seen or not (self._stopped.is_set() and self._jobs.empty()):
-            new = [job for job in self._taken(0 if seen else POLL_S) if not job.answer.done()]
-            seen += _tried(new, self._propose)
-            turn = self._turn([each for each in seen if not each.job.answer.done()])
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._jobs or self._seen or self._stopped)
+                if not (self._jobs or self._seen):
+                    return
+                new = self._taken()
+            self._seen += _tried(new, self._propose)
+            turn = self._turn()
             if turn:
                 self.told(len(turn))
             for each, found in _tried(turn, self._name):
                 with suppress(InvalidStateError):  # cancelled just now
                     each.job.answer.set_result(found)
-            seen = [each for each in seen if not each.job.answer.done()]
+            self._seen = [each for each in self._seen if not each.job.answer.done()]
 
-    def _taken(self, wait_s: float) -> list[_Job]:
-        """What waits, as much as a batch holds."""
-        jobs: list[_Job] = []
-        with suppress(queue.Empty):
-            jobs.append(self._jobs.get(block=wait_s > 0, timeout=wait_s))
-            while len(jobs) < self._max_batch:
-                jobs.append(self._jobs.get_nowait())
-        return jobs
+    def _taken(self) -> list[_Job]:
+        """The oldest, and those that ask for the highest scores, as many as there is room for."""
+        waiting = [job for job in self._jobs if not job.answer.done()]
+        room = self._max_batch - len(self._seen)
+        first = waiting[: room > 1]
+        rest = sorted(waiting[len(first) :], key=lambda job: -job.naming.lowest)
+        taken = [*first, *rest][:room]
+        self._jobs = [job for job in waiting if not any(job is each for each in taken)]
+        return taken
 
-    def _turn(self, seen: Sequence[_Seen]) -> list[_Seen]:
-        turn, room = list(seen[:1]), BOXES
+    def _turn(self) -> list[_Seen]:
+        """The oldest, and those with the fewest boxes."""
+        seen = [each for each in self._seen if not each.job.answer.done()]
+        turn, room = seen[:1], BOXES
         for each in sorted(seen[1:], key=lambda each: len(each.boxes)):
             room -= len(each.boxes)
-            if room < 0 or len(turn) == self._max_batch:
+            if room < 0:
                 break
             turn.append(each)
         return turn

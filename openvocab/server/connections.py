@@ -21,16 +21,20 @@ def impatient(seconds: float) -> Any:  # noqa: ANN401  a class, for `uvicorn.Con
 
         def connection_made(self, transport: Any) -> None:  # noqa: ANN401
             super().connection_made(transport)
-            self.loop.call_later(seconds, self.look)
+            self.next_look = self.loop.call_later(seconds, self.look)
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self.next_look.cancel()
+            super().connection_lost(exc)
 
         def look(self) -> None:
-            if self.transport.is_closing() or self.transport.get_protocol() is not self:
-                return  # gone; or a websocket now
+            if self.transport.get_protocol() is not self:
+                return  # a websocket now
             works = self.cycle is not None and not self.cycle.response_complete
             if not works and self.idle_since is self.cycle:
                 self.transport.close()
                 return
             self.idle_since = () if works else self.cycle
-            self.loop.call_later(seconds, self.look)
+            self.next_look = self.loop.call_later(seconds, self.look)
 
     return Impatient

@@ -125,7 +125,7 @@ class Gone:
         if scope["type"] != "http" or not scope["path"].startswith(WORK):
             await self._app(scope, receive, send)
             return
-        caller, begun = _Caller(receive), False
+        caller, begun = _Caller(receive, sends=_has_body(scope)), False
 
         async def told(message: Message) -> None:
             nonlocal begun
@@ -152,11 +152,17 @@ class Gone:
 class _Caller:
     """Who sends one request, and may go before it is answered."""
 
-    def __init__(self, receive: Receive) -> None:
+    def __init__(self, receive: Receive, *, sends: bool) -> None:
         self._receive, self._whole, self.gone = receive, asyncio.Event(), asyncio.Event()
+        self._told = sends  # that nothing more will come
+        if not sends:
+            self._whole.set()
 
     async def receive(self) -> Message:
         """The next part; once all is there, that the caller has gone, which `left` hears."""
+        if not self._told:
+            self._told = True
+            return {"type": "http.request", "body": b"", "more_body": False}
         if self._whole.is_set():
             await self.gone.wait()
             return {"type": "http.disconnect"}
@@ -171,6 +177,11 @@ class _Caller:
         while (await self._receive())["type"] != "http.disconnect":
             pass
         self.gone.set()
+
+
+def _has_body(scope: Scope) -> bool:
+    headers = Headers(scope=scope)
+    return headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
 
 
 class Site:
@@ -197,7 +208,7 @@ class Site:
         if scope["type"] == "http":
             headers = Headers(scope=scope)
             host = headers.get("host", "")
-            if self._hosts and urlsplit(f"//{host}").hostname not in self._hosts:
+            if self._hosts and _name(host) not in self._hosts:
                 said = f"This server is called otherwise; ask it as {' or '.join(self._hosts)}."
                 await refusal(400, said)(scope, receive, send)
                 return
@@ -209,9 +220,21 @@ class Site:
 
     def _elsewhere(self, headers: Headers, host: str) -> bool:
         origin, site = headers.get("origin"), headers.get("sec-fetch-site")
-        if origin is None or origin in self._origins or site in ("same-origin", "none"):
+        if origin is None or origin.lower() in self._origins or site in ("same-origin", "none"):
             return False
-        return urlsplit(origin).netloc != host
+        return origin.partition("://")[2] != host
+
+
+def _name(host: str) -> str:
+    """The name in a `Host` header, without its port.
+
+    >>> _name("[::1]:8000"), _name("LOCALHOST:80"), _name("[")
+    ('::1', 'localhost', '')
+    """
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""
 
 
 class Token:
@@ -286,4 +309,5 @@ class Counts:
             route = getattr(scope.get("route"), "path", scope["path"])
             path = route if route in self._paths else "other"
             self._requests.labels(path, status).inc()
-            self._seconds.labels(path).observe(spent)
+            if status != NOBODY:
+                self._seconds.labels(path).observe(spent or time.perf_counter() - begun)

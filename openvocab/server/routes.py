@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Form, Header, HTTPException, Response
 from fastapi.concurrency import run_in_threadpool
+from fastapi.exceptions import RequestValidationError
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from prometheus_client import CollectorRegistry, generate_latest
 from pydantic import ValidationError
@@ -74,7 +75,7 @@ def detection(service: Service) -> APIRouter:
         try:
             question = asked.question()
         except ValidationError as error:
-            raise HTTPException(422, error.errors(include_url=False)[0]["msg"]) from error
+            raise RequestValidationError(error.errors(include_url=False)) from error
         (found,) = await service.detect([await asked.image.read()], question)
         return found
 

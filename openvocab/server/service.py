@@ -1,7 +1,9 @@
 """What the routes share: what is let in, understood, decoded and answered in time."""
 
 import asyncio
+import re
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -30,6 +32,7 @@ __all__ = ["LOCAL", "MIB", "Service", "Settings"]
 MIB = 1024**2
 LOCAL = ("127.0.0.1", "localhost", "::1")
 """Names of this machine for itself."""
+ORIGIN = re.compile(r"https?://[^/\s*?#@]+")
 T = TypeVar("T")
 P = ParamSpec("P")
 
@@ -51,7 +54,7 @@ class Settings:
     max_words: int = 5000
     """Of one request or vocabulary, synonyms and negatives among them."""
     hosts: tuple[str, ...] = ()
-    """Names that a request may call this server by, such as `LOCAL`; none allows all."""
+    """Names that a request may call this server by, without ports, such as `LOCAL`; none allows all."""
     origins: tuple[str, ...] = ()
     """`https://app.example.com`: sites whose pages may ask from a browser."""
     token: str = ""
@@ -73,12 +76,20 @@ class Settings:
         """Check what would be met too late.
 
         Raises:
-            ConfigError: a token that nobody can bring; zones of no source, or of single pictures.
+            ConfigError: a token that nobody can bring; an origin that no page has; zones of no
+                source, or of single pictures.
         """
         token = self.token.strip()  # a file that it was read from ends with a line
         if (self.token and not token) or not token.isprintable():
             raise ConfigError("The token is blank or holds control characters; give another.")
         object.__setattr__(self, "token", token)
+        hosts = tuple(host.strip("[]").lower() for host in self.hosts)
+        origins = tuple(origin.rstrip("/").lower() for origin in self.origins)
+        object.__setattr__(self, "hosts", hosts)
+        object.__setattr__(self, "origins", origins)
+        for origin in origins:
+            if not ORIGIN.fullmatch(origin):
+                raise ConfigError(f"{origin!r} is the origin of no page; give https://HOST[:PORT].")
         for name in self.zones:
             if name not in self.sources:
                 raise ConfigError(f"There are zones for {name!r} and no such source; name one.")
@@ -114,7 +125,7 @@ class Service:
         self.batcher.start()
 
     def end(self) -> None:
-        """Have what would never end by itself end soon, and what is left of it cost nothing."""
+        """Take no more requests, and have what would never end by itself end soon."""
         self.ending = True
         self.streams.end()
 
@@ -206,8 +217,9 @@ class Service:
     async def _detect(self, pictures: Sequence[bytes | str], question: Question) -> list[Answer]:
         naming = await _threaded(self.detector.naming, **await self._wanted(question))
         loaded = await self._loaded(pictures, "image")
-        futures = [self.batcher.submit(image, naming) for image in loaded]
+        futures: list[Future[sv.Detections]] = []
         try:
+            futures += (self.batcher.submit(image, naming) for image in loaded)
             found: list[sv.Detections] = await asyncio.gather(
                 *(asyncio.wrap_future(future) for future in futures)
             )

@@ -1,7 +1,6 @@
 """Class lists by name: encoded once, kept in memory and, where there is a folder, on disk."""
 
 import re
-import tempfile
 import threading
 from pathlib import Path
 
@@ -24,13 +23,12 @@ class Vocabularies:
 
         Raises:
             ClassesError: a file is no vocabulary, or of another encoder.
-            ConfigError: nothing can be written there.
+            ConfigError: it is no folder, and none can be made. One that cannot be written to may
+                hold what others have stored.
         """
         if folder is not None:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
-                with tempfile.TemporaryFile(dir=folder):
-                    pass
             except OSError as error:
                 raise ConfigError(
                     f"{folder} cannot keep vocabularies ({error.strerror}); choose another folder."

@@ -253,11 +253,12 @@ def test_a_damaged_bundle_is_a_one_line_error_and_never_random_weights(tmp_path,
 
 @pytest.mark.parametrize(
     "process",
-    [{"size": []}, {"size": 96}, {"size": "big"}, {"interpolation": "random"}, {"mean": "dark"}],
-)
+    [{"size": []}, {"size": 96}, {"size": "big"}, {"interpolation": "random"}, {"mean": "dark"},
+     {"mean": [0.5]}, {"std": [0, 0, 0]}, {"size": [64, 32]}, {"resize_mode": "odd"}, None],
+)  # fmt: skip
 def test_preprocessing_that_cannot_be_done_is_refused_at_once(tmp_path, process):
     folder = save_bundle(tmp_path / "bundle", SMALL, OPENAI)
-    config = {"model_cfg": SMALL, "preprocess_cfg": OPENAI | process}
+    config = {"model_cfg": SMALL, "preprocess_cfg": process and OPENAI | process}
     (folder / "open_clip_config.json").write_text(json.dumps(config))
     with pytest.raises(ModelError, match=r"again\.$") as caught:
         OpenClipEncoder(folder)

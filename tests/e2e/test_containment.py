@@ -86,12 +86,12 @@ def look(answers):
     answers.put(len(OpenVocabDetector.from_preset().detect(PHOTO, ["bus", "person"])))
 fork = multiprocessing.get_context("fork")
 answers = fork.SimpleQueue()
-look(answers)
+BEFORE
 child = fork.Process(target=look, args=[answers], daemon=True)
 child.start()
 child.join(100)
 assert child.exitcode == 0, child.exitcode
-assert answers.get() == answers.get() >= 4
+assert answers.get() >= 4
 print("[]", [])
 """
 
@@ -227,9 +227,12 @@ def test_four_threads_may_load_at_once(tmp_path, assets):
     assert run(TOGETHER, tmp_path, assets / "bus.jpg") == "[] []"
 
 
-def test_a_forked_process_loads_networks_of_its_own(tmp_path, assets):
+@pytest.mark.parametrize(
+    "before", ["look(answers); answers.get()", "import torch; torch.rand(2000, 2000).matmul(torch.rand(2000, 2000))"]
+)  # fmt: skip
+def test_a_forked_process_loads_networks_of_its_own(tmp_path, assets, before):
     """GNU OpenMP waits for ever for the threads that its parent had."""
-    assert run(FORK, tmp_path, assets / "bus.jpg") == "[] []"
+    assert run(FORK.replace("BEFORE", before), tmp_path, assets / "bus.jpg") == "[] []"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the settings lie elsewhere")

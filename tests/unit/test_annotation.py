@@ -135,6 +135,7 @@ def test_letters_that_dejavu_has_not_are_drawn_in_a_font_of_the_system(grey, tmp
         assert (found != nothing).any()
         assert (found != drawn("犬", other)).any()
         assert (drawn("犬", without_digits) == nothing).all()  # the score would be boxes
+        assert (drawn("dog 犬", whole) == drawn("dog 犬")).all()  # and here "dog"
         assert (drawn("dog", whole) == drawn("dog")).all()
     finally:
         _installed.cache_clear()
