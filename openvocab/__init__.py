@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-import openvocab.environment  # noqa: F401  minds forks from the start
+import openvocab.environment  # noqa: F401  watches for forks from the start
 from openvocab.errors import OpenVocabError
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ __all__ = ["OpenVocabDetector", "OpenVocabError", "Preset", "Vocabulary", "annot
 
 __version__ = "0.1.0"
 
-# Loaded at first use: importing the package must not import torch, ultralytics or OpenCV.
+# Loaded on first use: importing the package must not import torch, ultralytics or OpenCV.
 _HOMES = {
     "OpenVocabDetector": "openvocab.detector",
     "Preset": "openvocab.presets",

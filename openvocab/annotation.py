@@ -1,4 +1,4 @@
-"""Detections drawn on a picture with supervision's annotators, sized to the picture."""
+"""Draws detections on a picture with supervision's annotators, sized to the picture."""
 
 import colorsys
 from collections.abc import Sequence
@@ -15,29 +15,29 @@ from openvocab.protocols import Image
 
 __all__ = ["annotate", "cut"]
 
-GOLDEN = (5**0.5 - 1) / 2  # steps of it never come near where one was before
-LARGEST = 20  # times; letters fill the picture then
-LONGEST = 40  # characters of a label; a longer one hides the picture
+GOLDEN = (5**0.5 - 1) / 2  # steps of this size never come back near an earlier one
+LARGEST = 20  # times; at this scale, letters fill the picture
+LONGEST = 40  # characters in a label; a longer one hides the picture
 
 
 def annotate(image: ImageLike, detections: sv.Detections, *, scale: float = 1.0) -> Image:
-    """A copy of the picture with masks, boxes and "name 0.87" labels.
+    """Draw masks, boxes and "name 0.87" labels on a copy of the picture.
 
-    A class keeps its colour as long as it keeps its number; lines and text grow with the picture.
+    A class keeps its colour as long as it keeps its number. Lines and text grow with the picture.
 
     Args:
-        image: what `detect` takes: a path, bytes, PIL image or array `(H, W, 3)` uint8 BGR.
-        detections: as `detect` returns them; without `class_name` the number of the class is
-            drawn. Names in other letters than Latin, Greek, Cyrillic or Arabic need a font of the
-            system that has them.
-        scale: of lines and text; 1.0 is made for a desk, more for a phone.
+        image: as for `detect`: a path, bytes, PIL image or array `(H, W, 3)` uint8 BGR.
+        detections: as `detect` returns them; without `class_name`, the number of the class is
+            drawn. Names in scripts other than Latin, Greek, Cyrillic or Arabic need a system font
+            that has the letters.
+        scale: factor on lines and text; 1.0 suits a desk, a phone needs more.
 
     Returns:
-        `(H, W, 3)` uint8 BGR; the input is left as it was.
+        `(H, W, 3)` uint8 BGR; the input is left unchanged.
 
     Raises:
         ImageError: the image cannot be read.
-        ConfigError: the scale is none.
+        ConfigError: the scale is not a usable number.
 
     >>> picture = np.zeros((32, 32, 3), np.uint8)
     >>> annotate(picture, sv.Detections.empty()).shape
@@ -73,9 +73,9 @@ def annotate(image: ImageLike, detections: sv.Detections, *, scale: float = 1.0)
 
 
 def _colour(number: int) -> sv.Color:
-    """A hue of the class's own, as bright as white text on it can stand (contrast 4.5, WCAG 2)."""
+    """A hue for the class, as bright as white text allows (contrast 4.5, WCAG 2)."""
     turn = number * GOLDEN % 1
-    hue = (80 + 320 * turn) / 360 % 1  # no yellow: as dark as that, it is mud
+    hue = (80 + 320 * turn) / 360 % 1  # no yellow: that dark, it looks like mud
     red, green, blue = colorsys.hsv_to_rgb(hue, 0.9, 1.0)
     luminance = 0.2126 * red**2.2 + 0.7152 * green**2.2 + 0.0722 * blue**2.2
     dim = min(1.0, (0.18 / luminance) ** (1 / 2.2))  # (1 + 0.05) / (0.18 + 0.05) = 4.57
@@ -93,13 +93,13 @@ def _scores(detections: sv.Detections) -> np.ndarray:
 
 
 def cut(name: str) -> str:
-    """In one line, and no longer than fits one."""
+    """A name on one line, shortened if it is too long for a label."""
     flat = " ".join(name.split())
     return flat if len(flat) <= LONGEST else flat[: LONGEST - 1] + "…"
 
 
 def _font(names: Sequence[str]) -> str | None:
-    """DejaVu Sans of matplotlib (which Ultralytics needs), or the system's font that has more."""
+    """DejaVu Sans from matplotlib (which Ultralytics needs), or a system font with more letters."""
     import matplotlib as mpl
 
     path = Path(mpl.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
@@ -119,9 +119,9 @@ def _letters(path: Path) -> frozenset[str]:
     return frozenset(map(chr, FT2Font(path).get_charmap()))
 
 
-@lru_cache(maxsize=64)  # a video asks at every frame
+@lru_cache(maxsize=64)  # asked at every frame of a video
 def _installed(letters: frozenset[str], more_than: int) -> str | None:
-    """The system's font that has most of these letters; None if none has more than so many."""
+    """The system font with most of these letters; None if none has more than `more_than`."""
     from matplotlib.font_manager import findSystemFonts
     from matplotlib.ft2font import FT2Font
 

@@ -1,4 +1,4 @@
-"""`detect()`: builds and keeps one detector a preset."""
+"""`detect()`: builds one detector per preset and keeps it."""
 
 import os
 import threading
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["detect"]
 
 _detectors: dict[tuple[object, ...], OpenVocabDetector] = {}
-"""By what a preset says of networks, not by its name: its file may change, or lie elsewhere."""
+"""Keyed by the networks of a preset, not by its name: its file may change, or be elsewhere."""
 _lock = threading.Lock()
 
 
@@ -33,10 +33,10 @@ def detect(
     """Find the caller's classes in one image, with a preset that is loaded once and kept.
 
     Never downloads. Arguments, result, shapes and errors are those of
-    `OpenVocabDetector.detect`, and `preset` as for `OpenVocabDetector.from_preset`.
+    `OpenVocabDetector.detect`; `preset` is as for `OpenVocabDetector.from_preset`.
 
     Raises:
-        OpenVocabError: one of its children, as the two methods name them.
+        OpenVocabError: one of its subclasses, as listed for those two methods.
     """
     return _detector(load(preset)).detect(
         image,

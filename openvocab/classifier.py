@@ -1,4 +1,4 @@
-"""Names boxes from their features, in one vocabulary of one detector: posterior, fusion, choice."""
+"""Names boxes from their features, for one vocabulary and detector: posterior, fusion, choice."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -15,52 +15,52 @@ from openvocab.vocabulary import Vocabulary
 
 __all__ = ["Naming", "RegionClassifier", "Regions", "Scores", "Share"]
 
-SAME = 0.999  # cosine over which two prompts are the same word
-# Overlap over which two boxes of two classes are one box, which has one label. At .6 what stands
-# before something else (a bowl on a table) goes as well, which costs 1.2 of 46 AP50; without it, one
-# box in 17 has two labels, and one in 60 so.
+SAME = 0.999  # cosine above which two prompts are the same word
+# Overlap above which boxes of two classes count as one box, which gets one label. At 0.6, things
+# in front of other things (a bowl on a table) are lost as well, which costs 1.2 of 46 AP50. Without
+# the rule, one box in 17 has two labels; with it, one in 60.
 SAME_BOX = 0.85
 
 
 class Regions(NamedTuple):
-    """What a detector saw in one image, before anything is given a name."""
+    """What a detector saw in one image, before anything is named."""
 
     proposals: Proposals
     """N boxes that may be named."""
     features: Features
-    """`(N, D)` of the proposals."""
+    """`(N, D)`, the features of the proposals."""
     lowest: float = 0.0
-    """The lowest score that was to be asked for: boxes that cannot reach it are left out."""
+    """The lowest threshold that may be asked for; boxes that cannot reach it are left out."""
 
 
 class Share(NamedTuple):
-    """What speaks for one class of a box, or against it."""
+    """One thing that speaks for or against the class of a box, with its share."""
 
     kind: str
-    """`class`, `negative`, `background` or `detector` (a name of its own)."""
+    """`class`, `negative`, `background`, or `detector` (one of the detector's own names)."""
     name: str
-    """As it was given: of a class, a negative, a background prompt or the detector's label."""
+    """The class, negative or detector name as given; `background` for all background prompts."""
     share: float
-    """Of a class its posterior; of what competes its part of the best class's softmax."""
+    """The posterior of a class; for a competitor, its part of the best class's softmax."""
 
 
 class Scores(NamedTuple):
     """Every box of an image against every class."""
 
     similarity: NDArray[np.float32]
-    """`(N, K)` cosine."""
+    """`(N, K)`, cosine."""
     posterior: NDArray[np.float32]
-    """`(N, K)` probability against all that competes with the class."""
+    """`(N, K)`, probability of the class against everything that competes with it."""
     claims: NDArray[np.float32]
-    """`(N, K)` whose largest decides the class of a box."""
+    """`(N, K)`; the largest claim decides the class of a box."""
 
 
 class RegionClassifier:
-    """A vocabulary as one detector understands it; immutable, may be shared by threads.
+    """A vocabulary as one detector understands it; immutable, and safe to share by threads.
 
-    What competes with the classes: the caller's negatives, the background prompts, and every name
-    of the detector that a class does not stand for. So a person is not a giraffe just because
-    nobody asked for persons.
+    A class competes with the caller's negatives, the background prompts, and every name of the
+    detector that it does not stand for. So a person does not become a giraffe just because nobody
+    asked for people.
     """
 
     def __init__(
@@ -72,13 +72,13 @@ class RegionClassifier:
         encoder: Encoder,
         preset: Preset,
     ) -> None:
-        """Compare the vocabulary once with all that is the same for every image.
+        """Compare the vocabulary with everything that is the same for every image, once.
 
         Args:
             vocabulary: K classes and J negatives.
-            names: the detector's own words, L of them.
-            name_features: `(L, D)`.
-            background: `(B, D)`.
+            names: the detector's own names, L of them.
+            name_features: `(L, D)`, the features of `names`.
+            background: `(B, D)`, the features of the background prompts.
             encoder: gives the logit scale and bias.
             preset: gives the numbers.
         """
@@ -97,21 +97,21 @@ class RegionClassifier:
         self._affinity = matching.label_affinity(near, scale, floor)
         self._covered = matching.covers(near, among, self._affinity, scale, floor)
         self._rows = np.concatenate([words, background, name_features])
-        # Who asks for the sky wants the sky.
+        # If the caller asks for the sky, the background prompt "sky" must not compete with it.
         same = matching.products(vocabulary.features, background) > SAME
         negatives = np.ones((len(vocabulary), len(vocabulary.negatives)), np.bool_)
         nothing = np.ones((len(vocabulary), 1), np.bool_)
         covered = self._covered[: len(vocabulary)]
-        # (K, J + B + L + 1): which of the other rows competes with which class.
+        # (K, J + B + L + 1): which of the other rows compete with which class.
         self._competes = np.hstack([negatives, ~same, ~covered, nothing])
 
     @property
     def width(self) -> int:
-        """Of a feature."""
+        """Length D of a feature."""
         return int(self._rows.shape[1])
 
     def scores(self, found: Proposals, features: Features) -> Scores:
-        """Cosine and posterior of N boxes with features `(N, D)`."""
+        """Cosines, posteriors and claims of N boxes with features `(N, D)`."""
         similarity, logits = self._logits(found, features)
         count = len(self.names)
         posterior = matching.posterior(logits[:, :count], logits[:, count:], self._competes)
@@ -122,12 +122,12 @@ class RegionClassifier:
     def explain(
         self, found: Proposals, features: Features, negatives: Sequence[str]
     ) -> list[Share]:
-        """Why one box got its class: every posterior, then what competes with its class.
+        """Explain the class of one box: every posterior, then what competes with its class.
 
         Args:
             found: one box.
             features: `(1, D)`.
-            negatives: what the vocabulary's negatives are called.
+            negatives: names for the vocabulary's negatives.
         """
         _, (logits,) = self._logits(found, features)
         scores = self.scores(found, features)
@@ -147,14 +147,14 @@ class RegionClassifier:
         ]
 
     def _logits(self, found: Proposals, features: Features) -> tuple[Features, Features]:
-        """Cosines `(N, R)` with all rows, and logits `(N, R + 1)`: the last is of nothing at all."""
+        """Cosines `(N, R)` with all rows, and logits `(N, R + 1)`, the last for "nothing at all"."""
         preset, worded = self._preset, len(self._affinity)
         evidence = matching.label_evidence(self._affinity, self._covered, self._label_ids(found))
         similarity = matching.products(features, self._rows)
         logits = self._scale * similarity
         logits[:, :worded] += self._trust(found) * evidence
         logits[:, worded:] += np.log(preset.background_weight)
-        # A sigmoid model's bias is one more competitor: of a constant logit, whatever is shown.
+        # A sigmoid model's bias is one more competitor, with a constant logit for every box.
         nothing = -np.inf if self._bias is None else -self._bias
         return similarity, np.hstack([logits, np.full((len(found), 1), nothing, np.float32)])
 
@@ -168,7 +168,7 @@ class RegionClassifier:
 
     def _trust(self, found: Proposals) -> NDArray[np.float32]:
         """Logits `(N, 1)` that each label is worth."""
-        # The square root: a label of objectness 0.3 is right far more often than 3 times in 10.
+        # Square root: a label with objectness 0.3 is right far more often than 3 times in 10.
         return np.float32(self._preset.prior_weight) * np.sqrt(found.objectness)[:, None]
 
     def detections(
@@ -179,14 +179,14 @@ class RegionClassifier:
         class_ids: NDArray[np.intp] | None = None,
         tracker_ids: NDArray[np.intp] | None = None,
     ) -> sv.Detections:
-        """Boxes over their class's threshold, best first, without overlaps.
+        """Keep boxes that reach their class's threshold, best first, without overlaps.
 
         Args:
             found: N boxes.
-            scores: of these boxes.
-            thresholds: `(K,)` lowest fused score of each class.
-            class_ids: `(N,)` the class of each box; None takes the one of the largest claim.
-            tracker_ids: `(N,)` the track of each box, where there are tracks.
+            scores: the scores of these boxes.
+            thresholds: `(K,)`, the lowest fused score of each class.
+            class_ids: `(N,)`, the class of each box; None uses the class with the largest claim.
+            tracker_ids: `(N,)`, the track of each box, if there are tracks.
         """
         chosen = scores.claims.argmax(axis=1) if class_ids is None else class_ids
         posterior = scores.posterior[np.arange(len(found)), chosen]
@@ -216,13 +216,13 @@ class RegionClassifier:
         score: NDArray[np.float32],
         chosen: NDArray[np.intp],
     ) -> NDArray[np.intp]:
-        """Of rows, best first, those that no better one of their class, or at one place, overlaps."""
+        """Rows, best first, that no better box of their class, or in the same place, overlaps."""
         for iou, label in (
             (self._preset.nms_iou, chosen),
             (max(SAME_BOX, self._preset.nms_iou), np.zeros_like(chosen)),
         ):
             if not len(rows):
-                break  # supervision's functions do not take nothing
+                break  # supervision's functions do not accept empty arrays
             scored = np.column_stack([found.xyxy[rows], score[rows], label[rows]])
             if found.masks is None:
                 rows = rows[sv.box_non_max_suppression(scored, iou)]
@@ -232,18 +232,18 @@ class RegionClassifier:
 
 
 class Naming(NamedTuple):
-    """A vocabulary and its thresholds: replaced as a whole, so that nothing sees half a change."""
+    """A classifier and its thresholds, replaced together so that no thread sees half a change."""
 
     classifier: RegionClassifier
     thresholds: NDArray[np.float32]
-    """`(K,)` lowest fused score of each class."""
+    """`(K,)`, the lowest fused score of each class."""
 
     @property
     def lowest(self) -> float:
-        """The lowest score that any class may have."""
+        """The lowest threshold of any class."""
         return float(self.thresholds.min())
 
     def detections(self, regions: Regions) -> sv.Detections:
-        """What is in one image."""
+        """Turn the regions of one image into detections."""
         scores = self.classifier.scores(regions.proposals, regions.features)
         return self.classifier.detections(regions.proposals, scores, self.thresholds)

@@ -22,32 +22,37 @@ from openvocab.vocabulary import Classes, Example, Vocabulary, class_thresholds,
 
 __all__ = ["AT_LOADING", "OpenVocabDetector"]
 
-# What the networks were loaded with.
+# Fields of the preset that the networks were loaded with.
 AT_LOADING = {
     "detector", "encoder", "image_size", "tile_size", "proposal_threshold", "proposal_iou",
     "max_boxes", "trust_pickle",
 }  # fmt: skip
 
 
-SAME_LOOK = 0.9  # overlap over which two boxes are one region to the encoder: 4 % of boxes
-LISTS = 8  # lists of classes whose comparison with the detector's words is remembered
+SAME_LOOK = 0.9  # overlap above which two boxes are one region to the encoder: 4 % of boxes
+LISTS = 8  # lists of classes whose comparison with the detector's names is remembered
 
 
 class OpenVocabDetector:
-    """A proposer says where things are, an encoder says what they are, in the caller's words.
+    """A detector whose proposer finds boxes and whose encoder names them in the caller's words.
 
-    Holds no state of a call: classes are an argument, text features are remembered by word, and
-    many threads may share one detector with different classes. Processes build one each: it cannot
-    be pickled.
+    A call leaves no state behind: classes are an argument, text features are cached by word, and
+    many threads may share one detector with different classes. It cannot be pickled, so each
+    process builds its own.
     """
 
     def __init__(
         self, proposer: Proposer, encoder: Encoder, preset: str | os.PathLike[str] | Preset
     ) -> None:
-        """Compose one's own parts; `preset` gives the numbers (its weights are not loaded).
+        """Compose a detector from your own parts.
+
+        Args:
+            proposer: finds boxes.
+            encoder: encodes regions and words.
+            preset: gives the numbers only; the weights that it names are not loaded.
 
         Raises:
-            ModelError: the proposer has no names, or one twice.
+            ModelError: the proposer has no names, or the same name twice.
         """
         if not proposer.names or len(set(proposer.names)) < len(proposer.names):
             raise ModelError("The proposer needs names that differ, one at least; give it some.")
@@ -61,25 +66,27 @@ class OpenVocabDetector:
     def from_preset(
         cls, preset: str | os.PathLike[str] | Preset = "starter", *, device: str | None = None
     ) -> Self:
-        """Load a bundled preset by name, or one's own from a `.toml` file. Never downloads.
+        """Load a bundled preset by name, or your own from a `.toml` file; never downloads.
 
         Args:
-            preset: `starter`, `fast`, `balanced`, `accurate`, the path of a preset, or one.
-            device: a torch device such as `cpu` or `cuda:0`; None takes CUDA where there is one.
+            preset: `starter`, `fast`, `balanced`, `accurate`, the path of a preset file, or a
+                `Preset`.
+            device: a torch device such as `cpu` or `cuda:0`; None uses CUDA where available.
 
         Raises:
-            ConfigError: no such preset, or a bad value in it.
-            WeightsNotFoundError: its weights are not here; the message says how to pull them.
+            ConfigError: there is no such preset, or it has a bad value.
+            WeightsNotFoundError: its weights are not on this machine; the message says how to
+                pull them.
             ModelError: a weights file is damaged or of an unsupported kind.
         """
         numbers = load(preset)
         return cls(*networks(numbers, device), numbers)
 
     def tuned(self, **numbers: Any) -> Self:  # noqa: ANN401  a field of Preset is of any type
-        """The same loaded networks with other numbers of the preset, such as `fusion_exponent=0.5`.
+        """Return a detector with the same networks and other numbers, e.g. `fusion_exponent=0.5`.
 
         Raises:
-            ConfigError: no such number, out of its range, or one that is fixed at loading.
+            ConfigError: a number is unknown, out of range, or fixed once the networks are loaded.
         """
         known = {field.name for field in fields(Preset)}
         for key in numbers:
@@ -95,10 +102,13 @@ class OpenVocabDetector:
     def vocabulary(
         self, classes: Classes | Vocabulary, negatives: Sequence[str] = ()
     ) -> Vocabulary:
-        """Encode classes once, to save them or to pass them to many calls; a Vocabulary is checked.
+        """Encode classes once, to save them or to pass them to many calls.
+
+        A `Vocabulary` is checked and returned as it is.
 
         Raises:
-            ClassesError: see `openvocab.vocabulary.parse`; or a Vocabulary of another encoder.
+            ClassesError: the classes cannot be used (see `openvocab.vocabulary.parse`), or a
+                `Vocabulary` was made with another encoder or comes with further negatives.
         """
         if not isinstance(classes, Vocabulary):
             return Vocabulary.build(
@@ -116,7 +126,7 @@ class OpenVocabDetector:
     def classifier(
         self, classes: Classes | Vocabulary, negatives: Sequence[str] = ()
     ) -> RegionClassifier:
-        """What names boxes from their features; of words that were asked for of late, the same.
+        """Return what names boxes from their features; cached for words that were asked recently.
 
         Raises:
             ClassesError: see `vocabulary`.
@@ -141,10 +151,10 @@ class OpenVocabDetector:
         score_threshold: float | None = None,
         thresholds: Mapping[str, float] | None = None,
     ) -> Naming:
-        """What makes detections of regions, for many images that are asked the same.
+        """Return what turns regions into detections, for many images with the same question.
 
         Raises:
-            ClassesError: classes, negatives or thresholds cannot be used.
+            ClassesError: the classes, negatives or thresholds cannot be used.
         """
         classifier = self.classifier(classes, negatives)
         default = self.preset.score_threshold if score_threshold is None else score_threshold
@@ -153,12 +163,12 @@ class OpenVocabDetector:
     def propose(
         self, images: Sequence[Image], score_thresholds: Sequence[float]
     ) -> list[Proposals]:
-        """The boxes of each image that are worth encoding, whatever will be asked for.
+        """Find the boxes of each image that are worth encoding, whatever the classes will be.
 
         Args:
             images: BGR.
-            score_thresholds: for each image the lowest that will be asked for: what cannot reach
-                it is left out.
+            score_thresholds: for each image, the lowest threshold that will be used; boxes that
+                cannot reach it are left out.
         """
         return [
             each[reachable(each, lowest, self.preset)]
@@ -166,15 +176,15 @@ class OpenVocabDetector:
         ]
 
     def see(self, images: Sequence[Image], score_thresholds: Sequence[float]) -> list[Regions]:
-        """`propose`, and `encode` the regions of all images packed."""
+        """`propose`, then `encode` the regions of all images together."""
         found = self.propose(images, score_thresholds)
         features = self.encode(images, [each.xyxy for each in found])
         return list(map(Regions, found, features, score_thresholds))
 
     def encode(self, images: Sequence[Image], boxes: Sequence[Boxes]) -> list[Features]:
-        """Features `(N_i, D)` of the boxes of each BGR image, averaged over the context scales.
+        """Encode the boxes of each BGR image as `(N_i, D)`, averaged over the context scales.
 
-        A box that shows what an earlier one does is not looked at again.
+        A box that nearly coincides with an earlier one is not encoded again.
         """
         scales = self.preset.context_scales
         looks = [np.unique(shown(found, SAME_LOOK), return_inverse=True) for found in boxes]
@@ -204,22 +214,24 @@ class OpenVocabDetector:
         """Find the caller's classes in one image.
 
         Args:
-            image: path, bytes, PIL image, or array `(H, W, 3)` uint8 BGR; see `openvocab.images.load`.
-            classes: names; or `{name: [synonym, ..., Path("example.jpg"), ...]}`; or a `Vocabulary`.
+            image: path, bytes, PIL image, or array `(H, W, 3)` uint8 BGR; see
+                `openvocab.images.load`.
+            classes: names; or `{name: [synonym, ..., Path("example.jpg"), ...]}`; or a
+                `Vocabulary`.
             negatives: look-alikes that compete with the classes and are never returned.
-            score_threshold: lowest score returned, 0 to 1; None takes the preset's.
-            thresholds: a threshold of its own for some classes, by name.
+            score_threshold: lowest score returned, 0 to 1; None uses the preset's.
+            thresholds: separate thresholds for some of the classes, by name.
 
         Returns:
-            Detections of N boxes, best first: `xyxy` `(N, 4)` float32 pixels, `confidence` `(N,)`
-            the fused score in [0, 1], `class_id` `(N,)` index into `classes`, `mask` where the
-            proposer gives one, and in `data`: `class_name`, `objectness`, `similarity` (cosine),
-            `posterior`, `margin` (to the runner-up, or to none of them), `proposal_label`,
-            each `(N,)`.
+            Detections of N boxes, best first: `xyxy` `(N, 4)` float32 in pixels; `confidence`
+            `(N,)`, the fused score in [0, 1]; `class_id` `(N,)`, an index into `classes`; `mask`
+            if the proposer gives masks; and in `data`, each `(N,)`: `class_name`, `objectness`,
+            `similarity` (cosine), `posterior`, `margin` (over the next best class, or over "none
+            of the classes"), and `proposal_label`.
 
         Raises:
             ImageError: the image cannot be read.
-            ClassesError: classes, negatives or thresholds cannot be used.
+            ClassesError: the classes, negatives or thresholds cannot be used.
         """
         (detections,) = self.detect_batch(
             [image],
@@ -239,14 +251,16 @@ class OpenVocabDetector:
         score_threshold: float | None = None,
         thresholds: Mapping[str, float] | None = None,
     ) -> list[sv.Detections]:
-        """`detect` for several images at once; the regions of all go through the encoder packed.
+        """Find the caller's classes in several images, whose regions are encoded together.
+
+        Takes the arguments of `detect`, with a list of images.
 
         Returns:
-            One `Detections` an image, in order; equal to `detect` of each (1e-4).
+            One `Detections` per image, in order; equal to `detect` of each (within 1e-4).
 
         Raises:
-            ImageError: an image cannot be read (nothing is detected in the others).
-            ClassesError: classes, negatives or thresholds cannot be used.
+            ImageError: an image cannot be read (the others are then not detected in, either).
+            ClassesError: the classes, negatives or thresholds cannot be used.
         """
         naming = self.naming(
             classes, negatives=negatives, score_threshold=score_threshold, thresholds=thresholds
@@ -255,19 +269,19 @@ class OpenVocabDetector:
         return list(map(naming.detections, self.see(pictures, [naming.lowest] * len(pictures))))
 
     def regions(self, image: doors.ImageLike, *, score_threshold: float | None = None) -> Regions:
-        """See an image once, to `name` what is there many times at the cost of words alone.
+        """Look at an image once, so that `name` can answer many questions at the cost of the words.
 
         Args:
-            image: as `detect` takes it.
-            score_threshold: the lowest that will be asked for: what cannot reach it is left out;
-                None takes .1, or the preset's where that is lower.
+            image: as for `detect`.
+            score_threshold: the lowest threshold that `name` will be given; boxes that cannot
+                reach it are left out. None uses 0.1, or the preset's threshold if that is lower.
 
         Raises:
             ImageError: the image cannot be read.
         """
         usual = min(0.1, self.preset.score_threshold)
         lowest = usual if score_threshold is None else score_threshold
-        class_thresholds([], lowest)  # refuses what is no score
+        class_thresholds([], lowest)  # refuses anything that is not a score
         (seen,) = self.see([doors.load(image)], [lowest])
         return seen
 
@@ -280,11 +294,13 @@ class OpenVocabDetector:
         score_threshold: float | None = None,
         thresholds: Mapping[str, float] | None = None,
     ) -> sv.Detections:
-        """What `detect` returns for the image of these regions; no image forward.
+        """Return what `detect` would for the image of these regions, without running the networks.
+
+        Only words that are new to the detector are encoded. Other arguments as for `detect`.
 
         Raises:
-            ClassesError: classes, negatives or thresholds cannot be used; a threshold is under the
-                one that the regions were seen with.
+            ClassesError: the classes, negatives or thresholds cannot be used, or a threshold is
+                below the one that `regions` was given.
         """
         naming = self.naming(
             classes, negatives=negatives, score_threshold=score_threshold, thresholds=thresholds
@@ -304,16 +320,16 @@ class OpenVocabDetector:
         *,
         negatives: Sequence[str] = (),
     ) -> list[Share]:
-        """Why a box of a result has its class, each class and each competitor with its share.
+        """Explain the class of a box: the share of each class and of everything that competes.
 
         Args:
-            regions: as `name` took them.
-            box: `(4,)` a row of the result's `xyxy`.
-            classes: as `name` took them; the negatives of a `Vocabulary` are called by number.
-            negatives: as `name` took them.
+            regions: those given to `name`.
+            box: `(4,)`, a row of the result's `xyxy`.
+            classes: those given to `name`; the negatives of a `Vocabulary` are shown by number.
+            negatives: those given to `name`.
 
         Raises:
-            ClassesError: classes or negatives cannot be used; or no region has such a box.
+            ClassesError: the classes or negatives cannot be used, or no region has this box.
         """
         xyxy, negatives = regions.proposals.xyxy, list(negatives)
         rows = (

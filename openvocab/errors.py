@@ -1,4 +1,4 @@
-"""Every error the package raises on purpose: one root, and the built-in it also is."""
+"""Every error that the package raises on purpose: one root, each also a built-in error."""
 
 import difflib
 from collections.abc import Iterable
@@ -21,7 +21,7 @@ __all__ = [
 
 
 def one_line(text: str) -> str:
-    r"""Text without line breaks, control characters and halves of characters, each escaped.
+    r"""Text with line breaks, control characters and halves of characters escaped.
 
     >>> one_line("a\nb") == r"a\nb"
     True
@@ -32,7 +32,7 @@ def one_line(text: str) -> str:
 
 
 def summary(error: BaseException) -> str:
-    r"""Of somebody else's error: its kind and its first line, cut to what fits a message.
+    r"""The kind and the first line of a foreign error, cut to fit a message.
 
     >>> summary(ValueError("no header\n  at byte 3"))
     'ValueError: no header'
@@ -42,7 +42,7 @@ def summary(error: BaseException) -> str:
 
 
 def near(name: str, known: Iterable[str]) -> str:
-    """What was meant by an unknown name, or else what there is.
+    """The known name that an unknown one probably means, or else all known names.
 
     >>> near("startr", ["starter", "fast"]), near("x", ["starter", "fast"])
     ("did you mean 'starter'?", 'use one of starter, fast.')
@@ -53,7 +53,7 @@ def near(name: str, known: Iterable[str]) -> str:
 
 
 class OpenVocabError(Exception):
-    """Root of all errors of openvocab; the message is one line that ends with the remedy.
+    """Base class of all errors of openvocab; the message is one line that ends with the remedy.
 
     >>> issubclass(ImageError, OpenVocabError) and issubclass(ImageError, ValueError)
     True
@@ -72,7 +72,7 @@ class ClassesError(OpenVocabError, ValueError):
 
 
 class ConfigError(OpenVocabError, ValueError):
-    """A preset, option or configuration file does not exist, is unknown, or out of its range."""
+    """A preset, option or configuration file is missing, unknown, or has a value out of range."""
 
 
 class DatasetError(OpenVocabError, ValueError):
@@ -80,7 +80,7 @@ class DatasetError(OpenVocabError, ValueError):
 
 
 class WeightsError(OpenVocabError, ValueError):
-    """A weights file is damaged, of the wrong hash, or could not be fetched."""
+    """A weights file is damaged, has the wrong hash, or could not be fetched."""
 
 
 class WeightsNotFoundError(OpenVocabError, FileNotFoundError):
@@ -96,4 +96,4 @@ class SourceError(OpenVocabError, OSError):
 
 
 class SinkError(OpenVocabError, OSError):
-    """What comes out of a stream cannot be written; the message names the file."""
+    """The output of a stream cannot be written; the message names the file."""

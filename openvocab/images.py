@@ -1,4 +1,4 @@
-"""Every door an image comes in by: path, bytes, PIL image or array, to `(H, W, 3)` uint8 BGR."""
+"""Reads every kind of image, a path, bytes, PIL image or array, as `(H, W, 3)` uint8 BGR."""
 
 import io
 import os
@@ -31,28 +31,28 @@ __all__ = [
 ImageLike: TypeAlias = "str | os.PathLike[str] | bytes | BinaryIO | PIL.Image.Image | NDArray[Any]"
 
 MAX_PIXELS = 89_478_485
-"""Pixels at the most, read from the header before anything is decoded; Pillow's own limit."""
+"""Most pixels of an image, checked in the header before decoding; Pillow's own limit."""
 MAX_SIDE = 65_535
-# Not all that Pillow knows: for EPS it would start Ghostscript.
+# Not everything that Pillow knows: for EPS it would start Ghostscript.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"})
 
 
 def load(image: ImageLike, *, name: str | None = None) -> Image:
-    """One image as contiguous `(H, W, 3)` uint8 BGR.
+    """Read one image as contiguous `(H, W, 3)` uint8 BGR.
 
-    Files, bytes and PIL images, of JPEG, PNG, WebP, BMP, TIFF or GIF: EXIF orientation is applied, the first frame of an animation is
-    taken, 16 bits are scaled to 8, transparency is laid on white. Arrays are taken as OpenCV's:
-    `(H, W)`, `(H, W, 1)`, `(H, W, 3)` BGR or `(H, W, 4)` BGRA, of uint8, uint16, bool, or floats
-    from 0 to 1.
+    Files, bytes and PIL images may be JPEG, PNG, WebP, BMP, TIFF or GIF. EXIF orientation is
+    applied, the first frame of an animation is used, 16 bits are scaled to 8, and transparency is
+    laid on white. Arrays are read as OpenCV's: `(H, W)`, `(H, W, 1)`, `(H, W, 3)` BGR or
+    `(H, W, 4)` BGRA, of uint8, uint16, bool, or floats from 0 to 1.
 
     Args:
         image: what to read. URLs are refused: nothing is downloaded inside a call.
-        name: what to call it in an error; a path is called by its own name.
+        name: what to call it in an error message; a path goes by its own name.
 
     Raises:
-        ImageError: missing, empty, damaged, of another format, without a pixel, or over
-            89 megapixels (`MAX_PIXELS`).
+        ImageError: the image is missing, empty, damaged, of another format, without pixels, or
+            over 89 megapixels (`MAX_PIXELS`).
 
     >>> load(np.zeros((4, 6), np.uint8)).shape
     (4, 6, 3)
@@ -77,10 +77,10 @@ def load(image: ImageLike, *, name: str | None = None) -> Image:
 
 
 def size_wh(image: str | os.PathLike[str] | bytes, *, name: str | None = None) -> tuple[int, int]:
-    """Width and height of an image file, or its bytes, as `load` gives it, from its header alone.
+    """Width and height that `load` will give for a file or its bytes, read from the header alone.
 
     Raises:
-        ImageError: missing, or not an image.
+        ImageError: the file is missing, or is not an image.
     """
     file = name or ("the bytes" if isinstance(image, bytes) else os.fspath(image))
     try:
@@ -89,18 +89,18 @@ def size_wh(image: str | os.PathLike[str] | bytes, *, name: str | None = None) -
             _pil_open()(opened, formats=FORMATS) as picture,
         ):
             width, height = picture.size
-            if picture.format == "TIFF":  # as it lies: some versions of Pillow open it upright
+            if picture.format == "TIFF":  # before rotation: some versions of Pillow open it upright
                 width, height = picture.tag_v2[256], picture.tag_v2[257]
-            turned = picture.getexif().get(0x0112) in {5, 6, 7, 8}  # EXIF: lies on its side
+            turned = picture.getexif().get(0x0112) in {5, 6, 7, 8}  # EXIF: on its side
             return (height, width) if turned else (width, height)
-    # Pillow's decoders raise anything on damaged data.
+    # Pillow's decoders raise all kinds of errors on damaged data.
     except Exception as error:
         why = _reason(error)
         raise ImageError(f"{file} is not a whole image ({why}); mend or remove it.") from error
 
 
 def load_all(images: Iterable[ImageLike]) -> list[Image]:
-    """Several images, each as `load` gives it.
+    """Read several images, each as `load` does.
 
     Raises:
         ImageError: one of them cannot be read, or `images` is itself a single image.
@@ -118,24 +118,24 @@ def load_all(images: Iterable[ImageLike]) -> list[Image]:
 
 
 def find(sources: Sequence[str | os.PathLike[str]]) -> list[Path]:
-    """Image files of files, folders (not their sub-folders) and globs, in order, each once.
+    """Find the images in files, folders (without sub-folders) and globs, in order, each once.
 
     Raises:
-        ImageError: nothing there, a folder that cannot be read, or one or a glob without images.
+        ImageError: a source does not exist, cannot be read, or holds no images.
     """
     return list(located(sources).values())
 
 
 def located(sources: Sequence[str | os.PathLike[str]]) -> dict[str, Path]:
-    """What `find` finds, by where it is from the root on.
+    """What `find` finds, by full path.
 
-    A link is there by its own name, but not by that of the folders it lies in.
+    Links to files keep their own names; links among the folders above them are resolved.
 
     Raises:
-        ImageError: as `find`.
+        ImageError: as for `find`.
     """
     found: dict[str, Path] = {}
-    folders: dict[str, str] = {}  # looked up once, not for each of a million files
+    folders: dict[str, str] = {}  # resolved once, not for each of a million files
     for source in sources:
         try:
             listed = _find(os.fspath(source))
@@ -159,7 +159,7 @@ def _find(source: str) -> list[Path]:
     if path.is_dir():
         inside, what = list(path.iterdir()), "the folder has no images"
     else:
-        # Path.glob takes no absolute pattern.
+        # Path.glob does not take absolute patterns.
         inside, what = [Path(match) for match in glob(source)], "no such file, folder or match"  # noqa: PTH207
     found = sorted(
         file
@@ -194,7 +194,7 @@ def _refuse_url(text: str) -> None:
 def _read(file: Any, name: str) -> io.BytesIO:  # noqa: ANN401  whatever has a read
     try:
         return io.BytesIO(file.read())
-    except Exception as error:  # of a text file, a closed one, one to write, ...
+    except Exception as error:  # a text file, a closed one, one open for writing, ...
         raise ImageError(
             f"{name} cannot be read ({_reason(error)}); open it to read bytes."
         ) from error
@@ -208,7 +208,7 @@ def _decode(file: Any, name: str) -> Image:  # noqa: ANN401  any binary file
 
 
 def _decoded(opened: Callable[[], Any], name: str) -> Image:
-    """A PIL image, opened and converted; Pillow's decoders raise anything on damaged data."""
+    """Open and convert a PIL image; Pillow's decoders raise all kinds of errors on damaged data."""
     import PIL.Image
 
     expected = "expected JPEG, PNG, WebP, BMP, TIFF or GIF"
@@ -223,7 +223,7 @@ def _decoded(opened: Callable[[], Any], name: str) -> Image:
 
 
 def _reason(error: Exception) -> str:
-    """What a decoder says is wrong, in one short line."""
+    """What the decoder reports, in one short line."""
     import PIL
 
     if isinstance(error, PIL.UnidentifiedImageError):  # its own message names an object in memory
@@ -232,10 +232,10 @@ def _reason(error: Exception) -> str:
 
 
 def _pil_open() -> Callable[..., Any]:
-    """Pillow's own `open`: Ultralytics replaces it by one that runs pip when a file is no image."""
+    """Pillow's own `open`: Ultralytics replaces it with one that runs pip if a file is no image."""
     import PIL.Image
 
-    PIL.Image.init()  # with formats=, Pillow asks only the plugins it has loaded
+    PIL.Image.init()  # with formats=, Pillow asks only plugins that are loaded
     replaced = getattr(PIL.Image.open, "__globals__", {})
     original: Callable[..., Any] = replaced.get("_image_open", PIL.Image.open)
     return original
@@ -259,7 +259,7 @@ def _convert(picture: Any, name: str) -> Image:  # noqa: ANN401  a PIL image; PI
 
 
 def _wide(grey: NDArray[Any]) -> NDArray[Any]:
-    """Pillow gives 16-bit grey as int32 or uint16, float TIFFs as they are, and "I" of any range."""
+    """Pillow gives 16-bit grey as int32 or uint16, float TIFFs unchanged, and "I" in any range."""
     if grey.dtype == np.int32 and grey.size and grey.max() <= 255:
         return grey.clip(0).astype(np.uint8)
     if grey.dtype.kind == "f":
@@ -268,7 +268,7 @@ def _wide(grey: NDArray[Any]) -> NDArray[Any]:
 
 
 def _from_array(array: NDArray[Any], name: str) -> Image:
-    array = np.asarray(array)  # of a matrix, NumPy's own functions write beyond the end
+    array = np.asarray(array)  # with np.matrix, NumPy's own functions write beyond the end
     if array.ndim == 4:
         raise ImageError(f"{name} has shape {array.shape}; pass images one by one, (H, W, 3).")
     planes = array[..., None] if array.ndim == 2 else array
@@ -290,7 +290,7 @@ def _eight_bits(planes: NDArray[Any], name: str) -> Image:
     kind = planes.dtype
     if kind == np.uint8:
         return planes
-    if kind.kind == "u" and kind.itemsize == 2:  # in either order of bytes
+    if kind.kind == "u" and kind.itemsize == 2:  # in either byte order
         return (planes >> 8).astype(np.uint8)
     if kind == np.bool_:
         return planes.astype(np.uint8) * np.uint8(255)
@@ -303,7 +303,7 @@ def _eight_bits(planes: NDArray[Any], name: str) -> Image:
 
 
 def _check_size(height: int, width: int, name: str) -> None:
-    if min(height, width) < 1:  # one is enough: a slicer may leave a strip, or a corner
+    if min(height, width) < 1:  # one pixel is enough: a slicer may leave a strip or a corner
         raise ImageError(f"{name} is {width}x{height} pixels; give a picture that has some.")
     if height * width > MAX_PIXELS or max(height, width) > MAX_SIDE:
         raise ImageError(

@@ -1,4 +1,4 @@
-"""Detections as what other tools read: labels to train on, to correct by hand, or Hugging Face's."""
+"""Detections in the formats of other tools: to train on, to correct by hand, or Hugging Face's."""
 
 import json
 import os
@@ -37,17 +37,17 @@ class Labelled(NamedTuple):
     """A picture and what was found in it."""
 
     path: Path
-    """Of its file."""
+    """Path of its file."""
     size_wh: tuple[int, int]
-    """Of the picture, upright."""
+    """Width and height of the picture, upright."""
     found: sv.Detections
-    """`class_id` counts in the classes that are written with it."""
+    """Detections whose `class_id` is an index into the classes that are written with it."""
 
 
 def rows(found: sv.Detections) -> Iterator[dict[str, Any]]:
     """Each box in plain numbers and strings: class, score, `xyxy`, track, all parts of the score.
 
-    Scores have four digits, and pixels two.
+    Scores are rounded to four digits, pixels to two.
 
     >>> list(rows(sv.Detections.empty()))
     []
@@ -65,7 +65,7 @@ def rows(found: sv.Detections) -> Iterator[dict[str, Any]]:
 
 
 def kept_small(path: Path, size_wh: tuple[int, int], found: sv.Detections) -> Labelled:
-    """A picture's detections, their masks run-length encoded: thousands wait for `write_labels`."""
+    """A picture's detections with masks run-length encoded, as thousands wait for `write_labels`."""
     if isinstance(found.mask, np.ndarray):
         width, height = size_wh
         whole = np.tile([0, 0, width - 1, height - 1], (len(found), 1))
@@ -74,7 +74,7 @@ def kept_small(path: Path, size_wh: tuple[int, int], found: sv.Detections) -> La
 
 
 def to_hf(detections: sv.Detections) -> list[dict[str, Any]]:
-    """As the zero-shot-object-detection pipeline of Hugging Face's transformers answers.
+    """Convert to what the zero-shot-object-detection pipeline of transformers returns.
 
     >>> to_hf(sv.Detections.empty())
     []
@@ -91,10 +91,11 @@ def to_hf(detections: sv.Detections) -> list[dict[str, Any]]:
 
 
 def prepare(kind: str, folder: Path) -> None:
-    """Make the folder, before hours are spent on what cannot be written.
+    """Make the folder and check it, before hours are spent on labels that cannot be written.
 
     Raises:
-        ConfigError: no such format; or labels are there already, which may have been corrected.
+        ConfigError: there is no such format, or the folder already holds labels, which somebody
+            may have corrected.
         OpenVocabError: the folder cannot be written to.
 
     >>> prepare("voc", Path("labels"))
@@ -119,21 +120,22 @@ def prepare(kind: str, folder: Path) -> None:
 def write_labels(
     kind: str, pictures: Sequence[Labelled], classes: Sequence[str], folder: Path
 ) -> Path:
-    """Write all labels into a folder that holds none of the kind.
+    """Write all labels into a folder that holds no labels of this format yet.
 
     Args:
-        kind: one of `FORMATS`: `coco` (JSON with scores, as its results have), `yolo` (pictures,
-            a text file each and `data.yaml`, as `yolo train` takes it), `label-studio` (tasks with
+        kind: one of `FORMATS`: `coco` (JSON with scores, as in COCO results), `yolo` (pictures, a
+            text file for each, and a `data.yaml` for `yolo train`), `label-studio` (tasks with
             predictions), `cvat` (XML, CVAT for images 1.1).
-        pictures: of one call, each path once.
+        pictures: all pictures, each path once.
         classes: the caller's names, by `class_id`.
-        folder: is made where there is none.
+        folder: created if missing.
 
     Returns:
-        The file that the other tool is given.
+        The file to open in the other tool.
 
     Raises:
-        ConfigError: no such format; or labels are there already, which may have been corrected.
+        ConfigError: there is no such format, or the folder already holds labels, which somebody
+            may have corrected.
         OpenVocabError: the folder cannot be written to.
     """
     prepare(kind, folder)
@@ -174,7 +176,7 @@ def _yolo(pictures: Sequence[Labelled], classes: Sequence[str], folder: Path) ->
     masked = any(picture.found.mask is not None for picture in pictures)
     taken: set[Path] = set()
     for picture, name in zip(pictures, _names(pictures), strict=True):
-        # x.jpg and x.png would have one file of labels.
+        # x.jpg and x.png would share one file of labels.
         free = (path for path in numbered(_for_yolo(name)) if path.with_suffix("") not in taken)
         place = next(free)
         taken.add(place.with_suffix(""))
@@ -191,8 +193,8 @@ def _yolo(pictures: Sequence[Labelled], classes: Sequence[str], folder: Path) ->
         label = (folder / "labels" / place).with_suffix(".txt")
         label.parent.mkdir(parents=True, exist_ok=True)
         write(label, "".join(f"{line}\n" for line in lines).encode())
-    # Paths are relative to the file: the folder may be moved. YAML is a superset of JSON, but that
-    # it wants some signs escaped.
+    # Paths are relative to the file: the folder may be moved. YAML is a superset of JSON, except
+    # that some characters have to be escaped.
     table = {"train": "images", "val": "images", "names": dict(enumerate(classes))}
     text = json.dumps(table, ensure_ascii=False, indent=1)
     escaped = UNPRINTED.sub(lambda sign: f"\\u{ord(sign[0]):04x}", text)
@@ -200,9 +202,9 @@ def _yolo(pictures: Sequence[Labelled], classes: Sequence[str], folder: Path) ->
 
 
 def _for_yolo(name: str) -> Path:
-    """Where Ultralytics finds a picture's labels, and reads it.
+    """The name under which Ultralytics reads a picture and finds its labels.
 
-    It looks for them where the last `images` of a path is `labels`, and passes over GIFs.
+    It replaces the last `images` of the path by `labels`, and ignores GIFs.
 
     >>> _for_yolo("train/images/a.gif").as_posix()
     'train/images_/a.png'
@@ -213,7 +215,7 @@ def _for_yolo(name: str) -> Path:
 
 
 def _yolo_rows(picture: Labelled, *, masked: bool) -> list[tuple[int, list[float]]]:
-    """Centre and size, relative to the picture; outlines for all, where there are masks."""
+    """Centre and size, relative to the picture; or outlines of all boxes if there are masks."""
     size, rows = np.array(picture.size_wh, np.float64), []
     for box, mask, _, class_id, _ in _things(picture.found):
         (x1, y1, x2, y2), outlines = box, _outlines(mask)
@@ -284,7 +286,7 @@ TARGETS = {
     "label-studio": ("tasks.json",),
     "cvat": ("annotations.xml",),
 }
-"""What each of them writes."""
+"""The files and folders that each format writes."""
 UNPRINTED = re.compile(r"[\x7f-\x9f\u2028\u2029]")
 NO_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -298,14 +300,14 @@ def _things(found: sv.Detections) -> Iterator[_Thing]:
 
 
 def _names(pictures: Sequence[Labelled]) -> list[str]:
-    """Paths below the folder that holds all pictures, with slashes; links by their own names."""
+    """Paths below the folder that holds all pictures, with slashes; links keep their own names."""
     paths = [Path(os.path.abspath(picture.path)) for picture in pictures]  # noqa: PTH100  resolve() follows links
     common = Path(os.path.commonpath([path.parent for path in paths])) if paths else Path()
     return [path.relative_to(common).as_posix() for path in paths]
 
 
 def _outlines(mask: Any) -> list[Any]:  # noqa: ANN401  (H, W) bool, or None
-    """Polygons `(M, 2)` of three points and more."""
+    """Polygons `(M, 2)` of three or more points."""
     if mask is None:
         return []
     return [part for part in sv.mask_to_polygons(np.asarray(mask)) if len(part) > 2]

@@ -1,4 +1,4 @@
-"""Presets: a frozen set of weights and calibrated numbers, read from a TOML file."""
+"""Presets: two networks and the numbers calibrated for them, read from a TOML file."""
 
 import json
 import os
@@ -40,63 +40,64 @@ KINDS: dict[Any, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """Which networks, and the numbers that belong to them.
+    """Two networks, and the numbers that belong to them.
 
-    Source of the fusion: F-VLM (Kuo et al., ICLR 2023). The figures that chose the numbers stand
-    in the TOML file beside them.
+    Source of the fusion: F-VLM (Kuo et al., ICLR 2023). The measurements behind the numbers are
+    given beside them in the TOML file.
 
     Raises:
-        ConfigError: a value is out of its range.
+        ConfigError: a value is out of range.
 
     >>> Preset(name="mine", detector="yolo.onnx", encoder="bundle").score_threshold
     0.3
     """
 
     name: str
-    """What it is called in tables and reports."""
+    """Its name in tables and reports."""
     detector: str
-    """Weights name (`openvocab weights list`) or the path of a file that Ultralytics loads."""
+    """Name of weights (`openvocab weights list`), or path of a file that Ultralytics can load."""
     encoder: str
-    """Weights name, the path of an open_clip bundle, or `MODEL:TAG` of open_clip's cache."""
+    """Name of weights, path of an open_clip bundle, or `MODEL:TAG` from open_clip's cache."""
     description: str = ""
-    """One line for people who choose among presets."""
+    """One line that helps to choose among presets."""
     templates: str = "simple"
     """`none`, `simple` or `openai`."""
     context_scales: tuple[float, ...] = (1.0, 1.5)
-    """Each box is seen at these sizes, relative to it, and the features averaged."""
+    """Sizes, relative to the box, at which a region is cut out; the features are averaged."""
     image_size: int | None = None
-    """Longer side that the detector sees, in pixels; None takes what it was made for."""
+    """Longer side that the detector sees, in pixels; None uses the size it was made for."""
     tile_size: int | None = None
-    """Side of the tiles that the detector sees beside the whole image, in pixels; None sees none."""
+    """Side, in pixels, of tiles that the detector sees beside the whole image; None for none."""
     proposal_threshold: float = 0.001
-    """Boxes under this objectness are not looked at; those that cannot reach the lowest score asked
-    for are not encoded in any case."""
+    """Objectness below which boxes are ignored. Boxes that cannot reach the lowest threshold of a
+    call are never encoded, whatever this is."""
     proposal_iou: float = 0.7
-    """Overlap, intersection over union, above which the detector's weaker box of a label goes."""
+    """Intersection over union above which the weaker of two boxes of the same label is dropped."""
     max_boxes: int = 300
-    """Boxes an image, the best first."""
+    """Boxes per image; the best are kept."""
     max_regions: int | None = None
-    """Boxes an image that are encoded at the most, the best first; None sets no limit."""
+    """Boxes per image that are encoded; the best are kept. None sets no limit."""
     logit_scale: float | None = None
-    """Factor on the cosine; None takes the encoder's own."""
+    """Factor on the cosine; None uses the encoder's own."""
     background: tuple[str, ...] = ("background", "texture", "wall", "floor", "sky", "grass")
     """Prompts that always compete and are never returned."""
     background_weight: float = 1.0
-    """Prior weight of each competing row against a class of the caller."""
+    """Prior weight of a background prompt or detector name, relative to a class of the caller."""
     prior_weight: float = 5.0
-    """Logits that a fully confident label of the detector gives or takes."""
+    """Logits that a fully confident label of the detector adds or takes away."""
     prior_scale: float = 20.0
-    """Factor on the nearness of a word and the detector's names when they are compared."""
+    """Factor on the nearness of a word to the detector's names when they are compared."""
     prior_floor: float = 0.5
-    """Nearness, 0 unrelated to 1 the same, under which no name of the detector stands for a word."""
+    """Nearness, 0 (unrelated) to 1 (the same), below which no detector name stands for a word."""
     fusion_exponent: float = 0.4
-    """Weight of the posterior against objectness, from 0 to 1."""
+    """Weight of the posterior relative to objectness, from 0 to 1."""
     score_threshold: float = 0.3
     """Boxes with a lower fused score are not returned."""
     nms_iou: float = 0.6
-    """Overlap above which the box of lower score of the same class goes; of another, above .85."""
+    """Overlap above which the lower-scored of two boxes of one class is dropped; of two classes,
+    the limit is 0.85, or this if it is larger."""
     trust_pickle: bool = False
-    """Load `.pt` detectors, which can run code; only for files whose origin you trust."""
+    """Allow `.pt` detectors, which can run any code when loaded; only for files that you trust."""
 
     def __post_init__(self) -> None:
         for each in fields(self):
@@ -125,7 +126,8 @@ class Preset:
         """Read a TOML file whose keys are the fields above; `name` defaults to the file's stem.
 
         Raises:
-            ConfigError: not TOML, an unknown or missing key, a value of the wrong type or range.
+            ConfigError: the file is not TOML, has an unknown key or lacks one, or a value is of
+                the wrong type or out of range.
         """
         path = Path(path).absolute()
         if not path.is_file():
@@ -138,7 +140,7 @@ class Preset:
         values = dict(raw)
         for key in ("detector", "encoder"):
             beside = path.parent / str(values.get(key, ""))
-            if key in values and beside.exists():  # a path is relative to the file it stands in
+            if key in values and beside.exists():  # a path is relative to the file it is in
                 values[key] = str(beside)
         missing = [key for key in ("detector", "encoder") if key not in values]
         if missing:
@@ -149,14 +151,14 @@ class Preset:
             raise ConfigError(f"{path}: {error}") from error
 
     def to_toml(self) -> str:
-        """The fields that are not the defaults, as `from_file` reads them.
+        """Write the fields that differ from the defaults as TOML, for `from_file` to read.
 
         >>> mine = Preset(name="mine", detector="yolo.onnx", encoder="bundle", nms_iou=0.5)
         >>> mine.to_toml().splitlines()
         ['name = "mine"', 'detector = "yolo.onnx"', 'encoder = "bundle"', 'nms_iou = 0.5']
         """
         lines = [
-            # What JSON says of strings, numbers, booleans and lists, TOML says, too.
+            # JSON's strings, numbers, booleans and lists are valid TOML.
             f"{each.name} = {json.dumps(value, ensure_ascii=False)}\n"
             for each in fields(self)
             if (value := getattr(self, each.name)) != each.default
@@ -165,7 +167,7 @@ class Preset:
 
 
 def _kinds(annotation: Any) -> tuple[Any, ...]:  # noqa: ANN401  whatever stands beside a field
-    """The type of a field, and that of its parts where it is a tuple.
+    """The type of a field and, if it is a tuple, the type of its parts.
 
     >>> _kinds(int | None), _kinds(tuple[float, ...])
     ((<class 'int'>,), (<class 'tuple'>, <class 'float'>))
@@ -176,7 +178,7 @@ def _kinds(annotation: Any) -> tuple[Any, ...]:  # noqa: ANN401  whatever stands
 
 
 def _is_of(value: object, kind: type) -> bool:
-    """Python's, but that a whole number is a number, too, and neither is true or false."""
+    """`isinstance`, except that an int is a valid float, and a bool is neither."""
     if isinstance(value, bool):
         return kind is bool
     return isinstance(value, (int, float) if kind is float else kind)
@@ -192,7 +194,7 @@ def available() -> tuple[str, ...]:
 
 
 def path_of(name_or_path: str | os.PathLike[str]) -> Path:
-    """The file of a bundled preset, or of one's own.
+    """Return the file of a bundled preset, or of your own.
 
     Raises:
         ConfigError: there is no such preset.
@@ -211,7 +213,7 @@ def path_of(name_or_path: str | os.PathLike[str]) -> Path:
 
 
 def load(name_or_path: "str | os.PathLike[str] | Preset") -> Preset:
-    """A bundled preset by name, or one's own by the path of its `.toml` file.
+    """Load a bundled preset by name, or your own by the path of its `.toml` file.
 
     Raises:
         ConfigError: there is no such preset, or it cannot be read.

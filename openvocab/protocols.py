@@ -1,4 +1,4 @@
-"""What the stages exchange: the arrays, and who gives and takes them."""
+"""What the stages exchange: the arrays, and the interfaces that give and take them."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 Image = NDArray[np.uint8]
-"""One picture, `(H, W, 3)` uint8, BGR as OpenCV and Ultralytics give it."""
+"""One picture, `(H, W, 3)` uint8, BGR as in OpenCV and Ultralytics."""
 
 Boxes = NDArray[np.float32]
 """`(N, 4)` float32, `x1, y1, x2, y2` in absolute pixels of the original image."""
@@ -35,7 +35,7 @@ Features = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Proposals:
-    """Class-agnostic boxes of one image; a row is one box, and indexing cuts every column alike.
+    """Class-agnostic boxes of one image, one per row; indexing selects the same rows everywhere.
 
     >>> two = Proposals(np.zeros((2, 4), np.float32), np.ones(2, np.float32), ("cat", "dog"))
     >>> two[np.array([False, True])].labels
@@ -43,13 +43,13 @@ class Proposals:
     """
 
     xyxy: Boxes
-    """`(N, 4)` absolute pixels of the original image."""
+    """`(N, 4)`, in absolute pixels of the original image."""
     objectness: NDArray[np.float32]
-    """`(N,)` in [0, 1]: how sure the detector is that there is a thing."""
+    """`(N,)`, in [0, 1]: how sure the detector is that there is a thing."""
     labels: tuple[str, ...]
-    """`(N,)` the detector's own word for each box."""
+    """`(N,)`, the detector's own name for each box."""
     masks: NDArray[np.bool_] | None = None
-    """`(N, H, W)` at the size of the image, or None."""
+    """`(N, H, W)`, at the size of the image; or None."""
 
     def __post_init__(self) -> None:
         count = len(self.labels)
@@ -79,34 +79,34 @@ class Frame:
     """One picture of a stream."""
 
     index: int
-    """Counts the frames its source has given, dropped ones among them; from 0."""
+    """Number of the frame in its source, from 0; dropped frames count as well."""
     time_s: float
-    """Seconds: from the start of a film, of the clock (`time.time`) for a live source."""
+    """Seconds: from the start for a film, by the clock (`time.time`) for a live source."""
     image: Image
     """`(H, W, 3)` uint8 BGR."""
     source: str = ""
-    """Which source, where there are several."""
+    """Name of the source, if there are several."""
     captured_s: float = field(default_factory=time.monotonic)
-    """When it was read, of the clock that never goes back (`time.monotonic`)."""
+    """When it was read, by the clock that never goes back (`time.monotonic`)."""
 
 
 @runtime_checkable
 class Proposer(Protocol):
-    """Says where things are."""
+    """Finds where things are."""
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The detector's own words, each once; every label of its proposals is one of them."""
+        """The detector's own names, each once; every label of a proposal is one of them."""
         ...
 
     def propose(self, images: Sequence[Image]) -> list[Proposals]:
-        """Boxes of each image, best objectness first; one `Proposals` per image, in order."""
+        """Find boxes: one `Proposals` per image, in order, each sorted by falling objectness."""
         ...
 
 
 @runtime_checkable
 class Encoder(Protocol):
-    """Maps image regions and prompts into one space of unit vectors."""
+    """Maps regions of images and prompts to unit vectors in the same space."""
 
     @property
     def logit_scale(self) -> float:
@@ -124,14 +124,14 @@ class Encoder(Protocol):
         ...
 
     def encode_regions(self, images: Sequence[Image], boxes: Sequence[Boxes]) -> list[Features]:
-        """Features `(N_i, D)` of the boxes `(N_i, 4)` of each image; N_i may be 0.
+        """Encode the boxes `(N_i, 4)` of each image as features `(N_i, D)`; N_i may be 0.
 
-        What of a box lies outside the image is not seen.
+        Parts of a box outside the image are ignored.
         """
         ...
 
     def encode_text(self, prompts: Sequence[str]) -> Features:
-        """Features `(K, D)` of the prompts, in order; one forward pass for all of them."""
+        """Encode K prompts as features `(K, D)`, in order, in one forward pass."""
         ...
 
 
@@ -141,24 +141,24 @@ class Source(Protocol):
 
     @property
     def fps(self) -> float:
-        """Frames a second, as the source says; 25 where it does not."""
+        """Frames per second, as the source states; 25 if it does not."""
         ...
 
     def __iter__(self) -> Iterator[Frame]: ...
 
     def close(self) -> None:
-        """End the iteration and free all it holds; from any thread, more than once."""
+        """End the iteration and free everything; from any thread, any number of times."""
         ...
 
 
 @runtime_checkable
 class Sink(Protocol):
-    """Takes frames with what was found in them."""
+    """Takes frames with what was found in each."""
 
     def write(self, frame: Frame, detections: "sv.Detections") -> None:
-        """One frame, in the order of its source."""
+        """Take one frame; frames come in the order of their source."""
         ...
 
     def close(self) -> None:
-        """Finish what was written."""
+        """Finish writing."""
         ...

@@ -1,4 +1,4 @@
-"""The caller's classes, as words and example images, turned into one bank of unit features."""
+"""The caller's classes, given as words and example pictures, as one bank of unit features."""
 
 import io
 import json
@@ -26,27 +26,27 @@ __all__ = [
     "words_alone",
 ]
 
-LONG = 5000  # words of which more are not compared as a whole
+LONG = 5000  # words; longer lists are not compared as a whole
 
 Example = os.PathLike[str] | np.ndarray
-"""An example picture of a class: a `Path` or a BGR array; a plain string is always words."""
+"""An example picture of a class: a `Path` or a BGR array. A plain string is always a word."""
 
 Classes = Sequence[str] | Mapping[str, Sequence[str | Example] | str | Example]
-"""Names, or a name for each list of synonyms and example pictures."""
+"""A list of names, or a mapping of names to synonyms and example pictures."""
 
 EncodeWords = Callable[[Sequence[str]], Features]
 EncodeExamples = Callable[[Sequence[Example]], Features]
 
 
-NOT_UNIT = 0.01  # from a length of one
+NOT_UNIT = 0.01  # deviation from a length of one
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Vocabulary:
-    """Classes and negatives as features of one encoder; immutable, may be shared by threads.
+    """Classes and negatives as features of one encoder; immutable, and safe to share by threads.
 
-    Source: a class is the renormalised mean of its prompts' features, as CLIP's zero-shot
-    classifier (Radford et al., ICML 2021); example pictures are pooled with the words.
+    Source: a class is the renormalised mean of its prompts' features, as in CLIP's zero-shot
+    classifier (Radford et al., ICML 2021). Example pictures are pooled with the words.
 
     >>> bank = Vocabulary(("bus",), np.eye(2, dtype=np.float32)[:1], np.empty((0, 2)), "test")
     >>> len(bank), bank.names
@@ -54,13 +54,13 @@ class Vocabulary:
     """
 
     names: tuple[str, ...]
-    """`(K,)` exactly the caller's strings; `class_id` of a result indexes them."""
+    """`(K,)`, exactly the caller's strings; the `class_id` of a result is an index into them."""
     features: Features
-    """`(K, D)` unit rows, one a class."""
+    """`(K, D)`, one unit row per class."""
     negatives: Features
-    """`(J, D)` unit rows that compete with the classes and are never returned."""
+    """`(J, D)`, unit rows that compete with the classes and are never returned."""
     fingerprint: str
-    """Of the encoder and templates that made the features."""
+    """Identifies the encoder and the templates that made the features."""
 
     def __post_init__(self) -> None:
         _check_names(self.names, "classes")
@@ -111,7 +111,7 @@ class Vocabulary:
         return cls(tuple(groups), np.stack(pooled), negative_rows, fingerprint)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write an `.npz` of plain arrays (no pickle).
+        """Write an `.npz` file of plain arrays (no pickle).
 
         Raises:
             OpenVocabError: the file cannot be written.
@@ -128,10 +128,10 @@ class Vocabulary:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
-        """Read what `save` wrote; a detector refuses it unless its own fingerprint is the same.
+        """Read a file that `save` wrote; only a detector with the same fingerprint accepts it.
 
         Raises:
-            ClassesError: the file is missing, is no `.npz`, or lacks an array.
+            ClassesError: the file is missing, is not an `.npz` file, or lacks an array.
         """
         try:
             with Path(path).open("rb") as opened, np.load(opened, allow_pickle=False) as file:
@@ -140,7 +140,7 @@ class Vocabulary:
                 return cls(
                     _check_names(names, "names"), file["features"], file["negatives"], fingerprint
                 )
-        # NumPy, zipfile, zlib and json raise a dozen things on a damaged file.
+        # NumPy, zipfile, zlib and json raise a dozen kinds of errors on a damaged file.
         except Exception as error:
             raise ClassesError(
                 f"{path} is not a saved vocabulary ({type(error).__name__}); "
@@ -152,8 +152,9 @@ def parse(classes: Classes) -> dict[str, tuple[str | Example, ...]]:
     """The caller's classes as `{name: (words and example pictures, ...)}`, in the caller's order.
 
     Raises:
-        ClassesError: a bare string, no class, an empty or a repeated name (case, underscores and
-            blanks do not tell two names apart: they would share one prompt), or not a string.
+        ClassesError: `classes` is a bare string or empty, or a name is empty, repeated or not a
+            string. Names that differ only in case, underscores or blanks count as repeated: they
+            would share one prompt.
 
     >>> parse(["bus", "traffic_light"])
     {'bus': ('bus',), 'traffic_light': ('traffic_light',)}
@@ -167,7 +168,7 @@ def parse(classes: Classes) -> dict[str, tuple[str | Example, ...]]:
 
 
 def words_alone(classes: Classes | Vocabulary, negatives: Sequence[str]) -> Hashable:
-    """What tells classes from others; None for pictures, which may change, and for too many.
+    """A key that identifies a list of classes; None with pictures, which may change, or if long.
 
     >>> words_alone(["bus"], []) == words_alone({"bus": ["bus"]}, ())
     True
@@ -198,11 +199,11 @@ def class_thresholds(
 
     Args:
         names: the classes.
-        default: of those that have none of their own.
-        own: by name.
+        default: threshold of the classes that are not in `own`.
+        own: separate thresholds, by name.
 
     Raises:
-        ClassesError: not a number from 0 to 1, or for a class that is not among the names.
+        ClassesError: a threshold is not a number from 0 to 1, or its class is not in `names`.
 
     >>> class_thresholds(["bus", "dog"], 0.25, {"dog": 0.5})
     array([0.25, 0.5 ], dtype=float32)
@@ -234,7 +235,7 @@ def _check_names(names: Iterable[str], what: str) -> tuple[str, ...]:
         raise ClassesError(f"{what} is the string {names!r}; pass a list: {what}={listed}.")
     flat = not isinstance(names, np.ndarray) or names.ndim == 1
     if not isinstance(names, Iterable) or isinstance(names, Set | Mapping) or not flat:
-        # The order of a set is an accident, and class_id counts in it.
+        # The order of a set is arbitrary, and class_id is an index into it.
         raise ClassesError(f"{what} is {type(names).__name__}; pass a list of strings.")
     seen: dict[str, str] = {}
     for name in names:

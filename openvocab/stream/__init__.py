@@ -1,4 +1,4 @@
-"""Films and cameras: frames in, tracked and named detections out, for as long as it runs."""
+"""Films and cameras: frames in, tracked and named detections out, for as long as they run."""
 
 from openvocab.protocols import Frame, Sink
 from openvocab.stream.events import Event

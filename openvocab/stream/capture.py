@@ -1,4 +1,4 @@
-"""One opened film, camera or folder of pictures: reads frames, or says why not."""
+"""One open film, camera or folder of pictures: reads frames, or says why it cannot."""
 
 import re
 import time
@@ -26,28 +26,28 @@ __all__ = [
     "shown_name",
 ]
 
-OPEN_S, READ_S = 10.0, 5.0  # time-outs; OpenCV's own is 30 s of standstill
-DAMAGED = 50  # places in a row that cannot be read, after which a film has ended
-FPS = 25.0  # of a source that does not say
-FASTEST = 240.0  # frames a second; a film that claims more has no frame rate, but a time base
-# Whatever a film names leads to its like only: a file never to an address, nor the other way.
+OPEN_S, READ_S = 10.0, 5.0  # time-outs; OpenCV's own would block for 30 s
+DAMAGED = 50  # unreadable places in a row, after which a film counts as ended
+FPS = 25.0  # for a source that does not state its rate
+FASTEST = 240.0  # frames per second; a film that claims more states its time base, not its rate
+# What a film refers to must be of the same kind: a file never leads to an address, or vice versa.
 FILE_ONLY = {"protocol_whitelist": "file,crypto,data"}
 NETWORK_ONLY = {"protocol_whitelist": "rtsp,rtsps,rtp,srtp,udp,tcp,tls,http,https,httpproxy,crypto"}
-# What somebody uploads may not name other files of this machine.
+# An uploaded film must not refer to other files on this machine.
 PLAYLISTS = (b"#EXTM3U", b"ffconcat", b"<MPD", b"<CompositionPlaylist", b"<AssetMap")
 PASSWORD = re.compile(r"((?:pass(?:word|wd)?|psw|pwd|pw)=)[^/&;]*", re.IGNORECASE)
 SCHEMES = ("rtsp://", "rtsps://", "http://", "https://")
 
 
 class Capture(Protocol):
-    """Frames of one source, from when it was opened to when it ends or is lost."""
+    """Frames of one source, from opening it until it ends or is lost."""
 
     fps: float
     live: bool
-    """Frames come whether they are read or not."""
+    """Whether frames keep coming even if nobody reads them."""
 
     def frames(self) -> Iterator[tuple[float | None, Image]]:
-        """Time in seconds from the start (None: unknown) and picture; ends where the source does.
+        """Yield time in seconds from the start (None: unknown) and picture, until the source ends.
 
         Raises:
             SourceError: the source was lost.
@@ -55,15 +55,15 @@ class Capture(Protocol):
         ...
 
     def close(self) -> None:
-        """Free what is open."""
+        """Close whatever is open."""
         ...
 
 
 def open_capture(where: str) -> Capture:
-    """A camera by its number, an address, a film, or a folder or glob of pictures.
+    """Open a camera by its number, an address, a film, or a folder or glob of pictures.
 
     Raises:
-        SourceError: it cannot be opened.
+        SourceError: the source cannot be opened.
     """
     if where.isdecimal():
         return _Camera(int(where))
@@ -80,7 +80,7 @@ def open_capture(where: str) -> Capture:
 
 
 def refuse_missing(sources: Iterable[str]) -> None:
-    """Look for films and pictures before anything is loaded; addresses may be away.
+    """Check that films and pictures exist before anything is loaded; addresses are not checked.
 
     Raises:
         SourceError: there is no such file or folder.
@@ -91,12 +91,12 @@ def refuse_missing(sources: Iterable[str]) -> None:
 
 
 def is_still(where: str | int | Path) -> bool:
-    """Whether it is pictures of their own, not of one scene as it changes."""
+    """Whether the source is a set of separate pictures, not one changing scene."""
     return not is_address(where) and not _is_film(where)
 
 
 def is_address(where: str | int | Path) -> bool:
-    """Whether it is a camera or a stream, which may be away for a while."""
+    """Whether the source is a camera or a network stream, which may be away for a while."""
     return str(where).isdecimal() or str(where).lower().startswith(SCHEMES)
 
 
@@ -106,9 +106,9 @@ def _is_film(where: str | int | Path) -> bool:
 
 
 def shown_name(where: str) -> str:
-    """The source without what must not be shown: user, password and query of an address.
+    """The source without the parts of an address that are secret: user, password and query.
 
-    Some recorders take the password in the path.
+    Some recorders have the password in the path.
 
     >>> shown_name("rtsp://admin:s@cr/t@10.0.0.7/live?pwd=x")
     'rtsp://***@10.0.0.7/live?***'
@@ -132,7 +132,7 @@ class _Film:
         local, rtsp = options is FILE_ONLY, where.lower().startswith("rtsp")
         if rtsp:
             options = options | {"rtsp_transport": "tcp", "allowed_media_types": "video"}
-        # An absolute path: FFmpeg takes what stands before a colon for a protocol.
+        # An absolute path: FFmpeg would take anything before a colon for a protocol.
         url = str(Path(where).absolute()) if local else where
         if local and _is_playlist(Path(where)):
             raise SourceError(f"{self._name} is a list of other files; name those.")
@@ -141,7 +141,7 @@ class _Film:
         except (av.error.FFmpegError, OSError, ValueError) as error:
             raise SourceError(
                 f"{self._name} cannot be opened as a film ({_reason(error)}); check it."
-            ) from None  # FFmpeg's error holds the password
+            ) from None  # FFmpeg's error contains the password
         if not self._container.streams.video:
             self._container.close()
             raise SourceError(f"{self._name} holds no pictures; give a film.")
@@ -151,7 +151,7 @@ class _Film:
             self._container.close()
             raise SourceError(f"{self._name} is {width} x {height}; scale it down first.")
         self.live = not local and not self._container.duration
-        # Threads by frame hold frames back, which a live source may not.
+        # Frame threads hold frames back, which a live source cannot afford.
         self._stream.thread_type = "SLICE" if self.live else "AUTO"
         rate = float(self._stream.average_rate or self._stream.guessed_rate or 0)
         self.fps = rate if 0 < rate <= FASTEST else FPS
@@ -173,7 +173,7 @@ class _Film:
             raise SourceError(f"{self._name} has no picture that can be decoded; check it.")
 
     def _packets(self) -> Iterator[Any]:
-        """Of the film; a damaged place is left out, a few of them in a row are its end."""
+        """Packets of the film; damaged places are skipped, and many in a row end it."""
         damaged = 0
         while damaged < DAMAGED:
             try:
@@ -194,21 +194,21 @@ class _Film:
         try:
             return packet.decode()
         except av.error.InvalidDataError:
-            return ()  # the next whole picture goes on
+            return ()  # the next whole picture continues
 
     def close(self) -> None:
         self._container.close()
 
 
 class _Camera:
-    """A camera of this machine, by its number."""
+    """A camera on this machine, by its number."""
 
     live = True
 
     def __init__(self, index: int) -> None:
         self._name = f"camera {index}"
         before = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-        try:  # each of its ways to open a camera complains for itself
+        try:  # every backend that OpenCV tries complains separately
             self._device = cv2.VideoCapture(index)
         finally:
             cv2.utils.logging.setLogLevel(before)
@@ -231,7 +231,7 @@ class _Camera:
 
 
 class _Pictures:
-    """Image files, one a second; those that cannot be read are named at the end."""
+    """Image files, one per second; those that cannot be read are reported at the end."""
 
     live, fps = False, 1.0
 
@@ -259,11 +259,11 @@ def _is_playlist(path: Path) -> bool:
         with path.open("rb") as file:
             head = file.read(4096)
     except OSError:
-        return False  # FFmpeg says what is wrong with it
+        return False  # FFmpeg will say what is wrong with it
     return any(mark in head for mark in PLAYLISTS)
 
 
 def _reason(error: Any) -> str:  # noqa: ANN401  FFmpeg's errors carry strerror, others do not
-    if isinstance(error, av.error.ExitError):  # that is how FFmpeg calls it
+    if isinstance(error, av.error.ExitError):  # FFmpeg's name for a time-out
         return "nothing came in time"
     return str(getattr(error, "strerror", None) or error)

@@ -1,4 +1,4 @@
-"""What happens on a stream, as short records: things appear, change their label, leave."""
+"""What happens on a stream, as short records: things appear, change their label, or leave."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -13,7 +13,7 @@ __all__ = ["GONE_S", "Event", "Report", "TrackEvents", "forget", "ignore", "name
 
 T = TypeVar("T")
 
-GONE_S = 2.0  # without being seen, after which a track has left
+GONE_S = 2.0  # a track that has not been seen for this long has left
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,28 +24,28 @@ class Event:
     """`appeared`, `label changed`, `left`, `source lost`, `source back`, `entered zone`,
     `left zone`, `crossed line`."""
     time_s: float
-    """Seconds, as of the frame: from the start of a film, of the clock for a live source."""
+    """Seconds, as for frames: from the start for a film, by the clock for a live source."""
     source: str
-    """Which source, where there are several; else empty."""
+    """Name of the source if there are several, else empty."""
     data: dict[str, Any] = field(default_factory=dict)
-    """What belongs to it: `tracker_id`, `class_name`, `zone`, `reason`, ..."""
+    """Details of the event: `tracker_id`, `class_name`, `zone`, `reason`, ..."""
 
 
 Report = Callable[[Event], None]
 
 
 def ignore(event: Event) -> None:
-    """Nobody listens."""
+    """A report that does nothing."""
 
 
 def named(detections: sv.Detections) -> tuple[list[int], list[str]]:
-    """Tracks and their classes."""
+    """Track numbers, and the class name of each."""
     ids = [] if detections.tracker_id is None else detections.tracker_id.tolist()
     return ids, list(detections.data.get("class_name", ()))
 
 
 def forget(seen: dict[int, tuple[T, float]], since_s: float) -> list[tuple[int, tuple[T, float]]]:
-    """Take out what was last seen before then, by track.
+    """Remove and return the tracks that were last seen before `since_s`.
 
     >>> seen = {1: ("bus", 0.5), 2: ("dog", 3.0)}
     >>> forget(seen, 1.0), seen
@@ -58,14 +58,14 @@ def forget(seen: dict[int, tuple[T, float]], since_s: float) -> list[tuple[int, 
 
 
 class TrackEvents:
-    """Appeared, label changed and left, of the tracks of one source."""
+    """Events `appeared`, `label changed` and `left` of the tracks of one source."""
 
     def __init__(self) -> None:
         self._seen: dict[int, tuple[str, float]] = {}
         self._source = ""
 
     def update(self, frame: Frame, detections: sv.Detections) -> Iterator[Event]:
-        """Events of one frame, whose detections have `tracker_id` and `class_name`."""
+        """Yield the events of a frame, whose detections need `tracker_id` and `class_name`."""
         self._source = frame.source
         for track, name in zip(*named(detections), strict=True):
             before = self._seen.get(track)
@@ -79,11 +79,11 @@ class TrackEvents:
         yield from self._left(frame.time_s - GONE_S)
 
     def end(self) -> Iterator[Event]:
-        """The stream has ended: all that are there have left."""
+        """Yield `left` for every track that is still there when the stream ends."""
         yield from self._left(math.inf)
 
     def _left(self, since_s: float) -> Iterator[Event]:
-        """Those who were last seen before then."""
+        """Yield `left` for the tracks that were last seen before `since_s`."""
         for track, (name, last_s) in forget(self._seen, since_s):
             data = {"tracker_id": track, "class_name": name}
             yield Event("left", last_s, self._source, data)

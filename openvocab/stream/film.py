@@ -1,4 +1,4 @@
-"""Annotated pictures out: a film that is readable up to a crash, or a window."""
+"""Annotated pictures: written to a film that survives a crash, or shown in a window."""
 
 from collections.abc import Callable
 from fractions import Fraction
@@ -19,9 +19,9 @@ from openvocab.stream.zones import Zones
 
 __all__ = ["Draw", "VideoSink", "WindowSink", "drawing", "plain"]
 
-TICKS = 60_000  # a second in a film; MPEG-4 can count to 65,535
-GAP_S = 10.0  # without a picture, or back in time: another film begins
-# Fragments: what was written is readable, whatever happens to the program.
+TICKS = 60_000  # per second in a film; MPEG-4 can count to 65,535
+GAP_S = 10.0  # after a gap this long, or a step back in time, another film begins
+# Fragments: what is written stays readable, whatever happens to the program.
 FRAGMENTS = {
     "movflags": "frag_keyframe+empty_moov+default_base_moof+skip_trailer",
     "flush_packets": "1",
@@ -31,21 +31,22 @@ Draw = Callable[[Frame, sv.Detections], Image]
 
 
 def plain(frame: Frame, detections: sv.Detections) -> Image:
-    """Boxes and labels, nothing else."""
+    """Draw boxes and labels, nothing else."""
     return annotate(frame.image, detections)
 
 
 def drawing(zones: Zones | None) -> Draw:
-    """Boxes and labels, over them the zones and who is there."""
+    """Return a function that draws boxes and labels, and over them zones with their counts."""
     if zones is None:
         return plain
     return lambda frame, detections: zones.draw(plain(frame, detections), frame.source)
 
 
 class VideoSink:
-    """An annotated film: H.264 where FFmpeg has it, else MPEG-4; a new file when the size changes.
+    """Writes an annotated film: H.264 if FFmpeg has it, else MPEG-4; a new file for each size.
 
-    MP4 in fragments of a second or two: it plays in a browser, and up to a crash.
+    The MP4 has fragments of a second or two, so it plays in a browser, and after a crash plays up
+    to the last fragment.
     """
 
     def __init__(
@@ -56,16 +57,17 @@ class VideoSink:
         draw: Draw = plain,
         max_bytes: int | None = None,
     ) -> None:
-        """Open at the first frame; a film that is there already is kept, the next number taken.
+        """Prepare a film, which is opened at the first frame and replaces no existing file.
 
         Args:
-            path: `.mp4` or `.mkv`; further files are `out-2.mp4`, `out-3.mp4`, ...
-            fps: key frames and the rate told to players; frames keep their own times.
+            path: `.mp4` or `.mkv`; further files, or the first if this one exists, are
+                `out-2.mp4`, `out-3.mp4`, ...
+            fps: for key frames and as the rate stated to players; frames keep their own times.
             draw: makes the picture from a frame and its detections.
             max_bytes: size at which the next file begins.
 
         Raises:
-            SinkError: not `.mp4` or `.mkv`.
+            SinkError: the name does not end in `.mp4` or `.mkv`.
         """
         if Path(path).suffix.lower() not in {".mp4", ".mkv"}:
             raise SinkError(f"{path} is no film that is written here; name it .mp4 or .mkv.")
@@ -77,7 +79,7 @@ class VideoSink:
         self._begun_s, self._last_s, self._last_tick = 0.0, 0.0, -1
 
     def write(self, frame: Frame, detections: sv.Detections) -> None:
-        """One frame, drawn.
+        """Draw and write one frame.
 
         Raises:
             SinkError: the file cannot be written.
@@ -98,7 +100,7 @@ class VideoSink:
             raise SinkError(f"{self._path} cannot be written ({error}); check the disk.") from error
 
     def close(self) -> None:
-        """Write what is held back."""
+        """Write frames that are still held back, and close the file."""
         try:
             self._finish()
         except (av.error.FFmpegError, OSError, ValueError) as error:
@@ -140,7 +142,7 @@ class VideoSink:
 
 
 class WindowSink:
-    """A window with the annotated picture; `q` or Escape in it calls `quit_`."""
+    """Shows annotated pictures in a window; pressing `q` or Escape there calls `quit_`."""
 
     def __init__(self, quit_: Callable[[], None], draw: Draw = plain) -> None:
         self._quit, self._draw = quit_, draw
@@ -152,7 +154,7 @@ class WindowSink:
             self._quit()
 
     def close(self) -> None:
-        """Take the windows away."""
+        """Close the windows."""
         cv2.destroyAllWindows()
 
 
@@ -161,6 +163,6 @@ def _has_content(path: Path) -> bool:
 
 
 def _even(picture: Image) -> Image:
-    """H.264 with yuv420p takes even sides only."""
+    """Make both sides even, as H.264 with yuv420p requires."""
     height, width = picture.shape[:2]
     return np.ascontiguousarray(picture[: height - height % 2, : width - width % 2])

@@ -1,4 +1,4 @@
-"""How a stream is doing: frames, speed, latency, how much the memory of tracks saves."""
+"""How a stream is doing: frames, speed, latency, and how much the memory of tracks saves."""
 
 import time
 from collections import deque
@@ -9,11 +9,11 @@ import psutil
 
 __all__ = ["Metrics"]
 
-WINDOW = 300  # frames of which speed and latency are told
+WINDOW = 300  # frames over which speed and latency are measured
 
 
 class Metrics:
-    """Counts of one run; written by its loop, read from anywhere."""
+    """Counts of one run; written by its loop, readable from any thread."""
 
     def __init__(self) -> None:
         self.frames = 0
@@ -25,16 +25,16 @@ class Metrics:
         self._process = psutil.Process()
 
     def frame_done(self) -> None:
-        """A frame was processed."""
+        """Count a processed frame."""
         self.frames += 1
         self._ends.append(time.monotonic())
 
     def frame_out(self, captured_s: float) -> None:
-        """The last sink has taken a frame that was captured then (`time.monotonic`)."""
+        """Note that the last sink has a frame captured at `captured_s` (`time.monotonic`)."""
         self._latencies.append(time.monotonic() - captured_s)
 
     def snapshot(self, dropped: int = 0) -> dict[str, Any]:
-        """All figures now, in plain numbers; latency in milliseconds, memory in MiB."""
+        """All current figures as plain numbers; latency in milliseconds, memory in MiB."""
         ends, waits = list(self._ends), list(self._latencies)
         spent = ends[-1] - ends[0] if len(ends) > 1 else 0.0
         p50, p95 = np.percentile(waits, (50, 95)) if waits else (0.0, 0.0)
