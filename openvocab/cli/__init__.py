@@ -33,13 +33,13 @@ UsageError: Any = typer.BadParameter.__base__  # Typer has no public name for it
 
 
 def main() -> None:
-    """Run the command line; an error of ours, or in its use, is one line and exit code 2."""
+    """Run the command line; an openvocab or usage error gives one line and exit code 2."""
     try:
         sys.exit(app(prog_name="openvocab", standalone_mode=False))
     except UsageError as error:
         said, context = error.format_message().rstrip(".?"), error.ctx
         complain(f"{said}; see `{context.command_path if context else 'openvocab'} --help`.")
-    except typer.Abort:  # Ctrl-C, or the end of the input, while it asks
+    except typer.Abort:  # Ctrl-C, or the end of the input, at a prompt
         sys.exit(130)
     except OpenVocabError as error:
         complain(str(error))

@@ -1,4 +1,4 @@
-"""`openvocab batch`: a folder, a glob or a bucket to Parquet; a rerun does what is missing."""
+"""`openvocab batch`: from a folder, a glob or a bucket to Parquet; a rerun does what is missing."""
 
 from collections.abc import Iterator
 from typing import Annotated, Any
@@ -33,21 +33,23 @@ def batch(  # noqa: PLR0913  a command has as many parameters as it has options
     ],
     *,
     classes: Classes,
-    output: Annotated[str, typer.Option("--out", metavar="DIR|URL", help="Where Parquet goes.")],
+    output: Annotated[
+        str, typer.Option("--out", metavar="DIR|URL", help="Where to write Parquet.")
+    ],
     preset: PresetName = "starter",
     negatives: Negatives = "",
     threshold: Threshold = None,
     imgsz: ImageSize = None,
     tile: TileSize = None,
     device: Device = None,
-    engine: Annotated[str, typer.Option(help="local, or ray.")] = "local",
-    workers: Annotated[int, typer.Option(min=1, help="Processes of Ray.")] = 2,
+    engine: Annotated[str, typer.Option(help="local or ray.")] = "local",
+    workers: Annotated[int, typer.Option(min=1, help="Ray processes.")] = 2,
 ) -> None:
     """Find CLASSES in very many pictures.
 
-    Writes one row of Parquet per picture. Pictures that --out holds already are skipped, except
-    files that could not be read then and have changed since. Exit code: 0 all pictures were read,
-    1 some were not (they are listed, and are in the rows), 2 an option is wrong.
+    Writes one row of Parquet per picture. Pictures that are already in --out are skipped, except
+    files that could not be read and have changed since. Exit code: 0 all pictures were read, 1
+    some were not (they are listed, and have an error in their rows), 2 an option is wrong.
     """
     _check(engine)
     from openvocab import batch as parts

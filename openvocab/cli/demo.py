@@ -1,4 +1,4 @@
-"""`openvocab demo`: the page for a browser, on this machine alone unless told otherwise."""
+"""`openvocab demo`: the page for a browser, by default for this machine only."""
 
 import signal
 from contextlib import suppress
@@ -20,10 +20,10 @@ def demo(
     host: Host = "127.0.0.1",
     port: Port = 7860,
     auth: Annotated[
-        str, typer.Option(envvar="OPENVOCAB_DEMO_AUTH", help="user:password that is asked for.")
+        str, typer.Option(envvar="OPENVOCAB_DEMO_AUTH", help="Ask for user:password.")
     ] = "",
     share: Annotated[
-        bool, typer.Option("--share", help="A public address, through Gradio's servers.")
+        bool, typer.Option("--share", help="Get a public address, through Gradio's servers.")
     ] = False,
 ) -> None:
     """Open the demo page; Ctrl-C ends it."""
@@ -32,7 +32,7 @@ def demo(
         raise ConfigError("--auth needs a user and a password; give user:password.")
     required("The demo", "demo", "gradio")
     refuse_taken(host, port)
-    for number in ENDS:  # what visitors gave goes then, too
+    for number in ENDS:  # then visitors' files are deleted, too
         signal.signal(number, signal.default_int_handler)
     with demo_page(public=not auth) as (page, options):
         if colon:

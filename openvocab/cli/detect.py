@@ -1,4 +1,4 @@
-"""`openvocab detect`: files, folders and globs to a table, annotated pictures and JSON."""
+"""`openvocab detect`: from files, folders and globs to a table, annotated pictures and JSON."""
 
 import json
 import os
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 __all__ = ["detect"]
 
 _Work = tuple[str, Path | None]  # an image, and where its annotated picture goes
-MANY = 20  # images; from here on a count by class is more use than a row a box
+MANY = 20  # images; from here on, counts by class are more useful than a row per box
 
 
 def detect(  # noqa: PLR0913  a command has as many parameters as it has options
@@ -111,7 +111,7 @@ def detect(  # noqa: PLR0913  a command has as many parameters as it has options
 
 
 class _Labels:
-    """What --format writes in the end."""
+    """The labels that --format writes at the end."""
 
     def __init__(self, kind: str | None, folder: Path | None, paths: list[str]) -> None:
         self._kind, self._folder = kind, folder or Path("labels")
@@ -127,7 +127,7 @@ class _Labels:
         prepare(kind, self._folder)
 
     def add(self, record: dict[str, Any], found: "sv.Detections | None") -> None:
-        """An image, unless it could not be read."""
+        """Add an image, unless it could not be read."""
         if self._kind is not None and found is not None:
             from openvocab.labels import kept_small
 
@@ -135,7 +135,7 @@ class _Labels:
             self._found.append(kept_small(Path(record["image"]), size, found))
 
     def write(self, classes: list[str]) -> None:
-        """Labels of all that were seen."""
+        """Write the labels of all images that were looked at."""
         if self._kind is not None:
             from openvocab.labels import write_labels
 
@@ -179,7 +179,7 @@ def _read(path: str) -> Image:
 
 
 def _targets(paths: list[str], folder: Path | None) -> list[Path | None]:
-    """Where each annotated picture goes; two of one name get a number, no source is replaced."""
+    """Where to write each annotated picture; equal names are numbered, no source is replaced."""
     if folder is None:
         return [None] * len(paths)
     taken = {Path(path).resolve() for path in paths}
@@ -215,7 +215,7 @@ def _deliver(picture: Image, found: "sv.Detections", target: Path | None, *, sho
 
 
 def _record(path: str, shape: tuple[int, ...], found: "sv.Detections") -> dict[str, Any]:
-    """One image as JSON: what `Detections` holds, in plain numbers."""
+    """One image for JSON: the contents of `Detections`, in plain numbers."""
     from openvocab.labels import rows
 
     listed = list(rows(found))
@@ -224,7 +224,7 @@ def _record(path: str, shape: tuple[int, ...], found: "sv.Detections") -> dict[s
 
 def _report(records: list[dict[str, Any]], head: dict[str, Any], json_file: str | None) -> None:
     text = json.dumps(head | {"images": records}, ensure_ascii=False, indent=1) + "\n"
-    # A file name may hold bytes that are no UTF-8; JSON has the same escape for them.
+    # A file name may contain bytes that are not UTF-8; JSON has the same escape for them.
     payload = text.encode(errors="backslashreplace")
     if json_file == "-":
         sys.stdout.buffer.write(payload)
@@ -263,6 +263,6 @@ def _summary(records: list[dict[str, Any]]) -> Table:
 
 
 def _progress(work: list[_Work]) -> Iterator[_Work]:
-    """The same, with a bar on standard error when it is a terminal and there is more than one."""
+    """Yield the work, with a bar on standard error if that is a terminal and there are several images."""
     with progress(quiet=len(work) < 2) as bar:
         yield from bar.track(work, description="detecting")

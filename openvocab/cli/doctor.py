@@ -1,4 +1,4 @@
-"""`openvocab doctor`: what this machine has and lacks, each lack with its remedy."""
+"""`openvocab doctor`: what this machine has, and what it lacks, with remedies."""
 
 import os
 import platform
@@ -15,7 +15,7 @@ from openvocab.errors import OpenVocabError
 
 __all__ = ["doctor"]
 
-# Distributions of which one is enough.
+# Alternative distributions: one of each group is enough.
 PACKAGES = (
     ("openvocab",),
     ("torch",),
@@ -36,15 +36,15 @@ class _Finding:
     name: str
     value: str
     remedy: str | None = None
-    """What to do, or None when all is well."""
+    """What to do, or None if all is well."""
     fatal: bool = False
-    """Nothing works until this is mended."""
+    """Whether nothing works until this is repaired."""
 
 
 def doctor() -> None:
     """Check what this machine has and lacks.
 
-    Each lack comes with its remedy. Exit code: 0 all is well, 1 something vital is missing.
+    Prints a remedy for whatever is missing. Exit code: 0 all is well, 1 something vital is missing.
     """
     findings = _examine()
     table = Table.grid("what", "found", padding=(0, 2))
@@ -93,7 +93,7 @@ def _device() -> list[_Finding]:
 
 
 def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):  # Linux: what this process may use
+    if hasattr(os, "sched_getaffinity"):  # Linux: cores that this process may use
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 

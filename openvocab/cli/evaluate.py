@@ -1,4 +1,4 @@
-"""`openvocab eval` and `openvocab calibrate`: how right a preset is, and how to make it righter."""
+"""`openvocab eval` and `openvocab calibrate`: measure how good a preset is, and improve it."""
 
 import dataclasses
 import gc
@@ -26,21 +26,23 @@ if TYPE_CHECKING:
 __all__ = ["calibrate", "evaluate"]
 
 Labels = Annotated[
-    Path, typer.Argument(metavar="DATASET", help="COCO or LVIS .json, YOLO .yaml, or its folder.")
+    Path, typer.Argument(metavar="DATASET", help="COCO or LVIS .json, YOLO .yaml or its folder.")
 ]
 Images = Annotated[
-    Path | None, typer.Option(metavar="DIR", help="Where the pictures of a .json are.")
+    Path | None, typer.Option(metavar="DIR", help="Folder of the pictures that a .json names.")
 ]
-Split = Annotated[str, typer.Option(help="Of a YOLO dataset.")]
-Part = Annotated[str, typer.Option(help="all, or one of two fixed halves: calibration, test.")]
-Limit = Annotated[int | None, typer.Option(min=1, help="Photos at the most.")]
+Split = Annotated[str, typer.Option(help="Split of a YOLO dataset.")]
+Part = Annotated[str, typer.Option(help="all, or one of two fixed halves: calibration or test.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Use at most this many photos.")]
 Map = Annotated[
     str | None,
-    typer.Option(metavar="FILE", help="The classes in other words, a .toml; or coco, bundled."),
+    typer.Option(metavar="FILE", help="Other words for the classes: a .toml, or the bundled coco."),
 ]
 Runs = Annotated[
     Path | None,
-    typer.Option("--out", metavar="DIR", help="Where results go.  (default: runs/DATASET-PRESET)"),
+    typer.Option(
+        "--out", metavar="DIR", help="Where to write results.  (default: runs/DATASET-PRESET)"
+    ),
 ]
 
 
@@ -61,7 +63,7 @@ def evaluate(  # noqa: PLR0913  a command has as many parameters as it has optio
     """Measure a preset on labelled pictures.
 
     Prints a table, and writes results.json and report.html. What the networks saw is kept in the
-    folder: a run that was stopped goes on where it was, and asking with other words costs little.
+    folder, so a stopped run continues where it was, and asking with other words costs little.
     """
     labelled, words, asked = _given(dataset, images, split, part, limit, classes_map)
     chosen = read_preset(preset, imgsz, tile)
@@ -110,8 +112,8 @@ def calibrate(  # noqa: PLR0913  as above
 ) -> None:
     """Fit a preset's numbers to labelled pictures.
 
-    They are the temperature, background weight, label prior, fusion and threshold. Writes a preset
-    with the figures that chose them. Give pictures that neither network was trained on.
+    The numbers are temperature, background weight, label prior, fusion and threshold. Writes a
+    preset with the measurements behind them. Use pictures that neither network was trained on.
     """
     labelled, words, asked = _given(dataset, images, split, part, limit, classes_map)
     chosen = read_preset(preset, imgsz, tile)
@@ -125,7 +127,7 @@ def calibrate(  # noqa: PLR0913  as above
 
     detector = OpenVocabDetector.from_preset(chosen, device=device)
     see, some = SeenOnce(detector, home / "seen"), [each for each in asked if not each.automatic]
-    gc.freeze()  # torch's objects stay: not to be looked through at each of 10,000 small tables
+    gc.freeze()  # torch's objects stay: no need to scan them for each of 10,000 small tables
     with _bars() as track:
         fitted = fit(detector, labelled, some, absent=words.absent, see=see, track=track)
     write(target, toml(detector.preset, fitted, labelled, part).encode())
@@ -142,7 +144,7 @@ def _given(
     limit: int | None,
     classes_map: str | None,
 ) -> "tuple[Dataset, ClassesMap, list[Wording]]":
-    """The photos and the words, before any network is loaded."""
+    """Read the photos and the words, before any network is loaded."""
     required("The evaluation", "eval", "faster_coco_eval")
     from openvocab.evaluate.formats import load
     from openvocab.evaluate.stress import ClassesMap, wordings
@@ -155,7 +157,7 @@ def _given(
 
 @contextmanager
 def _bars() -> Iterator[Any]:
-    """Show how many photos, then steps, are done; what was seen when it is stopped is kept."""
+    """Show how many photos, then steps, are done; if stopped, what was seen is kept."""
 
     def track(items: Sequence[Any]) -> Iterable[Any]:
         return bar.track(items, description="fitting" if isinstance(items, range) else "seeing")
@@ -203,7 +205,7 @@ def _percent(value: float | None) -> str:
 
 
 def _finite(value: Any) -> Any:  # noqa: ANN401  JSON
-    """JSON knows no NaN."""
+    """Replace what JSON does not have, such as NaN."""
     if isinstance(value, dict):
         return {key: _finite(each) for key, each in value.items()}
     if isinstance(value, list | tuple):

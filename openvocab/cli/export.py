@@ -1,4 +1,4 @@
-"""`openvocab export`: networks as graphs that run faster on a CPU, if they see the same."""
+"""`openvocab export`: networks as graphs that run faster on a CPU, if the results are the same."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -21,30 +21,32 @@ if TYPE_CHECKING:
 
 __all__ = ["export", "regions_of"]
 
-PICTURES, BOXES = 40, 20  # at the most, the boxes of a picture at each of the preset's scales
+PICTURES, BOXES = 40, 20  # at most; boxes per picture, at each of the preset's scales
 DETECTORS = {".pt", ".onnx"}
 
 
 Network = Annotated[
-    str, typer.Argument(help="A preset, whose encoder it is; a bundle by name or folder; a .pt.")
+    str, typer.Argument(help="A preset (for its encoder), a bundle's name or folder, or a .pt.")
 ]
-Runtime = Annotated[str, typer.Option(help="onnx or openvino.")]
+Runtime = Annotated[str, typer.Option(help="Runtime of the graph: onnx or openvino.")]
 Precision = Annotated[
-    str, typer.Option(help="fp32; bf16 (openvino); int8 (onnx; openvino for detectors).")
+    str, typer.Option(help="fp32, bf16 (openvino) or int8 (onnx; openvino for detectors).")
 ]
 Pictures = Annotated[
     Path | None,
-    typer.Option("--images", metavar="DIR", help="To compare with fp32 on; fp32 needs none."),
+    typer.Option(
+        "--images", metavar="DIR", help="Pictures to compare with fp32 on; fp32 needs none."
+    ),
 ]
 Out = Annotated[
     Path | None,
     typer.Option(
         "--out",
         metavar="DIR",
-        help="Where it goes.  (default: beside the network, used from then on)",
+        help="Where to write it.  (default: beside the network, used from then on)",
     ),
 ]
-Trust = Annotated[bool, typer.Option("--trust-pickle", help="Load a .pt, which can run any code.")]
+Trust = Annotated[bool, typer.Option("--trust-pickle", help="Allow a .pt, which can run any code.")]
 
 
 def export(  # noqa: PLR0913  a command has as many parameters as it has options
@@ -80,7 +82,7 @@ def export(  # noqa: PLR0913  a command has as many parameters as it has options
     from openvocab.encoders.export import check_kind
     from openvocab.encoders.export import export as export_tower
 
-    check_kind(runtime, precision)  # before what takes a minute
+    check_kind(runtime, precision)  # before the step that takes a minute
     seen, words = regions_of(preset, paths) if paths else ([], ())
     made = export_tower(found, runtime, precision, seen=seen, words=words, out=folder)
     _report(made)
@@ -90,7 +92,7 @@ def export(  # noqa: PLR0913  a command has as many parameters as it has options
 
 
 def _found(network: str) -> tuple[Preset, Path]:
-    """What is exported, and the preset whose detector finds the regions for it."""
+    """The preset whose detector finds regions for the comparison, and the network to export."""
     if network in presets.available() or network.endswith(".toml"):
         preset = presets.load(network)
         return preset, _bundle(preset.encoder)
@@ -108,7 +110,7 @@ def _bundle(name: str) -> Path:
 def regions_of(
     preset: Preset, paths: Sequence[Path]
 ) -> tuple[list[tuple[Image, Boxes]], tuple[str, ...]]:
-    """Boxes of the preset's detector in pictures, as the encoder sees them, and its words."""
+    """Boxes of the preset's detector in pictures, as the encoder sees them, and its names."""
     from openvocab.networks import proposer_of
 
     whole = dataclasses.replace(preset, max_boxes=BOXES, tile_size=None)

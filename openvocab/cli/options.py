@@ -1,4 +1,4 @@
-"""Options that several commands share, and what they are read as."""
+"""Options that several commands share, and how they are read."""
 
 import dataclasses
 import errno
@@ -42,42 +42,46 @@ Classes = Annotated[
     typer.Option(
         "--classes",
         "-c",
-        help='"bus, person"; or a file: .txt with one per line, .toml with synonyms and pictures,'
-        " .npz of a Vocabulary.",
+        help='"bus, person", or a file: .txt with one class per line, .toml with synonyms and '
+        "pictures, or .npz of a saved Vocabulary.",
     ),
 ]
 PresetName = Annotated[
-    str, typer.Option("--preset", "-p", help="Name of a preset, or a .toml file.")
+    str, typer.Option("--preset", "-p", help="Name of a preset, or its .toml file.")
 ]
-Negatives = Annotated[str, typer.Option(help="Look-alikes that compete and are never returned.")]
+Negatives = Annotated[
+    str, typer.Option(help="Look-alikes that compete with the classes and are never returned.")
+]
 Threshold = Annotated[
     float | None,
     typer.Option("--threshold", "--conf", help="Lowest score, 0 to 1.  (default: the preset's)"),
 ]
-Host = Annotated[str, typer.Option(help="Address to serve; 0.0.0.0 for others, too.")]
+Host = Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 lets other machines in.")]
 Port = Annotated[int, typer.Option(min=1, max=65535)]
 HERE = {"127.0.0.1", "localhost", "::1"}
-"""Addresses by which nobody but this machine is served."""
+"""Addresses at which only this machine is served."""
 ENDS = [
     number
     for name in ("SIGTERM", "SIGHUP")
     if (number := getattr(signal, name, None)) and signal.getsignal(number) != signal.SIG_IGN
 ]
-"""Signals that end what is served, beside Ctrl-C; nohup has one of them ignored."""
+"""Signals, besides Ctrl-C, that end a server; those already ignored (nohup) are left out."""
 Device = Annotated[
-    str | None, typer.Option(help="cpu, cuda:0, ...  (default: CUDA where there is one)")
+    str | None, typer.Option(help="cpu, cuda:0, ...  (default: CUDA where available)")
 ]
 ImageSize = Annotated[
     int | None,
     typer.Option(
-        help="Longer side the detector sees, in pixels.  (default: the preset's)", min=32, max=8192
+        help="Longer side that the detector sees, in pixels.  (default: the preset's)",
+        min=32,
+        max=8192,
     ),
 ]
 TileSize = Annotated[
     int | None,
     typer.Option(
         metavar="PX",
-        help="See tiles of this size as well, for small things.  (default: the preset's)",
+        help="Also look at tiles of this size, for small things.  (default: the preset's)",
         min=64,
         max=8192,
     ),
@@ -85,7 +89,7 @@ TileSize = Annotated[
 
 
 def read_classes(text: str) -> "list[str] | dict[str, list[str | Path]] | Vocabulary":
-    """Words of the option, or what is in the file it names."""
+    """Read classes from the words of the option, or from the file that it names."""
     file = Path(text)
     if file.suffix == ".npz":
         from openvocab.vocabulary import Vocabulary
@@ -116,7 +120,7 @@ def _part(file: Path, value: Any) -> str | Path:  # noqa: ANN401  from a file: a
 
 
 def read_preset(name: str, image_size: int | None = None, tile_size: int | None = None) -> Preset:
-    """The preset of that name or file, with the sizes that are given in place of its own."""
+    """Load a preset by name or file, with its sizes replaced by those given."""
     preset = load(name)
     return dataclasses.replace(
         preset,
@@ -126,10 +130,10 @@ def read_preset(name: str, image_size: int | None = None, tile_size: int | None 
 
 
 def refuse_taken(host: str, port: int) -> None:
-    """Look whether the port is free, before anything is loaded or said.
+    """Check that the port is free, before anything is loaded or printed.
 
     Raises:
-        ConfigError: somebody listens there already, or this machine has no such address.
+        ConfigError: the port is in use, or this machine has no such address.
     """
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
@@ -137,7 +141,7 @@ def refuse_taken(host: str, port: int) -> None:
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise ConfigError(f"Port {port} is in use; choose another with --port.") from error
-        number = error.errno or 0  # under 0: of a name that nobody knows
+        number = error.errno or 0  # negative for a host name that cannot be resolved
         why = os.strerror(number) if number > 0 else error.strerror
         raise ConfigError(
             f"Nothing can be served at {host}:{port} ({why}); check --host and --port."

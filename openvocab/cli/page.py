@@ -1,4 +1,4 @@
-"""The demo's page with what it needs around it, to be served alone or beside the server."""
+"""The demo's page with what it needs around it, served alone or beside the API."""
 
 import os
 import sys
@@ -26,14 +26,14 @@ VISITORS = 64  # whose photos are kept in memory
 def demo_page(
     *, public: bool, loaded: "Mapping[str, OpenVocabDetector] | None" = None
 ) -> Iterator[tuple[Any, dict[str, Any]]]:
-    """The page (`gradio.Blocks`), and the options that Gradio serves it with.
+    """The page (`gradio.Blocks`), and the options for Gradio to serve it with.
 
-    What visitors give is gone when this is left. Nothing is told to Gradio's makers, and no
-    address that a visitor gives is fetched.
+    On exit, everything that visitors sent is deleted. Nothing is reported to Gradio's makers, and
+    addresses that visitors send are not fetched.
 
     Args:
-        public: no password is asked for. Gradio's MCP never asks for one: it is on only then.
-        loaded: detectors by the names of their presets, that need not be loaded again.
+        public: no password is asked for. Gradio's MCP never asks for one, so it is on only then.
+        loaded: detectors that are loaded already, by the names of their presets.
 
     Raises:
         ConfigError: the page is not installed, or Gradio is too old for it.
@@ -58,16 +58,16 @@ def demo_page(
                 "footer_links": ["api"],
                 "max_file_size": f"{app.UPLOAD_MB}mb",
                 "ssr_mode": False,
-                "show_error": False,  # of what was not foreseen; ours are shown all the same
+                "show_error": False,  # hides unforeseen errors; openvocab's own are still shown
                 "mcp_server": public and find_spec("mcp") is not None,
             },
         )
 
 
 def _fetch_nothing() -> None:
-    """Close the two functions by which Gradio fetches what lies at an address it is sent.
+    """Disable the two functions with which Gradio fetches files from addresses that it is sent.
 
-    It takes any public address in the place of a file, of any size, and asks Google for its host.
+    It accepts any public address in place of a file, of any size, and asks Google for its host.
     """
 
     async def refused(*_: object, **__: object) -> None:
@@ -77,7 +77,7 @@ def _fetch_nothing() -> None:
 
 
 def _load_app() -> Any:  # noqa: ANN401  a module
-    """The package `demo`, which stands beside this one and uses its public names only."""
+    """The package `demo`, which is beside this one and uses only its public names."""
     name, folder = "openvocab_demo", bundled("demo")
     spec = spec_from_file_location(
         name, folder / "__init__.py", submodule_search_locations=[str(folder)]

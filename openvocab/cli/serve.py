@@ -1,4 +1,4 @@
-"""`openvocab serve`: detection over HTTP, on this machine alone unless told otherwise."""
+"""`openvocab serve`: detection over HTTP, by default for this machine only."""
 
 import logging
 import secrets
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
 __all__ = ["serve"]
 
-IDLE_S = 10.0  # a connection that asks for nothing is closed after that, or twice that
-UPLOAD_MB = 80  # of a form with a film for the demo, whose own limit is a little lower
+IDLE_S = 10.0  # an idle connection is closed after once or twice this time
+UPLOAD_MB = 80  # for a form with a film for the demo, whose own limit is a little lower
 
 
 def serve(  # noqa: PLR0913  a command has as many parameters as it has options
@@ -44,52 +44,52 @@ def serve(  # noqa: PLR0913  a command has as many parameters as it has options
     host: Host = "127.0.0.1",
     port: Port = 8000,
     token: Annotated[
-        str, typer.Option(envvar="OPENVOCAB_TOKEN", help="That callers must bring (bearer).")
+        str, typer.Option(envvar="OPENVOCAB_TOKEN", help="Token that callers must send (bearer).")
     ] = "",
-    batch: Annotated[int, typer.Option(min=1, max=256, help="Images a batch at the most.")] = 8,
-    queue: Annotated[int, typer.Option(min=1, help="Images that may wait; then 429.")] = 32,
-    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds a request; then 504.")] = 30.0,
-    max_mb: Annotated[int, typer.Option(min=1, help="MiB of a request; then 413.")] = 32,
+    batch: Annotated[int, typer.Option(min=1, max=256, help="Images per batch at most.")] = 8,
+    queue: Annotated[int, typer.Option(min=1, help="Images that may wait; beyond, 429.")] = 32,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds per request; then 504.")] = 30.0,
+    max_mb: Annotated[int, typer.Option(min=1, help="MiB per request; beyond, 413.")] = 32,
     vocabularies: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Keep stored vocabularies there.")
+        Path | None, typer.Option(metavar="DIR", help="Keep stored vocabularies in this folder.")
     ] = None,
     source: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME=ADDRESS", envvar="OPENVOCAB_SOURCES",
-            help="A camera or film that callers may watch by this name; give it again for more.",
+            help="Camera or film that callers may watch by this name; repeat it for more.",
         ),
     ] = None,
     zones: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME=FILE",
-            help="Polygons and lines in the pictures of that source, TOML or JSON; again for more.",
+            help="Polygons and lines in the pictures of that source, TOML or JSON; repeatable.",
         ),
     ] = None,
-    streams: Annotated[int, typer.Option(min=0, help="Streams at once; then 429.")] = 4,
+    streams: Annotated[int, typer.Option(min=0, help="Streams at once; beyond, 429.")] = 4,
     allow_url: Annotated[
         list[str] | None,
         typer.Option(
             metavar="https://HOST/FOLDER/",
-            help="Pictures there may be sent by their address; give it again for more.",
+            help="Pictures there may be sent as an address; repeat it for more.",
         ),
     ] = None,
     allow_origin: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="https://SITE", help="Its pages may ask from a browser; again for more."
+            metavar="https://SITE", help="Let its pages call from a browser; repeat it for more."
         ),
     ] = None,
     demo: Annotated[
-        bool, typer.Option(help="The demo at /, where Gradio is installed; its password the token.")
+        bool, typer.Option(help="The demo at /, if Gradio is installed; the token is its password.")
     ] = True,
     device: Device = None,
 ) -> None:  # fmt: skip
     """Serve detection over HTTP.
 
-    POST /v1/detect and more, described at /openapi.json. Ctrl-C or SIGTERM ends it; requests that
-    are at work are answered first.
+    POST /v1/detect and more, described at /openapi.json. Ctrl-C or SIGTERM stops the server once
+    running requests are answered.
     """
     required("The server", "serve", "fastapi", "uvicorn", "prometheus_client")
     refuse_taken(host, port)
@@ -112,7 +112,7 @@ def serve(  # noqa: PLR0913  a command has as many parameters as it has options
         origins=tuple(allow_origin or ()),
         upload_mb=UPLOAD_MB if demo else None,
     )  # fmt: skip
-    for number in ENDS:  # what visitors gave goes then, too
+    for number in ENDS:  # then visitors' files are deleted, too
         signal.signal(number, signal.default_int_handler)
     detector = OpenVocabDetector.from_preset(read_preset(preset), device=device)
     app = build(detector, settings)
@@ -128,16 +128,16 @@ def serve(  # noqa: PLR0913  a command has as many parameters as it has options
 
 
 def _nothing() -> None:
-    """There is no page to end."""
+    """Do nothing: there is no page to end."""
 
 
 def _named(given: Sequence[str], option: str, form: str) -> dict[str, str]:
-    """What was given to an option again and again, by name: `gate=rtsp://camera/1`."""
+    """The values of a repeated option, by name: `gate=rtsp://camera/1`."""
     named: dict[str, str] = {}
     for each in given:
         name, _, value = (part.strip() for part in each.partition("="))
         if not (name and value) or name in named or "://" in name:
-            # Not what was given: it may hold a password.
+            # The value is not shown: it may contain a password.
             raise ConfigError(f"Each {option} needs a name of its own; give {option} {form}.")
         named[name] = value
     return named
@@ -147,7 +147,7 @@ def _named(given: Sequence[str], option: str, form: str) -> dict[str, str]:
 def _demo(
     app: "FastAPI", token: str, loaded: dict[str, "OpenVocabDetector"]
 ) -> Iterator[Callable[[], None]]:
-    """The demo at /, until this is left; gives what ends the answers that never end."""
+    """Serve the demo at / inside the block; yields a function that ends its endless answers."""
     from openvocab.server.app import mount
 
     with demo_page(public=not token, loaded=loaded) as (page, options):
@@ -159,7 +159,7 @@ def _demo(
         if token:
             options |= {"auth": is_token, "auth_message": "Any name; the password is the token."}
         gr.mount_gradio_app(app, page, "/", **options)
-        mounted: Any = app.router.routes.pop()  # where it answers for all paths, ours among them
+        mounted: Any = app.router.routes.pop()  # where it answers all paths, including the API's
         mount(app, mounted.app)
         yield mounted.app.stop_event.set
 
@@ -172,7 +172,7 @@ def _run(app: "FastAPI", host: str, port: int, timeout: float, end: Callable[[],
     shown = f"[{host}]" if ":" in host else host
 
     class Server(uvicorn.Server):
-        """Tells the application to end what would never end, and waits for the rest."""
+        """Tells the application to end endless answers, and waits for the rest."""
 
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
@@ -191,11 +191,11 @@ def _run(app: "FastAPI", host: str, port: int, timeout: float, end: Callable[[],
         timeout_graceful_shutdown=int(timeout) + 5, http=impatient(IDLE_S),
     )  # fmt: skip
     server = Server(config)
-    for number in set(ENDS) - {signal.SIGTERM}:  # which uvicorn minds
+    for number in set(ENDS) - {signal.SIGTERM}:  # which uvicorn handles
         signal.signal(number, server.handle_exit)
     try:
         server.run()
-    except SystemExit as ended:  # uvicorn's way to say that it cannot listen
+    except SystemExit as ended:  # uvicorn's way of saying that it cannot listen
         raise ConfigError(
             f"Nothing can be served at {shown}:{port}; check --host and --port."
         ) from ended

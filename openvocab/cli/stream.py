@@ -1,4 +1,4 @@
-"""`openvocab stream`: films and cameras to annotated films, detections and events, until stopped."""
+"""`openvocab stream`: from films and cameras to annotated films, detections and events."""
 
 import signal
 import sys
@@ -59,34 +59,36 @@ def stream(  # noqa: PLR0913  a command has as many parameters as it has options
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Annotated film, .mp4 or .mkv; one that is there is kept, and out-2.mp4 written.",
+            help="Annotated film, .mp4 or .mkv; an existing one is kept, and out-2.mp4 written.",
         ),
     ] = None,
     jsonl: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Detections, one frame a line; appended.")
+        Path | None, typer.Option(metavar="FILE", help="Detections, one frame per line; appended.")
     ] = None,
     csv: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Detections, one box a row; appended.")
+        Path | None, typer.Option(metavar="FILE", help="Detections, one box per row; appended.")
     ] = None,
     events: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="What happens, and metrics, one a line; appended."),
+        typer.Option(metavar="FILE", help="Events and metrics, one per line; appended."),
     ] = None,
     zones: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Polygons and lines to watch, TOML or JSON.")
     ] = None,
     rotate_mb: Annotated[
-        float | None, typer.Option(help="Begin another file at this size.", min=0.001)
+        float | None, typer.Option(help="Begin another file at this size, in MB.", min=0.001)
     ] = None,
     max_seconds: Annotated[
-        float | None, typer.Option(help="Stop after so long by the clock.", min=0)
+        float | None, typer.Option(help="Stop after this many seconds of real time.", min=0)
     ] = None,
-    every: Annotated[int, typer.Option(help="Detect in every so many frames.", min=1)] = 1,
+    every: Annotated[int, typer.Option(help="Detect in every n-th frame only.", min=1)] = 1,
     tracker: Annotated[
         str | None,
         typer.Option(help="bytetrack, ocsort or sort.  (default: bytetrack; pictures: none)"),
     ] = None,
-    no_track: Annotated[bool, typer.Option("--no-track", help="Each frame on its own.")] = False,
+    no_track: Annotated[
+        bool, typer.Option("--no-track", help="Name each frame on its own.")
+    ] = False,
     wait: Annotated[
         bool, typer.Option("--wait", help="Wait for a camera or address that is away at the start.")
     ] = False,
@@ -94,8 +96,8 @@ def stream(  # noqa: PLR0913  a command has as many parameters as it has options
 ) -> None:
     """Find CLASSES in films and cameras.
 
-    Ctrl-C ends it and closes all files. Exit code: 0 it ended or was stopped, 2 a source or an
-    option is wrong, or a file failed.
+    Ctrl-C stops it and closes all files. Exit code: 0 it ended or was stopped, 2 a source or an
+    option is wrong, or a file could not be written.
     """
     names = read_classes(classes)
     if show and (sys.platform == "darwin" or not has_display()):  # macOS: main thread only
@@ -133,7 +135,7 @@ def stream(  # noqa: PLR0913  a command has as many parameters as it has options
 
 
 def _tracker(name: str | None, sources: list[str], *, no_track: bool) -> str | None:
-    """None for pictures, each of something else, unless the user knows them to be a time lapse."""
+    """The tracker; none for separate pictures, unless the user names one, as for a time lapse."""
     from openvocab.stream.capture import is_still
 
     if no_track or (name is None and all(map(is_still, sources))):
@@ -142,7 +144,7 @@ def _tracker(name: str | None, sources: list[str], *, no_track: bool) -> str | N
 
 
 def _reporter(log: "JsonLines | None") -> "Report":
-    """Events to the log, and what concerns the sources to the terminal as well."""
+    """Report events to the log, and those about sources to the terminal as well."""
     from openvocab.stream.records import event_record
 
     def report(event: "Event") -> None:
@@ -160,7 +162,7 @@ def _run(
     max_seconds: float | None,
     log: "JsonLines | None",
 ) -> dict[str, Any]:
-    """To the end; a line of metrics on the terminal, and one in the log every ten seconds."""
+    """Run to the end, with metrics on the terminal, and in the log every ten seconds."""
     with ExitStack() as stack:
         if max_seconds is not None:
             stack.callback(_after(max_seconds, processor.stop).cancel)
@@ -183,7 +185,7 @@ def _run(
 
 
 def _after(seconds: float, what: Callable[[], None]) -> threading.Timer:
-    """Whether frames come or not."""
+    """Start a timer, which works whether frames come or not."""
     timer = threading.Timer(seconds, what)
     timer.daemon = True
     timer.start()
@@ -193,8 +195,8 @@ def _after(seconds: float, what: Callable[[], None]) -> threading.Timer:
 def _tell(
     processor: "StreamProcessor", given: "Sources", log: "JsonLines", ended: threading.Event
 ) -> None:
-    """Metrics to the log, most of all while nothing comes."""
-    with suppress(SinkError):  # the loop meets the same error
+    """Write metrics to the log, even while no frames come."""
+    with suppress(SinkError):  # the loop gets the same error
         while not ended.wait(EVERY_S):
             log.write({"event": "metrics"} | processor.metrics.snapshot(given.dropped))
 
@@ -223,7 +225,7 @@ def _films(
     zones: "Zones | None",
     longest: int | None,
 ) -> list[Any]:
-    """A film for each source: `out.mp4`, or `out.0.mp4`, `out.1.mp4`, ... of several."""
+    """One film per source: `out.mp4`, or `out.0.mp4`, `out.1.mp4`, ... for several."""
     if save is None:
         return []
     from openvocab.stream.film import VideoSink, drawing
@@ -252,7 +254,7 @@ class _BySource:
         self._films[frame.source].write(frame, detections)
 
     def close(self) -> None:
-        with ExitStack() as stack:  # one that fails does not keep the others open
+        with ExitStack() as stack:  # one failure does not keep the others open
             for film in self._films.values():
                 stack.callback(film.close)
 
@@ -264,12 +266,12 @@ def _window(quit_: Callable[[], None], zones: "Zones | None") -> Any:  # noqa: A
 
 
 def _stop(processor: "StreamProcessor") -> None:
-    """From a signal handler or the sinks' thread, neither of which may wait for a lock."""
+    """Stop from a signal handler or the sinks' thread, neither of which may wait for a lock."""
     threading.Thread(target=processor.stop, daemon=True).start()
 
 
 def _catch_signals(stack: ExitStack, processor: "StreamProcessor") -> None:
-    """The first Ctrl-C or SIGTERM ends the stream and closes its files; the next one kills."""
+    """The first Ctrl-C or SIGTERM ends the stream and closes its files; the next one kills it."""
 
     def end(number: int, _frame: object) -> None:
         signal.signal(number, signal.SIG_DFL)

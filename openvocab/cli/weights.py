@@ -18,7 +18,7 @@ app = typer.Typer(help="List, check and fetch weights.")
 
 @app.command("list")
 def list_weights() -> None:
-    """What there is, under which licence, and whether it is on this machine."""
+    """List weights and presets, their licences, and whether they are on this machine."""
     table = Table("name", "kind", "size", "licence", "on this machine", box=None)
     for entry in weights.manifest().values():
         sizes = [file.bytes for file in entry.files]
@@ -35,9 +35,9 @@ def list_weights() -> None:
 
 @app.command("verify")
 def verify_weights(
-    names: Annotated[list[str] | None, typer.Argument(help="Default: all that are here.")] = None,
+    names: Annotated[list[str] | None, typer.Argument(help="Default: all on this machine.")] = None,
 ) -> None:
-    """Compare the files on this machine with the hashes of the manifest, or of the pull."""
+    """Compare files on this machine with the hashes of the manifest, or those of the pull."""
     for name in _bundles(names) if names else filter(_is_here, weights.manifest()):
         known = weights.verify(name)
         out.print(f"{name}: {'whole' if known else 'here, but no hash of it is known'}")
@@ -47,7 +47,7 @@ def verify_weights(
 def path_of_weights(
     name: Annotated[str, typer.Argument(help="Name of a preset or of weights.")],
 ) -> None:
-    """Print where weights lie; of a preset both, a line each."""
+    """Print where weights are; for a preset, both networks, one per line."""
     for part in _bundles([name]):
         out.print(str(weights.resolve(part)), soft_wrap=True)
 
@@ -56,7 +56,7 @@ def path_of_weights(
 def pull_weights(
     names: Annotated[list[str], typer.Argument(help="Names of presets or weights.")],
 ) -> None:
-    """Fetch weights; the only command that does."""
+    """Fetch weights; no other command does."""
     for name in _bundles(names):
         entry = weights.manifest()[name]
         out.print(f"{name}: {entry.licence}; {entry.source}")
@@ -72,7 +72,7 @@ def _pull(name: str) -> Path:
 
 
 def _bundles(names: list[str]) -> list[str]:
-    """Weights by name; the name of a preset stands for its detector and its encoder."""
+    """Names of weights; the name of a preset stands for its detector and its encoder."""
     parts: list[str] = []
     for name in names:
         if name in presets.available():
@@ -82,7 +82,7 @@ def _bundles(names: list[str]) -> list[str]:
             parts.append(name)
     for part in parts:
         if part not in weights.manifest():
-            weights.resolve(part)  # says what is near, or that there is no such name
+            weights.resolve(part)  # suggests a similar name, or says that there is none
             raise WeightsNotFoundError(
                 f"{part} is a file, not a name; see `openvocab weights list`."
             )

@@ -1,1 +1,1 @@
-"""Open vocabulary inside other people's programs."""
+"""Open vocabulary inside other programs."""

@@ -1,6 +1,6 @@
-"""Many pictures, and many who ask, on many cores and machines, by Ray.
+"""Many pictures, or many requests, on many cores and machines, with Ray.
 
-For Ray Data, `OpenVocabStage` is a stage; `run` is the engine of `openvocab batch --engine ray`;
+`OpenVocabStage` is a stage for Ray Data, `run` is the engine of `openvocab batch --engine ray`, and
 `application` is the server for Ray Serve.
 """
 
@@ -22,18 +22,18 @@ __all__ = ["OpenVocabStage", "application", "run"]
 def run(
     work: Sequence[Chunk], out: Place, arguments: dict[str, Any], workers: int
 ) -> Iterator[int]:
-    """Have chunks done by so many workers; gives the number of files of each as it is done.
+    """Distribute chunks over workers; yields the number of files of each chunk as it is done.
 
     Joins the cluster that Ray finds (`RAY_ADDRESS`), or starts one on this machine.
 
     Args:
-        work: chunks.
-        out: where each part goes.
-        arguments: of `OpenVocabStage`.
-        workers: processes; they share the cores evenly.
+        work: the chunks.
+        out: where each part is written.
+        arguments: keyword arguments of `OpenVocabStage`.
+        workers: number of processes, which share the cores evenly.
     """
     with environment_kept():
-        os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # else it tells Anyscale of each start
+        os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # else it reports each start to Anyscale
         import ray
 
         started = not ray.is_initialized()
@@ -53,7 +53,7 @@ def run(
 
 
 def _shares(machines: Sequence[int], workers: int) -> tuple[int, int]:
-    """How many workers, and cores of each, find a place: one that finds none is waited for.
+    """How many workers fit, and cores for each; Ray would wait for ever for one that does not.
 
     >>> _shares([16], 2), _shares([3, 3, 3, 3], 5), _shares([1, 1], 4)
     ((2, 8), (5, 1), (2, 1))
@@ -72,22 +72,23 @@ def application(
     device: str | None = None,
     **options: Any,  # noqa: ANN401  Ray Serve's
 ) -> Any:  # noqa: ANN401  ray.serve.Application
-    """The server of `openvocab serve`, as Ray Serve runs it: `serve.run(application())`.
+    """The server of `openvocab serve`, for Ray Serve: `serve.run(application())`.
 
-    Each replica has networks, a queue and limits of its own, and knows nothing of the others:
-    vocabularies that are stored, and streams, are those of the replica that was asked. With more
-    than one, send classes with each request (words that a replica knows cost a look-up).
+    Each replica has its own networks, queue and limits, and knows nothing of the others: stored
+    vocabularies and streams belong to the replica that was asked for them. With more than one
+    replica, send the classes with each request (words that a replica knows cost only a look-up).
 
     Args:
-        preset: a name, a .toml file, or a Preset. Loaded here, so that no replica needs the file.
-        settings: of each replica; None takes the defaults, and answers to the names of this machine
-            alone, as Ray Serve listens. Behind a balancer give `openvocab.server.app.Settings` a
-            token, or the `hosts` it is called by.
+        preset: a name, a .toml file, or a `Preset`. Loaded here, so replicas do not need the file.
+        settings: for each replica. None uses the defaults, and accepts only requests addressed to
+            this machine by its local names, as Ray Serve listens there. Behind a load balancer,
+            give `openvocab.server.app.Settings` a token, or the `hosts` it is called by.
         device: as for `OpenVocabDetector.from_preset`.
-        options: of `ray.serve.deployment`: num_replicas, ray_actor_options, autoscaling_config, ...
+        options: for `ray.serve.deployment`: num_replicas, ray_actor_options, autoscaling_config,
+            ...
 
     Raises:
-        ConfigError: there is no such preset, or it is wrong.
+        ConfigError: there is no such preset, or it cannot be read.
     """
     from ray import serve
 
@@ -95,7 +96,7 @@ def application(
     from openvocab.server.service import LOCAL, Settings
 
     settings = settings or Settings(hosts=LOCAL)
-    # Ray lets 5 in; how many wait is for the server's own queue to say, with its 429.
+    # Ray's default is 5; how many may wait is up to the server's own queue, with its 429.
     inside = settings.max_waiting + settings.max_batch + LISTENERS
     chosen = load(preset)
 
@@ -110,7 +111,7 @@ def application(
 
 
 def _shared(ray: Any, idle: list[Any], work: Sequence[Chunk]) -> Iterator[int]:  # noqa: ANN401
-    """Each worker takes the next chunk when it is done with one."""
+    """Give each worker the next chunk when it has finished one."""
     waiting, running = list(reversed(work)), dict[Any, Any]()
     while waiting or running:
         while waiting and idle:
@@ -122,5 +123,5 @@ def _shared(ray: Any, idle: list[Any], work: Sequence[Chunk]) -> Iterator[int]: 
             yield ray.get(ready)
         except ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, OpenVocabError):
-                raise error.cause from None  # what it is, not where Ray met it
+                raise error.cause from None  # the error itself, without Ray's traceback
             raise

@@ -1,4 +1,4 @@
-"""Open vocabulary for a YOLO object that somebody has already: `attach(yolo, classes=[...])`."""
+"""Open vocabulary for an existing YOLO object: `attach(yolo, classes=[...])`."""
 
 import os
 import time
@@ -26,7 +26,7 @@ __all__ = ["Attached", "attach", "to_results"]
 
 NAMED_AT = "on_predict_postprocess_end"
 STAGE = "openvocab"
-"""In `Results.speed`: milliseconds that naming took."""
+"""Key in `Results.speed` of the milliseconds that naming took."""
 
 
 def attach(  # noqa: PLR0913  keywords, each with a default
@@ -39,28 +39,31 @@ def attach(  # noqa: PLR0913  keywords, each with a default
     thresholds: Mapping[str, float] | None = None,
     device: str | None = None,
 ) -> "Attached":
-    """Have an Ultralytics detect or segment model answer in the caller's classes.
+    """Make an Ultralytics detect or segment model answer in the caller's classes.
 
-    `predict`, `stream=True`, `track` and `val` then give ordinary `Results`, whose `names`, `cls`
-    and `conf` are of these classes; masks and track ids stay with their boxes. The model proposes:
-    what it leaves out by its own `conf` (.25 unless told otherwise), `max_det` or `classes`, which
-    are numbers of its own, cannot be named. In `track`, boxes are tracked first and named then, so
-    that ids are those of the plain model. `yolo.names` stay its own: read those of the results.
+    `predict` (also with `stream=True`), `track` and `val` then give ordinary `Results` whose
+    `names`, `cls` and `conf` refer to these classes; masks and track ids stay with their boxes.
+    The model proposes the boxes: those that it drops because of its own `conf` (0.25 by default),
+    `max_det` or `classes` (its own class numbers) cannot be named. `track` follows boxes before
+    they are named, so the ids are those of the plain model. `yolo.names` does not change: use the
+    names of the results.
 
     Args:
         yolo: an `ultralytics.YOLO` object, loaded by the caller.
-        classes: as `OpenVocabDetector.detect` takes them, with negatives and thresholds.
-        preset: whose encoder names the boxes, and with which numbers; its detector is not loaded.
-        negatives: as there.
-        score_threshold: as there.
-        thresholds: as there.
-        device: of the encoder, a torch device; None takes CUDA where there is one.
+        classes: as for `OpenVocabDetector.detect`.
+        preset: gives the encoder that names the boxes, and the numbers; its detector is not
+            loaded.
+        negatives: as for `OpenVocabDetector.detect`.
+        score_threshold: as for `OpenVocabDetector.detect`.
+        thresholds: as for `OpenVocabDetector.detect`.
+        device: a torch device for the encoder; None uses CUDA where available.
 
     Raises:
-        ModelError: no detect or segment model, or one that is attached to already.
-        ConfigError: no such preset.
-        WeightsNotFoundError: the encoder's weights are not here.
-        ClassesError: classes, negatives or thresholds cannot be used.
+        ModelError: this is not a detect or segment model, it cannot be loaded, or it is attached
+            already.
+        ConfigError: there is no such preset.
+        WeightsNotFoundError: the encoder's weights are not on this machine.
+        ClassesError: the classes, negatives or thresholds cannot be used.
     """
     task = getattr(yolo, "task", None)
     if not hasattr(yolo, "callbacks") or task not in {"detect", "segment"}:
@@ -72,9 +75,9 @@ def attach(  # noqa: PLR0913  keywords, each with a default
     try:
         with (
             contained_ultralytics()
-        ):  # an export is loaded to know them, and loading may install packages
+        ):  # names of an export need loading it, which may install packages
             names = tuple(dict.fromkeys(str(name) for name in yolo.names.values()))
-    except Exception as error:  # as of any file that Ultralytics loads
+    except Exception as error:  # loading a file with Ultralytics may raise anything
         raise ModelError(
             f"The model cannot be loaded ({summary(error)}); check its file, or export it again."
         ) from error
@@ -93,13 +96,13 @@ def to_results(
     classes: Sequence[str] | Vocabulary,
     path: str = "image.jpg",
 ) -> Any:  # noqa: ANN401  ultralytics is untyped
-    """Detections as Ultralytics' `Results`; `sv.Detections.from_ultralytics` is the way back.
+    """Convert detections to Ultralytics' `Results`; `sv.Detections.from_ultralytics` goes back.
 
     Args:
-        detections: N boxes, with masks and track ids where there are some.
-        image: that they are of: a path, bytes, PIL image or array `(H, W, 3)` uint8 BGR.
+        detections: N boxes, with masks and track ids if there are any.
+        image: the image they are from: a path, bytes, PIL image or array `(H, W, 3)` uint8 BGR.
         classes: names by `class_id`.
-        path: that `save` and `save_txt` call the image by.
+        path: the name of the image for `save` and `save_txt`.
 
     Raises:
         ImageError: the image cannot be read.
@@ -107,7 +110,7 @@ def to_results(
     names = classes.names if isinstance(classes, Vocabulary) else classes
     count = len(detections)
     ids = detections.tracker_id
-    # As Ultralytics has them, while a float of 32 bits holds every number of a track.
+    # As in Ultralytics, as long as a 32-bit float can hold every track number.
     kind = np.float64 if ids is not None and ids.max(initial=0) > 2**24 else np.float32
     nothing = np.zeros(count)
     columns = [
@@ -129,22 +132,22 @@ def to_results(
 
 @dataclass(frozen=True)
 class _Itself:
-    """Stands for a detector that has found its boxes by itself when it is asked."""
+    """Stands for a model that finds its boxes itself, before openvocab is called."""
 
     names: tuple[str, ...]
 
     def propose(self, images: Sequence[Image]) -> list[Proposals]:
-        """Never: Ultralytics calls us, not we it."""
+        """Never called: Ultralytics calls openvocab, not the other way round."""
         raise NotImplementedError
 
 
 def _nothing(_caller: object) -> None:
-    """What a copy hears."""
+    """The callback of a copy, which does nothing."""
 
 
 @dataclass(frozen=True)
 class _Listener:
-    """One callback; that of a copy of the model, or of a pickled one, does nothing."""
+    """One callback; in a copied or unpickled model, it does nothing."""
 
     act: Callable[[Any], None]
 
@@ -156,14 +159,14 @@ class _Listener:
 
     @property
     def hears(self) -> bool:
-        """Whether it is not a copy's."""
+        """Whether it belongs to the original model, not to a copy."""
         return self.act is not _nothing
 
 
 class Attached:
-    """What `attach` added to a model; `detach` takes it off again.
+    """What `attach` added to a model; `detach` removes it again.
 
-    A copy of the model, or what is pickled of it, is as it was before.
+    A copied or pickled model behaves as it did before `attach`.
     """
 
     def __init__(
@@ -185,13 +188,14 @@ class Attached:
         score_threshold: float | None = None,
         thresholds: Mapping[str, float] | None = None,
     ) -> None:
-        """Answer in other classes from the next picture on; encodes words alone. Any thread.
+        """Answer in other classes from the next picture on; from any thread.
 
-        Without a threshold that of `attach` stays; negatives and thresholds are those given here.
+        Only the new classes are encoded. Without `score_threshold`, that of `attach` stays;
+        negatives and thresholds are replaced by those given here.
 
         Raises:
-            ClassesError: they cannot be used; those before stay.
-            ModelError: the model is attached no longer.
+            ClassesError: they cannot be used; the present ones stay.
+            ModelError: the model is no longer attached.
         """
         listed = _listed(self._yolo)
         if not all(ours in listed for ours in self._callbacks.values()):
@@ -204,10 +208,10 @@ class Attached:
         )
 
     def detach(self) -> None:
-        """Give the model back as it was before `attach`; more than once does nothing."""
+        """Restore the model to what it was before `attach`; further calls do nothing."""
         for event, ours in self._callbacks.items():
             listed = self._yolo.callbacks.get(event, [])
-            # Another list: Ultralytics may be going through this one.
+            # A new list: Ultralytics may be iterating over this one.
             self._yolo.callbacks[event] = [each for each in listed if each != ours]
 
     @property
@@ -224,7 +228,7 @@ class Attached:
             self._yolo.add_callback(event, ours)
 
     def _come_last(self, predictor: Any) -> None:  # noqa: ANN401
-        """Trackers take the model's own boxes and scores, whenever they were registered."""
+        """Run after the trackers, even late ones: they need the model's own boxes and scores."""
         listed, ours = predictor.callbacks[NAMED_AT], self._callbacks[NAMED_AT]
         if ours in listed and listed[-1] != ours:
             listed[:] = [*(each for each in listed if each != ours), ours]
@@ -249,7 +253,7 @@ class Attached:
         self._spent_ms = 1000 * (time.perf_counter() - begun) / max(len(results), 1)
 
     def _own(self, names: dict[int, str]) -> dict[int, str]:
-        """The model's names, which training changes."""
+        """The model's names; raises an error if training has changed them."""
         if not set(names.values()) <= set(self._detector.proposer.names):
             raise ModelError("The model has other classes now; detach it, and attach again.")
         return dict(names)
@@ -259,9 +263,9 @@ class Attached:
             result.speed = {**result.speed, STAGE: self._spent_ms}
 
     def _name_in(self, validator: Any) -> None:  # noqa: ANN401
-        """Have a validator compare the caller's classes, in the order of the dataset's, with it."""
+        """Make a validator compare the caller's classes, in the data's order, with the labels."""
         if validator.training or validator.args.mode != "val":
-            return  # what is trained are the model's own classes
+            return  # training uses the model's own classes
         naming, own = self._naming, self._own(validator.names)
         names = dict(enumerate(naming.classifier.names))
         if len(names) != validator.data["nc"]:
@@ -291,7 +295,7 @@ class Attached:
 
         def init_metrics(model: Any) -> None:  # noqa: ANN401
             prepare(_Renamed(model, names))
-            validator.nc = len(own)  # of what the model gives, before it is named
+            validator.nc = len(own)  # of the model's output, before naming
 
         validator.preprocess, validator.postprocess = preprocess, postprocess
         validator.init_metrics = init_metrics
@@ -299,9 +303,9 @@ class Attached:
     def _named(
         self, naming: Naming, images: Sequence[Image], found: Sequence[Proposals]
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-        """Rows to keep of each image, best first, their classes and scores."""
+        """For each image, the rows to keep, best first, with their classes and scores."""
         preset, lowest = self._detector.preset, naming.lowest
-        # Tracks come in an order of their own, and a budget takes the best.
+        # Tracks are not sorted by score, and a budget keeps the best.
         orders = [np.argsort(-each.objectness, kind="stable") for each in found]
         rows = [
             order[reachable(each[order], lowest, preset)]
@@ -321,7 +325,7 @@ class Attached:
 
 
 class _Renamed:
-    """A model by other names."""
+    """A model with other names."""
 
     def __init__(self, model: Any, names: dict[int, str]) -> None:  # noqa: ANN401
         self._model, self.names = model, names
@@ -346,7 +350,7 @@ def _listed(yolo: Any) -> list[Any]:  # noqa: ANN401
 def _proposals(
     xyxy: torch.Tensor, objectness: torch.Tensor, labels: torch.Tensor, names: dict[int, str]
 ) -> Proposals:
-    """What Ultralytics found, `(N, 4)`, `(N,)` and `(N,)`, on whatever device."""
+    """Proposals from Ultralytics' `(N, 4)`, `(N,)` and `(N,)` tensors, on any device."""
     return Proposals(
         torch.as_tensor(xyxy).cpu().float().numpy().reshape(-1, 4),
         torch.as_tensor(objectness).cpu().float().numpy().clip(0, 1),
@@ -355,6 +359,6 @@ def _proposals(
 
 
 def _images(batch: torch.Tensor) -> list[Image]:
-    """A validator's batch `(B, 3, H, W)`, RGB from 0 to 1."""
+    """The images of a validator's batch `(B, 3, H, W)`, RGB from 0 to 1."""
     pixels = (batch.float() * 255).round().byte().permute(0, 2, 3, 1).flip(3)
     return list(pixels.cpu().numpy())

@@ -23,14 +23,14 @@ __all__ = ["Settings", "build", "mount"]
 
 
 def build(detector: OpenVocabDetector, settings: Settings | None = None) -> FastAPI:
-    """The application; it stops with what it was asked answered.
+    """Build the application, which answers all open requests before it stops.
 
-    `app.state.service.end()` ends its endless answers (events of streams) beforehand, for a server
-    that waits for its connections.
+    For a server that waits for its connections to close, `app.state.service.end()` first ends the
+    answers that are endless (events of streams).
 
     Raises:
-        ClassesError: a stored vocabulary is of another encoder.
-        ConfigError: an allowed address is none, or vocabularies cannot be kept in their folder.
+        ClassesError: a stored vocabulary was made with another encoder.
+        ConfigError: an allowed address is not valid, or the folder cannot keep vocabularies.
     """
     settings = settings or Settings()
     service = Service(detector, settings)
@@ -48,22 +48,22 @@ def build(detector: OpenVocabDetector, settings: Settings | None = None) -> Fast
         version=__version__,
         description="Find things in pictures, in your own words.",
         lifespan=lifespan,
-        # Their pages fetch scripts from other hosts; the description itself is at /openapi.json.
+        # These pages fetch scripts from other hosts; the description itself is at /openapi.json.
         docs_url=None,
         redoc_url=None,
-        redirect_slashes=False,  # an empty answer, which says nothing to a program
+        redirect_slashes=False,  # would be an empty answer, useless to a program
     )
     app.state.service = service
     registry = CollectorRegistry()
     add_refusals(app)
-    asked = [Depends(HTTPBearer(auto_error=False))] if settings.token else []  # said in OpenAPI
+    asked = [Depends(HTTPBearer(auto_error=False))] if settings.token else []  # for OpenAPI
     for made in (
         routes.detection, routes.vocabularies, routes.streams, routes.watching, routes.about,
     ):  # fmt: skip
         app.include_router(made(service), dependencies=asked)
     _health(app, service, registry)
     app.include_router(routes.metrics(registry), dependencies=asked)
-    # Added last is met first.
+    # What is added last comes first.
     page = settings.upload_mb is not None
     app.add_middleware(Gone)
     app.add_middleware(
@@ -73,7 +73,7 @@ def build(detector: OpenVocabDetector, settings: Settings | None = None) -> Fast
     if settings.token:
         app.add_middleware(Token, token=settings.token, page=page)
     app.add_middleware(Site, hosts=settings.hosts, origins=settings.origins)
-    # Gradio's own rules are off where it finds these.
+    # Gradio drops its own rules where it finds these.
     app.add_middleware(
         CORSMiddleware,
         allow_origins=settings.origins,
@@ -86,15 +86,15 @@ def build(detector: OpenVocabDetector, settings: Settings | None = None) -> Fast
 
 
 def mount(app: FastAPI, page: Any) -> None:  # noqa: ANN401  any ASGI application
-    """Put a page at `/`, beside our own paths: else it would answer other methods of those, too."""
+    """Mount a page at `/`, but not below the API, whose unknown methods it would answer."""
     app.router.routes.append(_Beside("", app=page))
 
 
 class _Beside(Mount):
-    """All paths that are not our own."""
+    """All paths that do not belong to the API."""
 
     def matches(self, scope: MutableMapping[str, Any]) -> tuple[Match, MutableMapping[str, Any]]:
-        """Not one of ours."""
+        """Match any path except those of the API."""
         if scope["type"] == "http" and scope["path"].startswith(API):
             return Match.NONE, {}
         return super().matches(scope)
@@ -119,7 +119,7 @@ def _health(app: FastAPI, service: Service, registry: CollectorRegistry) -> None
     @app.head("/healthz", include_in_schema=False)  # as uptime monitors ask
     @app.get("/healthz", tags=["health"])
     async def healthz() -> dict[str, str]:
-        """Whether the process lives."""
+        """Whether the process is alive."""
         return {"status": "ok"}
 
     @app.head("/readyz", include_in_schema=False)
@@ -127,7 +127,7 @@ def _health(app: FastAPI, service: Service, registry: CollectorRegistry) -> None
         "/readyz", tags=["health"], responses={503: {"description": "It is not.", "model": Refused}}
     )
     async def readyz() -> dict[str, str]:
-        """Whether a request would be answered now."""
+        """Whether a request would be answered at this moment."""
         if service.ending or not service.batcher.alive:
             raise StoppingError("The server stops; try another one.")
         return {"status": "ready"}

@@ -1,4 +1,4 @@
-"""What the routes share: what is let in, understood, decoded and answered in time."""
+"""What the routes share: requests are admitted, understood, decoded and answered in time."""
 
 import asyncio
 import re
@@ -31,7 +31,7 @@ __all__ = ["LOCAL", "MIB", "Service", "Settings"]
 
 MIB = 1024**2
 LOCAL = ("127.0.0.1", "localhost", "::1")
-"""Names of this machine for itself."""
+"""Names by which this machine calls itself."""
 ORIGIN = re.compile(r"https?://[^/\s*?#@]+")
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -42,44 +42,45 @@ class Settings:
     """What a server allows, and to whom."""
 
     max_batch: int = 8
-    """Images a batch."""
+    """Images per batch."""
     max_waiting: int = 32
     """Images that may wait; the next request gets 429."""
     timeout_s: float = 30.0
-    """Seconds until a request gets 504, and one whose body does not come 408."""
+    """Seconds after which a request gets 504, or 408 if its body has not arrived."""
     max_mb: int = 32
-    """MiB of a body, and of the pictures that are fetched for it."""
+    """MiB of a body, and of all pictures that are fetched for it."""
     max_megapixels: float = 25.0
-    """Of one picture, looked at before it is decoded."""
+    """Megapixels of one picture, checked before it is decoded."""
     max_words: int = 5000
-    """Of one request or vocabulary, synonyms and negatives among them."""
+    """Words of one request or vocabulary, including synonyms and negatives."""
     hosts: tuple[str, ...] = ()
-    """Names that a request may call this server by, without ports, such as `LOCAL`; none allows all."""
+    """Names, without ports, by which requests may address this server, such as `LOCAL`; an empty
+    tuple allows all."""
     origins: tuple[str, ...] = ()
-    """`https://app.example.com`: sites whose pages may ask from a browser."""
+    """Sites whose pages may send requests from a browser, such as `https://app.example.com`."""
     token: str = ""
-    """That callers must bring; none asks for none."""
+    """Token that callers must send; an empty string means that none is needed."""
     vocabularies: Path | None = None
-    """Folder that stored vocabularies are kept in; None keeps them in memory."""
+    """Folder for stored vocabularies; None keeps them in memory."""
     sources: Mapping[str, str] = field(default_factory=dict)
-    """Films and cameras that may be watched, addresses by name."""
+    """Films and cameras that callers may watch: addresses by name."""
     zones: Mapping[str, Zones] = field(default_factory=dict)
-    """Polygons and lines in the pictures of those, by the same names."""
+    """Polygons and lines in the pictures of these sources, by the same names."""
     max_streams: int = 4
     """Streams at once; the next one gets 429."""
     allow_urls: tuple[str, ...] = ()
-    """`https://host/folder/`: pictures there may be sent by their address."""
+    """Prefixes such as `https://host/folder/`: pictures there may be sent as an address."""
     upload_mb: int | None = None
-    """MiB of a file for a page that is mounted at `/` and guards itself; None says there is none."""
+    """MiB of an upload to a page at `/` that guards itself; None means that there is no page."""
 
     def __post_init__(self) -> None:
-        """Check what would be met too late.
+        """Check what would otherwise fail too late.
 
         Raises:
-            ConfigError: a token that nobody can bring; an origin that no page has; zones of no
-                source, or of single pictures.
+            ConfigError: no caller could send the token, no page can have one of the origins, or
+                zones are given for an unknown source or one of single pictures.
         """
-        token = self.token.strip()  # a file that it was read from ends with a line
+        token = self.token.strip()  # read from a file, it ends with a line break
         if (self.token and not token) or not token.isprintable():
             raise ConfigError("The token is blank or holds control characters; give another.")
         object.__setattr__(self, "token", token)
@@ -101,48 +102,48 @@ class Service:
     """What the routes share."""
 
     def __init__(self, detector: OpenVocabDetector, settings: Settings) -> None:
-        """Prepare; `start` starts it.
+        """Prepare the service; `start` starts it.
 
         Raises:
-            ClassesError: a stored vocabulary is of another encoder.
-            ConfigError: an allowed address is none.
+            ClassesError: a stored vocabulary was made with another encoder.
+            ConfigError: an allowed address is not valid.
         """
         self.detector, self.settings = detector, settings
         self.vocabularies = Vocabularies(detector, settings.vocabularies)
         self.streams = Streams(detector, settings.sources, settings.zones, settings.max_streams)
         self.ending = False
-        """Whether what would never end by itself is to end now."""
+        """Whether endless answers should end now."""
         self.listeners = 0
-        """Who hears the events of streams now."""
+        """Number of callers that are listening to the events of streams."""
         self._pictures = Pictures(settings.allow_urls)
         self.inside = 0
-        """Pictures of requests that are not answered yet."""
+        """Number of pictures in requests that have not been answered yet."""
         room = settings.max_waiting + settings.max_batch
         self.batcher = Batcher(detector, max_batch=settings.max_batch, max_waiting=room)
 
     def start(self) -> None:
-        """From now on requests are answered."""
+        """Start answering requests."""
         self.batcher.start()
 
     def end(self) -> None:
-        """Take no more requests, and have what would never end by itself end soon."""
+        """Take no more requests, and end streams and other endless answers soon."""
         self.ending = True
         self.streams.end()
 
     async def close(self) -> None:
-        """Answer what waits, and stop all."""
+        """Answer waiting requests, and stop everything."""
         self.end()
         await run_in_threadpool(self.streams.close)
         await run_in_threadpool(self.batcher.close)
         await self._pictures.close()
 
     async def detect(self, pictures: Sequence[bytes | str], question: Question) -> list[Answer]:
-        """Answers in order, of files or of pictures as `Pictures` reads them; all or none."""
+        """Answer for files, or pictures as `Pictures` reads them, in order; all or none."""
         count = len(pictures) + len(_shown(question.classes))
         return await self._in_time(count, self._detect, pictures, question)
 
     async def store(self, name: str, words: Words) -> None:
-        """Encode classes once, and keep them by a name.
+        """Encode classes once, and keep them under a name.
 
         Raises:
             ClassesError: the name or the classes cannot be used.
@@ -161,11 +162,11 @@ class Service:
         return await self._in_time(len(_shown(question.classes)), self._watch, source, question)
 
     async def change(self, stream: Stream, question: Question) -> None:
-        """Have a stream look for other things.
+        """Make a stream look for other things.
 
         Raises:
-            LacksError: it has ended.
-            ClassesError: they cannot be used; it goes on with those it has.
+            LacksError: the stream has ended.
+            ClassesError: they cannot be used; the stream continues with the present ones.
             ImageError: an example picture cannot be read.
         """
         if not stream.runs:
@@ -173,10 +174,10 @@ class Service:
         await self._in_time(len(_shown(question.classes)), self._change, stream, question)
 
     async def draw(self, stream: Stream) -> bytes:
-        """The newest frame of a stream with what was found, as JPEG.
+        """Draw the newest frame of a stream with its detections, as JPEG.
 
         Raises:
-            LacksError: there is none yet.
+            LacksError: there is no frame yet.
         """
         return await self._in_time(1, _threaded, _jpeg, stream)
 
@@ -187,9 +188,9 @@ class Service:
         *args: P.args,
         **more: P.kwargs,
     ) -> T:
-        """Do it if there is room for so many pictures, and only for as long as a request may take.
+        """Do `work` if there is room for so many pictures, and within the time of a request.
 
-        What still runs in a thread when the caller is told that it took too long keeps its room.
+        Work that still runs in a thread after the caller got a time-out keeps its room.
         """
         if pictures > self.settings.max_waiting:
             raise ImageError(
@@ -200,7 +201,7 @@ class Service:
             raise BusyError("Too many requests wait; try again later.")
         if self.ending:
             raise StoppingError("The server stops; try another one.")
-        # Counted before anything is decoded: so many pictures are in memory, and no more.
+        # Counted before anything is decoded, which limits the pictures in memory.
         self.inside += taken
         task = asyncio.create_task(work(*args, **more))
 
@@ -224,7 +225,7 @@ class Service:
                 *(asyncio.wrap_future(future) for future in futures)
             )
         finally:
-            for future in futures:  # of those that nobody waits for any more
+            for future in futures:  # nobody is waiting for these any more
                 future.cancel()
         return [
             answer((image.shape[1], image.shape[0]), each)
@@ -239,14 +240,14 @@ class Service:
     async def _watch(self, source: str, question: Question) -> Stream:
         self.streams.check(source)
         stream = await _threaded(self.streams.prepare, source, await self._wanted(question))
-        self.streams.start(stream)  # not in a thread: who was given up meanwhile starts nothing
+        self.streams.start(stream)  # not in a thread: a request given up meanwhile starts nothing
         return stream
 
     async def _change(self, stream: Stream, question: Question) -> None:
         await _threaded(stream.set_classes, await self._wanted(question))
 
     async def _wanted(self, question: Question) -> dict[str, Any]:
-        """Classes, negatives and thresholds, by the names that a stream has for them."""
+        """Classes, negatives and thresholds, as keyword arguments of `naming` and of streams."""
         if (question.classes is None) == (question.vocabulary is None):
             raise ClassesError("Give either classes or the name of a stored vocabulary.")
         classes: Classes | Vocabulary
@@ -262,7 +263,7 @@ class Service:
         }
 
     async def _classes(self, classes: schemas.Classes, negatives: list[str]) -> Classes:
-        """As the detector takes them; no more than may be encoded while others wait."""
+        """Classes as the detector takes them, and no more than may be encoded while others wait."""
         groups: Iterable[Sequence[object]] = (
             classes.values() if isinstance(classes, dict) else [classes]
         )
@@ -277,7 +278,7 @@ class Service:
         }
 
     async def _loaded(self, pictures: Sequence[bytes | str], what: str) -> list[Image]:
-        """Decoded; together their files have no more bytes than a body may have."""
+        """Decode pictures, whose files together may be no larger than a body."""
         files: list[bytes] = []
         left = self.settings.max_mb * MIB
         for sent in pictures:
@@ -298,13 +299,13 @@ class Service:
 
 
 def _shown(classes: schemas.Classes | None) -> list[Example]:
-    """The example pictures among them."""
+    """The example pictures among the classes."""
     groups = classes.values() if isinstance(classes, dict) else ()
     return [part for parts in groups for part in parts if isinstance(part, Example)]
 
 
 async def _threaded(function: Callable[P, T], *args: P.args, **more: P.kwargs) -> T:
-    """In a thread. Who is cancelled waits for it all the same: its work cannot be taken back."""
+    """Run in a thread; a cancelled caller still waits for it, as its work cannot be undone."""
     work = asyncio.ensure_future(run_in_threadpool(function, *args, **more))
     try:
         return await asyncio.shield(work)

@@ -57,7 +57,7 @@ class VideoSink:
         draw: Draw = plain,
         max_bytes: int | None = None,
     ) -> None:
-        """Prepare a film, which is opened at the first frame and replaces no existing file.
+        """Prepare a film, which is opened at the first frame and never replaces another film.
 
         Args:
             path: `.mp4` or `.mkv`; further files, or the first if this one exists, are

@@ -1,4 +1,4 @@
-"""What is known of each track: its averaged features, and the label they gave, held steady."""
+"""What is known of each track: its averaged features, and the label they give, held steady."""
 
 from dataclasses import dataclass, field
 
@@ -11,9 +11,9 @@ from openvocab.protocols import Boxes, Features, Image, Proposals
 
 __all__ = ["MemorySettings", "TrackMemory"]
 
-SETTLE_S = 0.3  # between the first looks, as two frames in a row show the same
-URGENT = 1.5  # overdue by half; what is only due waits for company, as a batch costs less
-LOOK = 12  # pixels a side of the small grey picture that tells whether a look has changed
+SETTLE_S = 0.3  # between the first looks, because consecutive frames show the same thing
+URGENT = 1.5  # half overdue; tracks that are merely due wait for others, as a batch is cheaper
+LOOK = 12  # pixels per side of the small grey picture that shows whether a track looks different
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,30 +21,30 @@ class MemorySettings:
     """When a track is encoded again, and how slowly its label changes.
 
     Raises:
-        ConfigError: a value is out of its range.
+        ConfigError: a value is out of range.
     """
 
     refresh_s: float = 5.0
-    """Seconds after which a settled track is encoded again, half as many more if it is alone; then
-    twice as long, up to four times."""
+    """Seconds until a settled track is encoded again, half as long again if no other is due; the
+    wait then doubles, up to four times this."""
     settle: int = 2
-    """Encodings that come soon after each other: a label needs more than one look."""
+    """First encodings, in quick succession: a label needs more than one look."""
     grown: float = 3.0
-    """Ratio of its area to the largest it was encoded at, at which it is."""
+    """Ratio of its area to the largest one encoded so far at which a track is encoded again."""
     changed: float = 0.45
-    """Mean difference of its small grey picture, 0 to 1, at which it is."""
+    """Mean difference of its small grey picture, 0 to 1, at which a track is encoded again."""
     budget: int = 16
-    """Regions encoded a frame at the most; the most overdue go first."""
+    """Regions encoded per frame at most; the most overdue go first."""
     momentum: float = 0.8
-    """Weight of the average against a new feature, once there are enough of them."""
+    """Weight of the running average against a new feature, once enough of them are in it."""
     hysteresis: float = 0.15
-    """Claim by which another class must lead before the label changes."""
+    """Lead in claim that another class needs before the label changes to it."""
     patience: int = 3
-    """Encodings in a row in which it must lead."""
+    """Encodings in a row in which it must have that lead."""
     forget_s: float = 3.0
     """Seconds without being seen after which a track is forgotten."""
     max_tracks: int = 2000
-    """Tracks remembered; the longest unseen go first."""
+    """Tracks remembered; those unseen the longest are forgotten first."""
 
     def __post_init__(self) -> None:
         low = {"refresh_s": 0, "settle": 1, "grown": 1, "changed": 0, "budget": 1, "momentum": 0,
@@ -63,7 +63,7 @@ class _Track:
     encoded_s: float = 0.0
     area: float = 0.0
     look: NDArray[np.float32] = field(default_factory=lambda: np.zeros((LOOK, LOOK), np.float32))
-    """Its small grey picture in the last frame."""
+    """The small grey picture of the track in the last frame."""
     encoded_look: NDArray[np.float32] = field(
         default_factory=lambda: np.zeros((LOOK, LOOK), np.float32)
     )
@@ -71,11 +71,11 @@ class _Track:
     objectness: float = 0.0
     label: int = -1
     rival: int = -1
-    """The class that leads now, if it is not the label."""
+    """The class that leads at present, if it is not the label."""
     lead: int = 0
-    """Encodings in a row in which it has led."""
+    """Encodings in a row in which the rival has led."""
     judged: int = 0
-    """Encodings up to the last time the label was judged."""
+    """Number of encodings when the label was last judged."""
 
 
 class TrackMemory:
@@ -91,7 +91,7 @@ class TrackMemory:
     def due(
         self, image: Image, found: Proposals, ids: NDArray[np.intp], time_s: float
     ) -> NDArray[np.intp]:
-        """See N boxes of tracks `(N,)`: rows to encode, the most overdue first, in the budget."""
+        """Note N boxes of tracks `(N,)`; return rows to encode, most overdue first, in budget."""
         self._forget(time_s)
         overdue, looks = np.zeros(len(found)), _looks(image, found.xyxy)
         for row in np.flatnonzero(ids >= 0):
@@ -111,7 +111,7 @@ class TrackMemory:
     def update(
         self, boxes: Boxes, ids: NDArray[np.intp], features: Features, time_s: float
     ) -> None:
-        """Take new features `(M, D)` of the boxes `(M, 4)` of tracks `(M,)` into their averages."""
+        """Average new features `(M, D)` of boxes `(M, 4)` into those of their tracks `(M,)`."""
         for box, track_id, row in zip(boxes, ids.tolist(), features, strict=True):
             track = self._tracks[track_id]
             keep = min(self._settings.momentum, track.encoded / (track.encoded + 1))
@@ -122,11 +122,11 @@ class TrackMemory:
             track.encoded_s, track.encoded_look = time_s, track.look
 
     def looks(self, ids: NDArray[np.intp]) -> NDArray[np.intp]:
-        """How often tracks `(M,)` that were seen have been encoded."""
+        """How often each of the tracks `(M,)`, which must have been seen, has been encoded."""
         return np.array([self._tracks[each].encoded for each in ids.tolist()], np.intp)
 
     def features(self, ids: NDArray[np.intp]) -> tuple[NDArray[np.bool_], Features]:
-        """Which boxes `(N,)` are of a track that was encoded, and the averages of those."""
+        """Which boxes `(N,)` belong to a track that was encoded, and the averages of those."""
         rows = [
             self._tracks[each].features if each in self._tracks else None for each in ids.tolist()
         ]
@@ -134,11 +134,11 @@ class TrackMemory:
         return known, np.array([row for row in rows if row is not None], np.float32)
 
     def objectness(self, ids: NDArray[np.intp]) -> NDArray[np.float32]:
-        """The running average `(M,)` of tracks: a box does not blink when one frame is unsure."""
+        """Running averages `(M,)` of tracks, so a box does not flicker when one frame is unsure."""
         return np.array([self._tracks[each].objectness for each in ids.tolist()], np.float32)
 
     def labels(self, ids: NDArray[np.intp], claims: NDArray[np.float32]) -> NDArray[np.intp]:
-        """The steady label `(M,)` of tracks that were encoded, from the claims `(M, K)` on them."""
+        """Steady labels `(M,)` of tracks that were encoded, from their claims `(M, K)`."""
         return np.array(
             [
                 self._label(self._tracks[each], row)
@@ -148,7 +148,7 @@ class TrackMemory:
         )
 
     def relabel(self) -> None:
-        """Forget the labels, not the features: the classes are others from now on."""
+        """Forget the labels, not the features, because the classes have changed."""
         for track in self._tracks.values():
             track.label = track.rival = -1
             track.lead = 0
@@ -170,7 +170,7 @@ class TrackMemory:
         return track.label
 
     def _overdue(self, track: _Track, box: NDArray[np.float32], time_s: float) -> float:
-        """1 or more: to be encoded; the larger, the sooner."""
+        """How overdue a track is: 1 or more means due, and the largest is encoded first."""
         if track.features is None:
             return np.inf
         settings, ratio = self._settings, _area(box) / track.area
@@ -199,7 +199,7 @@ def _area(box: NDArray[np.float32]) -> float:
 
 
 def _looks(image: Image, boxes: Boxes) -> NDArray[np.float32]:
-    """The regions `(N, LOOK, LOOK)`, tiny and grey, without their mean: light may change."""
+    """Tiny grey pictures `(N, LOOK, LOOK)` of the regions, less their mean: light may change."""
     height, width = (max(side // 4, 1) for side in image.shape[:2])
     small = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
     grey = cv2.cvtColor(small, cv2.COLOR_BGR2GRAY).astype(np.float32) / 255

@@ -1,4 +1,4 @@
-"""One loop: detect, track, remember, name; read and written by threads beside it."""
+"""One loop: detect, track, remember, name; other threads read the frames and write the results."""
 
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,14 +23,15 @@ from openvocab.vocabulary import Classes, Vocabulary
 
 __all__ = ["StreamProcessor"]
 
-WAIT_S = 0.5  # between two looks whether a pause is over: Ctrl-C gets through
+WAIT_S = 0.5  # between checks whether a pause is over, so that Ctrl-C gets through
 
 
 class StreamProcessor:
-    """Names the things of a stream in the caller's words, steadily; one run at a time.
+    """Names the things in a stream steadily, in the caller's words; one run at a time.
 
-    Boxes are tracked on objectness, tracks remember their averaged features, and the label comes
-    from those: most boxes of most frames cost no image forward, and classes can change at once.
+    Boxes are tracked by objectness, tracks remember their averaged features, and the label comes
+    from those. So most boxes in most frames need no pass of the encoder, and classes can change at
+    any moment.
     """
 
     def __init__(  # noqa: PLR0913  keywords, each with a default
@@ -48,32 +49,33 @@ class StreamProcessor:
         sinks: Iterable[Taker] = (),
         report: Report = ignore,
     ) -> None:
-        """Compose it; nothing is read yet.
+        """Compose a processor; nothing is read yet.
 
         Args:
             detector: may be shared with other processors and threads.
-            classes: as `OpenVocabDetector.detect` takes them, with negatives and thresholds.
-            negatives: as there.
-            score_threshold: as there.
-            thresholds: as there.
-            tracker: `bytetrack`, `ocsort` or `sort`; None detects in each frame on its own.
+            classes: as for `OpenVocabDetector.detect`.
+            negatives: as for `OpenVocabDetector.detect`.
+            score_threshold: as for `OpenVocabDetector.detect`.
+            thresholds: as for `OpenVocabDetector.detect`.
+            tracker: `bytetrack`, `ocsort` or `sort`; None treats each frame on its own.
             memory: when tracks are encoded again, and how steady labels are.
-            every: detect in every so many frames; those between repeat the last detections.
-            zones: polygons and lines whose events are told; needs a tracker.
-            sinks: each takes every frame, in a thread of its own for all; objects with `write`
-                and `close`, or functions of a frame and its detections.
-            report: told of every event, from the thread it happens in.
+            every: detect in every n-th frame; frames in between repeat the last detections.
+            zones: polygons and lines to report events for; needs a tracker.
+            sinks: objects with `write` and `close`, or functions of a frame and its detections;
+                each takes every frame, in one thread that all sinks share.
+            report: called with every event, in the thread where it happens.
 
         Raises:
-            ClassesError: classes, negatives or thresholds cannot be used.
-            ConfigError: no such tracker, or `every` under 1.
+            ClassesError: the classes, negatives or thresholds cannot be used.
+            ConfigError: there is no such tracker, `every` is less than 1, or there are zones but
+                no tracker.
         """
         if every < 1:
             raise ConfigError(f"every is {every}; use 1 or more.")
         if tracker is None and zones is not None:
             raise ConfigError("Zones count tracks and there is no tracker; name one.")
         if tracker is not None:
-            Tracker(tracker)  # an unknown one is an error here, not in the loop
+            Tracker(tracker)  # an unknown tracker is an error here, not in the loop
         self._detector, self._tracker, self._every = detector, tracker, every
         self._memory, self._zones = memory, zones
         self._takers, self._report = list(sinks), report
@@ -92,12 +94,13 @@ class StreamProcessor:
         score_threshold: float | None = None,
         thresholds: Mapping[str, float] | None = None,
     ) -> None:
-        """Look for other things from the next frame on; encodes words, no image. Any thread.
+        """Look for other things from the next frame on, without encoding a frame; from any thread.
 
-        Without a threshold that of the processor stays.
+        Without `score_threshold`, that of the processor stays. Negatives and thresholds are
+        replaced by those given here.
 
         Raises:
-            ClassesError: they cannot be used; the stream goes on with those it has.
+            ClassesError: they cannot be used; the stream continues with the present ones.
         """
         self._naming = self._detector.naming(
             classes,
@@ -108,32 +111,32 @@ class StreamProcessor:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """What is looked for now."""
+        """The classes that are looked for at present."""
         return self._naming.classifier.names
 
     def pause(self) -> None:
-        """Take no frame until `resume`; a live source drops its frames meanwhile."""
+        """Take no frames until `resume`; meanwhile, a live source drops its frames."""
         self._running.clear()
 
     def resume(self) -> None:
-        """Go on."""
+        """Continue after `pause`."""
         self._running.set()
 
     def stop(self) -> None:
-        """End `run` after the frame it is at; from any thread."""
+        """End `run` after the current frame; from any thread."""
         self._stopped.set()
         self._running.set()
         if self._source is not None:
             self._source.close()
 
     def run(self, source: Source) -> Iterator[tuple[Frame, sv.Detections]]:
-        """Frames with what was found, `tracker_id` among it, until the source ends or `stop`.
+        """Yield frames with detections and their `tracker_id`, until the source ends or `stop`.
 
         Closes the source and the sinks, however it ends.
 
         Raises:
             SourceError: a film cannot be read.
-            Exception: what a sink raised, at the next frame.
+            Exception: an error of a sink, raised at the next frame.
         """
         self._source = source
         self.metrics = Metrics()
@@ -158,7 +161,7 @@ class StreamProcessor:
                 source.close()
 
     def _taken(self, source: Source) -> Iterator[Frame]:
-        """The frames that are not to be passed over; none while paused."""
+        """The frames of the source until `stop`; none while paused."""
         frames = iter(source)
         while True:
             while not self._running.wait(WAIT_S):
@@ -186,7 +189,7 @@ class StreamProcessor:
 
 
 class _Lane:
-    """The frames of one source: its tracks, what is known of them, the last detections."""
+    """The state of one source: its tracks, what is known of them, and the last detections."""
 
     def __init__(
         self, detector: OpenVocabDetector, every: int, tracker: Tracker | None, memory: TrackMemory
@@ -195,21 +198,21 @@ class _Lane:
         self._tracker, self.memory = tracker, memory
         self.events = TrackEvents()
         self.looked = False
-        """Whether the last frame was looked at, not passed over."""
+        """Whether the last frame was looked at rather than skipped."""
         self._naming: Naming | None = None
         self._count = 0
         self._last = sv.Detections.empty()
         self._tracked: tuple[Proposals, NDArray[np.intp]] | None = None
 
     def process(self, frame: Frame, naming: Naming, metrics: Metrics) -> sv.Detections:
-        """What is in a frame."""
+        """Return the detections of a frame."""
         passed_over = self._count % self._every
         self._count += 1
         self.looked = not passed_over
         if naming is not self._naming:
             self.memory.relabel()
             self._naming = naming
-            if passed_over and self._tracked is not None:  # named anew, nothing is looked at
+            if passed_over and self._tracked is not None:  # named anew from what is remembered
                 self._last = self._name(*self._tracked, naming)
                 return self._last
         elif passed_over:
@@ -235,7 +238,7 @@ class _Lane:
         if not len(rows):
             return
         boxes, ids = found.xyxy[rows], ids[rows]
-        # A track is averaged over frames: one context scale a frame, in turn, averages those too.
+        # Tracks are averaged over frames: one context scale per frame, in turn, averages those too.
         scales = np.array(self._detector.preset.context_scales, np.float32)
         seen = grown(boxes, scales[self.memory.looks(ids) % len(scales)])
         metrics.regions_encoded += len(boxes)

@@ -1,4 +1,4 @@
-"""Detections and events as lines of text, each on its way to the disk at once."""
+"""Detections and events as lines of text, each written at once."""
 
 import csv
 import io
@@ -24,14 +24,14 @@ KEYS = "class_name", "class_id", "confidence", "xyxy", "tracker_id"
 
 
 class JsonLines:
-    """Appends one JSON object a line, each at once on its way to the disk; rotates by size."""
+    """Appends one JSON object per line, each written at once; rotates by size."""
 
     def __init__(self, path: str | Path, max_bytes: int | None = None) -> None:
         self._lock = threading.Lock()
         self._file = _Text(Path(path), max_bytes)
 
     def write(self, record: dict[str, Any]) -> None:
-        """One line; from any thread.
+        """Write one line; from any thread.
 
         Raises:
             SinkError: the file cannot be written.
@@ -47,13 +47,13 @@ class JsonLines:
 
 
 class JsonLinesSink:
-    """Detections as JSON Lines, one frame a line."""
+    """Writes detections as JSON Lines, one frame per line."""
 
     def __init__(self, path: str | Path, max_bytes: int | None = None) -> None:
         self._lines = JsonLines(path, max_bytes)
 
     def write(self, frame: Frame, detections: sv.Detections) -> None:
-        """One frame: `source`, `frame`, `time_s`, `detections`."""
+        """Write one frame: `source`, `frame`, `time_s`, `detections`."""
         head = {"source": frame.source, "frame": frame.index, "time_s": round(frame.time_s, 3)}
         self._lines.write(head | {"detections": list(_rows(detections))})
 
@@ -63,7 +63,7 @@ class JsonLinesSink:
 
 
 class CsvSink:
-    """Detections as CSV, one box a row; rotates by size, each file with its head."""
+    """Writes detections as CSV, one box per row; rotates by size, each file with a header."""
 
     COLUMNS = (
         "source", "frame", "time_s", "tracker_id", "class_name", "confidence",
@@ -74,7 +74,7 @@ class CsvSink:
         self._file = _Text(Path(path), max_bytes, head=",".join(self.COLUMNS) + "\r\n")
 
     def write(self, frame: Frame, detections: sv.Detections) -> None:
-        """The boxes of one frame.
+        """Write the boxes of one frame.
 
         Raises:
             SinkError: the file cannot be written.
@@ -93,7 +93,7 @@ class CsvSink:
 
 
 def event_record(event: Event) -> dict[str, Any]:
-    """An event as a line of JSON Lines."""
+    """Convert an event to an object for one line of JSON Lines."""
     return {
         "event": event.kind,
         "time_s": round(event.time_s, 3),
@@ -102,20 +102,20 @@ def event_record(event: Event) -> dict[str, Any]:
 
 
 def _rows(detections: sv.Detections) -> Iterator[dict[str, Any]]:
-    """Without the parts of the score: thousands of rows a minute."""
+    """Rows without the parts of the score, as there may be thousands per minute."""
     for row in rows(detections):
         yield {key: row[key] for key in KEYS if key in row}
 
 
 class _Text:
-    """A file of UTF-8 without a buffer: what is written is the system's to keep."""
+    """An unbuffered UTF-8 file: what is written survives a crash of the program."""
 
     def __init__(self, path: Path, max_bytes: int | None, head: str = "") -> None:
         self._paths, self._max_bytes, self._head = numbered(path), max_bytes, head
         self._open()
 
     def write(self, text: str) -> None:
-        """All of it, in a further file if this one is full."""
+        """Write the whole text, to the next file if this one is full."""
         while self._max_bytes is not None and self._size >= self._max_bytes:
             self._file.close()
             self._open()
@@ -128,13 +128,13 @@ class _Text:
         self._path = next(self._paths)
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self._path.open("ab", buffering=0)  # a restart keeps what was recorded
+            self._file = self._path.open("ab", buffering=0)  # a restart keeps earlier records
             self._size = self._file.seek(0, os.SEEK_END) if self._file.seekable() else 0
         except OSError as error:
             raise self._unwritable(error) from error
         if not self._size:
             self._put(self._head)
-        elif not self._ends_whole():  # the disk was full, or the power went
+        elif not self._ends_whole():  # the disk was full, or the power failed
             self._put("\n")
 
     def _ends_whole(self) -> bool:
@@ -142,7 +142,7 @@ class _Text:
             with self._path.open("rb") as file:
                 file.seek(-1, os.SEEK_END)
                 return file.read() == b"\n"
-        except OSError:  # what may be written need not be readable
+        except OSError:  # a writable file need not be readable
             return True
 
     def _put(self, text: str) -> None:

@@ -1,4 +1,4 @@
-"""A thread that gives every frame to every sink, so that the loop need not wait for the disk."""
+"""A thread that gives every frame to every sink, so the loop does not wait for the disk."""
 
 import contextlib
 import queue
@@ -15,17 +15,17 @@ from openvocab.protocols import Frame, Sink
 
 __all__ = ["Taker", "Writer"]
 
-BEHIND = 8  # frames that may wait for the sinks; then the loop waits for them
+BEHIND = 8  # frames that may wait for the sinks; beyond that, the loop waits
 FINISH_S = 30.0  # sinks that take longer to finish are left behind
 
 Taker = Sink | Callable[[Frame, sv.Detections], None]
 
 
 class Writer:
-    """Gives every frame to every sink, in a thread; an error of one comes back to the loop."""
+    """Gives every frame to every sink, in a thread; a sink's error is raised in the loop."""
 
     def __init__(self, takers: Sequence[Taker], frame_out: Callable[[float], None]) -> None:
-        """Start with `with`; `frame_out` is told the capture time of each frame that is written."""
+        """Start with `with`; `frame_out` is called with the capture time of each written frame."""
         self._takers, self._frame_out = takers, frame_out
         self._waiting: queue.Queue[tuple[Frame, sv.Detections] | None] = queue.Queue(BEHIND)
         self._error: Exception | None = None
@@ -41,7 +41,7 @@ class Writer:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Finish what waits; raises what a sink raised unless something else is on its way."""
+        """Finish waiting frames; raise a sink's error unless another one is being raised."""
         deadline = time.monotonic() + FINISH_S
         while self._thread.is_alive() and time.monotonic() < deadline:
             with contextlib.suppress(queue.Full):
@@ -55,10 +55,10 @@ class Writer:
             raise SinkError("What was found is not written yet and the disk hangs; check it.")
 
     def put(self, frame: Frame, detections: sv.Detections) -> None:
-        """Hand one frame over; waits while the sinks are behind.
+        """Hand over one frame; waits while the sinks are behind.
 
         Raises:
-            Exception: what a sink raised before.
+            Exception: an earlier error of a sink.
         """
         while self._thread.is_alive():
             with contextlib.suppress(queue.Full):

@@ -1,4 +1,4 @@
-"""Where frames come from: a thread a source reads ahead; a live source keeps the newest only."""
+"""Where frames come from: one thread per source reads ahead; live sources keep the newest only."""
 
 import random
 import threading
@@ -14,19 +14,19 @@ from openvocab.stream.events import Event, Report, ignore
 
 __all__ = ["Sources"]
 
-AHEAD = 4  # frames that are read before they are asked for, of a film
+AHEAD = 4  # frames of a film that are read before they are needed
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
-STEADY_S = 10.0  # of pictures, after which the pauses begin small again
+STEADY_S = 10.0  # of unbroken pictures, after which pauses start short again
 WAIT_S = 0.5
 JOIN_S = 3.0  # readers that hang in their driver are left behind after this
 
 
 class Sources:
-    """One film or camera, or several at once; iterate once.
+    """One film or camera, or several at once; can be iterated once.
 
     A film or folder gives every frame and then ends. A live source (camera, stream) gives its
-    newest frame, counts those it dropped, and is opened again with growing pauses when it is lost.
-    Each has a thread of its own: a dead camera does not slow another.
+    newest frame, counts those it drops and, when lost, is opened again after growing pauses. Each
+    source has its own thread, so a dead camera does not slow down the others.
     """
 
     def __init__(
@@ -37,18 +37,18 @@ class Sources:
         loop: bool = False,
         patient: bool = False,
     ) -> None:
-        """Open them.
+        """Open the sources.
 
         Args:
             where: a film, a picture, a folder or glob of pictures, the number of a camera, an
-                `rtsp://` or `http://` address; or several of these.
-            report: told when a source is lost and back, from its thread.
+                `rtsp://` or `http://` address; or a list of these.
+            report: called in the source's thread when it is lost, and when it is back.
             loop: start a film or folder again when it ends.
-            patient: a camera or an address that cannot be opened is tried again and again; of
-                several, it always is.
+            patient: keep trying a camera or address that cannot be opened; with several sources,
+                this is always so.
 
         Raises:
-            SourceError: it cannot be opened.
+            SourceError: a source cannot be opened.
         """
         names = [where] if isinstance(where, str | int | Path) else list(where)
         if not names:
@@ -74,21 +74,21 @@ class Sources:
 
     @property
     def names(self) -> list[str]:
-        """What `Frame.source` says of each, in order, without passwords."""
+        """The `Frame.source` of each source, in order, without passwords."""
         return [reader.source for reader in self._readers]
 
     @property
     def fps(self) -> float:
-        """Frames a second of the first source."""
+        """Frames per second of the first source."""
         return self._readers[0].fps
 
     @property
     def dropped(self) -> int:
-        """Frames of live sources that nobody took in time."""
+        """Number of frames of live sources that were not taken in time."""
         return sum(reader.dropped for reader in self._readers)
 
     def __iter__(self) -> Iterator[Frame]:
-        """Frames, each source in turn; ends when all have ended.
+        """Yield frames, taking sources in turn, until all have ended.
 
         Raises:
             SourceError: a film could not be read to its end.
@@ -101,7 +101,7 @@ class Sources:
                     reader = next((each for each in order if each.waiting), None)
                     if reader is not None or all(each.ended for each in order):
                         break
-                    self._ready.wait(WAIT_S)  # with an end: else Ctrl-C waits, too, on Windows
+                    self._ready.wait(WAIT_S)  # limited: else Ctrl-C would wait, too, on Windows
                 if reader is None:
                     break
                 frame = reader.take()
@@ -112,7 +112,7 @@ class Sources:
                 raise reader.error
 
     def close(self) -> None:
-        """End the iteration, the threads and what they hold open."""
+        """End the iteration and the threads, and close what they hold open."""
         for reader in self._readers:
             reader.stop()
         deadline = time.monotonic() + JOIN_S
@@ -122,7 +122,7 @@ class Sources:
 
 
 def _distinct(names: Sequence[str]) -> list[str]:
-    """Two cameras of one recorder may differ in what is not shown.
+    """Number equal names: two cameras of one recorder may differ only in what is hidden.
 
     >>> _distinct(["a", "b", "a"])
     ['a', 'b', 'a (2)']
@@ -132,7 +132,7 @@ def _distinct(names: Sequence[str]) -> list[str]:
 
 
 class _Reader(threading.Thread):
-    """Reads one source into a few places for frames."""
+    """Reads one source into a short queue of frames."""
 
     def __init__(
         self,
@@ -162,13 +162,13 @@ class _Reader(threading.Thread):
         self.error: Exception | None = None
 
     def open(self) -> None:
-        """Open it in the caller's thread, unless it may be away."""
+        """Open the source in the caller's thread, unless it may be away."""
         if not self._patient:
             self._open()
 
     @property
     def ended(self) -> bool:
-        """Whether nothing more will come."""
+        """Whether there will be no more frames."""
         return self._over or self._closed.is_set()
 
     @property
@@ -177,20 +177,20 @@ class _Reader(threading.Thread):
         return bool(self._frames)
 
     def take(self) -> Frame:
-        """The oldest frame kept; with the lock held."""
+        """Take the oldest waiting frame; the lock must be held."""
         frame = self._frames.popleft()
         self._ready.notify_all()
         return frame
 
     def stop(self) -> None:
-        """Read no more, and give nothing more."""
+        """Stop reading, and give no more frames."""
         self._closed.set()
         with self._ready:
             self._frames.clear()
             self._ready.notify_all()
 
     def run(self) -> None:
-        """Until the source ends or is stopped."""
+        """Read until the source ends or is stopped."""
         try:
             while not self._closed.is_set():
                 try:
@@ -214,14 +214,14 @@ class _Reader(threading.Thread):
 
     @property
     def _may_come(self) -> bool:
-        """Whether what is away now is waited for."""
+        """Whether to wait for a source that is away."""
         return self._live or (self._patient and not self._opened)
 
     @property
     def _now_s(self) -> float:
-        """The time of day that never steps back: that would shuffle a live stream.
+        """The time of day, but never stepping back, which would put frames out of order.
 
-        A machine without a clock of its own learns the time some while after its start.
+        A machine without a hardware clock learns the time only some while after it starts.
         """
         self._day_s = max(self._day_s, time.time() - time.monotonic())
         return self._day_s + time.monotonic()
@@ -238,7 +238,7 @@ class _Reader(threading.Thread):
             self._capture = None
 
     def _read(self, capture: Capture) -> None:
-        """Frames until the end of what is open."""
+        """Read frames until what is open ends."""
         begun, opened = self._next_s, time.monotonic()
         try:
             for count, (time_s, image) in enumerate(capture.frames()):
@@ -249,7 +249,7 @@ class _Reader(threading.Thread):
                     self._pause = FIRST_PAUSE_S
                 in_film = begun + (count / capture.fps if time_s is None else time_s)
                 self._next_s = in_film + 1 / capture.fps
-                if min(image.shape[:2]) > 1:  # no film can be written of less
+                if min(image.shape[:2]) > 1:  # smaller frames cannot be written to a film
                     self._keep(image, self._now_s if self._live else in_film)
         finally:
             self._free()
@@ -273,7 +273,7 @@ class _Reader(threading.Thread):
             self._report(Event("source back", self._now_s, self.source, {"away_s": away}))
 
     def _wait(self, lost: str) -> None:
-        """Say once that it is lost; a pause with jitter, each longer than the last."""
+        """Report a lost source once, then pause, each time longer and with jitter."""
         if self._lost_s is None:
             self._lost_s = time.monotonic()
             self._report(Event("source lost", self._now_s, self.source, {"reason": lost}))

@@ -1,4 +1,4 @@
-"""Which box of this frame is which of the last: class-agnostic, on objectness."""
+"""Follows boxes from frame to frame: class-agnostic, by objectness."""
 
 import numpy as np
 import supervision as sv
@@ -15,30 +15,30 @@ TRACKERS = {
     "ocsort": trackers.OCSORTTracker,
     "sort": trackers.SORTTracker,
 }
-# The library's own thresholds (0.6 and 0.7) are for detectors that are surer than an
-# open-vocabulary one: they would start no track.
+# The library's defaults (0.6 and 0.7) suit detectors that are surer than an open-vocabulary one:
+# with them, no track would start.
 START, HIGH = 0.3, 0.25
-FLOOR = 0.05  # objectness of boxes that may go on with a track
-SAME = 0.65  # overlap of two boxes of one thing, whatever the detector calls them
-BUFFER_S = 1.0  # that a track is kept without being seen
+FLOOR = 0.05  # objectness from which a box may continue a track
+SAME = 0.65  # overlap above which two boxes are one thing, whatever the detector calls them
+BUFFER_S = 1.0  # for which a track is kept without being seen
 
 
 class Tracker:
-    """Numbers the boxes of one source; ByteTrack (Zhang et al., ECCV 2022) unless told otherwise."""
+    """Numbers the boxes of one source; by default, ByteTrack (Zhang et al., ECCV 2022)."""
 
     def __init__(self, name: str = "bytetrack", fps: float = 25.0) -> None:
-        """Start with no track.
+        """Start with no tracks.
 
         Args:
             name: one of `TRACKERS`.
-            fps: frames a second that it will see.
+            fps: frames per second that it will see.
 
         Raises:
             ConfigError: there is no such tracker.
         """
         if name not in TRACKERS:
             raise ConfigError(f"Unknown tracker {name!r}; use one of {', '.join(TRACKERS)}.")
-        # The buffer is in frames of 30 a second, whatever fps is.
+        # The buffer is counted in frames at 30 per second, whatever fps is.
         options = {"lost_track_buffer": round(30 * BUFFER_S), "frame_rate": fps}
         if name != "ocsort":
             options["track_activation_threshold"] = START
@@ -47,7 +47,7 @@ class Tracker:
         self._tracker = TRACKERS[name](**options)
 
     def update(self, found: Proposals, time_s: float) -> NDArray[np.intp]:
-        """Track `(N,)` of each box; -1 for a box of no track (yet). Time must not go back."""
+        """Return the track `(N,)` of each box, -1 if it has none (yet). Time must not go back."""
         rows = np.flatnonzero(found.objectness >= FLOOR)
         scored = np.column_stack([found.xyxy[rows], found.objectness[rows]])
         rows = rows[sv.box_non_max_suppression(scored, SAME)]

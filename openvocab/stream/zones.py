@@ -1,4 +1,4 @@
-"""Polygons and lines in the picture, from a small file: who entered, left, crossed."""
+"""Polygons and lines in the picture, from a small file: what entered, left or crossed them."""
 
 import math
 from collections import Counter
@@ -18,24 +18,24 @@ from openvocab.stream.events import GONE_S, Event, forget, named
 __all__ = ["Zones"]
 
 FOOT = (sv.Position.BOTTOM_CENTER,)  # where a thing stands
-STEADY = 3  # frames in a row on the other side: the edge of a box trembles
-LARGEST = 16_384  # pixels: supervision makes a mask that reaches from the corner to there
+STEADY = 3  # frames in a row on the other side, because the edges of boxes jitter
+LARGEST = 16_384  # pixels; supervision makes a mask from the corner to the furthest point
 Points = Sequence[tuple[float, float]]
 
 
 @dataclass(slots=True)
 class _Area:
-    """One polygon of one source, and who is in it."""
+    """One polygon of one source, and the tracks in it."""
 
     name: str
     polygon: sv.PolygonZone
     inside: dict[int, tuple[str, float]] = field(default_factory=dict)
-    """Class of each track in it, and when it was last seen, in it or beside."""
+    """Class of each track in it, and when it was last seen, inside or outside."""
     doubts: dict[int, tuple[int, float]] = field(default_factory=dict)
-    """How often in a row a track was seen on the other side, and when last."""
+    """How often in a row each track was seen on the other side, and when it last was."""
 
     def update(self, frame: Frame, detections: sv.Detections) -> Iterator[Event]:
-        """A track changes sides when it was seen there for a while, or is not seen any more."""
+        """Yield events: a track changes sides once it is seen there for a while, or disappears."""
         for track, name, within in zip(
             *named(detections), self.polygon.trigger(detections), strict=True
         ):
@@ -53,12 +53,12 @@ class _Area:
         forget(self.doubts, frame.time_s - GONE_S)
 
     def gone(self, since_s: float, source: str) -> Iterator[Event]:
-        """Who was last seen before then has left, then."""
+        """Yield `left zone`, at the time of the last sight, for tracks unseen since `since_s`."""
         for track, (name, last_s) in forget(self.inside, since_s):
             yield self._event("left zone", last_s, source, track, name)
 
     def _is_sure(self, track: int, now_s: float, *, differs: bool) -> bool:
-        """Whether it was seen on the other side often enough."""
+        """Whether a track has been seen on the other side often enough."""
         times, _ = self.doubts.pop(track, (0, now_s))
         if differs and times + 1 < STEADY:
             self.doubts[track] = times + 1, now_s
@@ -71,19 +71,19 @@ class _Area:
 
 @dataclass(slots=True)
 class _State:
-    """What is known of one source."""
+    """The state of one source."""
 
     areas: list[_Area]
     lines: dict[str, sv.LineZone]
     crossed: dict[str, Counter[str]] = field(default_factory=dict)
     counts: dict[str, Counter[str]] = field(default_factory=dict)
-    """Who was in which zone in the last frame; replaced as a whole, drawn by another thread."""
+    """Classes in each zone in the last frame; replaced as a whole, as another thread draws it."""
 
 
 class Zones:
-    """Named polygons and lines, counted for each source on its own.
+    """Named polygons and lines, with separate counts for each source.
 
-    Something enters, leaves or crosses when it was seen on the other side in three frames in a row.
+    A thing enters, leaves or crosses once it was seen on the other side in three frames in a row.
     """
 
     def __init__(
@@ -91,14 +91,15 @@ class Zones:
         polygons: Mapping[str, Points] | None = None,
         lines: Mapping[str, Points] | None = None,
     ) -> None:
-        """Name them.
+        """Define polygons and lines.
 
         Args:
-            polygons: three points `(x, y)` in pixels or more, each.
-            lines: two points each; "in" is from right to left of somebody who looks along it.
+            polygons: by name, each of three or more points `(x, y)` in pixels.
+            lines: by name, two points each; "in" means from right to left, looking along the line
+                from its first point to its second.
 
         Raises:
-            ConfigError: too few points.
+            ConfigError: a polygon or line has too few points, or its points cannot be used.
         """
         self._polygons, self._lines = dict(polygons or {}), dict(lines or {})
         for name, points in self._polygons.items():
@@ -112,7 +113,8 @@ class Zones:
         """Read a TOML or `.json` file: `zones` and `lines`, each with `name = [[x, y], ...]`.
 
         Raises:
-            ConfigError: neither TOML nor JSON, no zone and no line in it, or not points.
+            ConfigError: the file is neither TOML nor JSON, has neither a zone nor a line, or its
+                points cannot be used.
         """
         raw = read_table(Path(path))
         polygons, lines = raw.pop("zones", {}), raw.pop("lines", {})
@@ -122,7 +124,7 @@ class Zones:
         return cls(polygons, lines)
 
     def update(self, frame: Frame, detections: sv.Detections) -> Iterator[Event]:
-        """Events of one frame, whose detections have `tracker_id` and `class_name`."""
+        """Yield the events of a frame, whose detections need `tracker_id` and `class_name`."""
         if frame.source not in self._states:
             self._states[frame.source] = self._new_state()
         state = self._states[frame.source]
@@ -152,13 +154,13 @@ class Zones:
                     )
 
     def end(self) -> Iterator[Event]:
-        """The stream has ended: all that are in a zone have left it."""
+        """Yield `left zone` for every track still in a zone when the stream ends."""
         for source, state in self._states.items():
             for area in state.areas:
                 yield from area.gone(math.inf, source)
 
     def draw(self, picture: Image, source: str) -> Image:
-        """The picture with the zones of a source and their counts by class, drawn in place."""
+        """Draw the zones of a source, with their counts by class, on the picture in place."""
         state = self._states.get(source, _State([], {}))
         for zone, points in self._polygons.items():
             corners = np.array(points, int)
@@ -186,7 +188,7 @@ class Zones:
 
 
 def _check(name: str, points: Any, *, least: int) -> None:  # noqa: ANN401  from a file: anything
-    """Refuse what are not points in pixels; a line has exactly two."""
+    """Refuse anything that is not points in pixels; a line has exactly two."""
     given = np.asarray(points, object).tolist()
     try:
         array = np.array(points)
@@ -212,5 +214,5 @@ def _told(counts: Mapping[str, int]) -> str:
 
 
 def _caption(picture: Image, text: str, where: np.ndarray) -> None:
-    plain = text.encode("ascii", "replace").decode()  # OpenCV's font has no other letters
+    plain = text.encode("ascii", "replace").decode()  # OpenCV's font has ASCII only
     sv.draw_text(picture, plain, sv.Point(*where), background_color=sv.Color.YELLOW)
