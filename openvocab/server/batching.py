@@ -1,4 +1,4 @@
-"""Requests that wait together go through the networks together; those too many are turned away."""
+"""Batches waiting requests through the networks together, and turns away those too many."""
 
 import threading
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ from openvocab.server.errors import BusyError, StoppingError
 
 __all__ = ["Batcher"]
 
-BOXES = 128  # encoded in one turn, beside those of the oldest image, which may have any number
+BOXES = 128  # encoded in one turn, besides those of the oldest image, which may have any number
 T = TypeVar("T", bound="_Job | _Seen")
 R = TypeVar("R")
 
@@ -32,21 +32,21 @@ class _Seen(NamedTuple):
 
 
 class Batcher:
-    """One thread runs the networks, for all requests, each with classes of its own.
+    """Runs the networks in one thread for all requests, each with its own classes.
 
-    What has come meanwhile makes the next batch: nobody waits for company while the networks idle.
-    Each turn answers the oldest picture and those with the fewest boxes beside it: a caller who
-    asks for every speck waits for it alone.
+    Requests that arrive meanwhile make the next batch: nobody waits for others while the networks
+    are idle. Each turn answers the oldest picture, and with it those with the fewest boxes, so only
+    callers who ask for every speck have to wait for that.
     """
 
     def __init__(
         self, detector: OpenVocabDetector, *, max_batch: int = 8, max_waiting: int = 32
     ) -> None:
-        """Prepare; `start` starts it.
+        """Prepare; `start` starts the thread.
 
         Args:
-            detector: whose networks run.
-            max_batch: images whose boxes are known and not yet named, at the most.
+            detector: detector whose networks are run.
+            max_batch: images, at most, whose boxes are known but not yet named.
             max_waiting: images that may wait for that.
         """
         self._detector, self._max_batch, self._max_waiting = detector, max_batch, max_waiting
@@ -55,19 +55,19 @@ class Batcher:
         self._stopped = False
         self._changed = threading.Condition()
         self.told: Callable[[int], None] = lambda _: None
-        """Told of the number of images of each turn."""
+        """Called with the number of images in each turn."""
         self._thread = threading.Thread(target=self._run, name="openvocab-batches", daemon=True)
 
     def start(self) -> None:
-        """From now on requests are answered."""
+        """Start answering requests."""
         self._thread.start()
 
     def submit(self, image: Image, naming: Naming) -> "Future[sv.Detections]":
-        """Have an image looked at; a future that is cancelled before its turn costs nothing.
+        """Queue an image; a future that is cancelled before its turn costs nothing.
 
         Raises:
-            BusyError: as many wait as may.
-            StoppingError: the server stops.
+            BusyError: the maximum number of images is waiting.
+            StoppingError: the server is stopping.
         """
         with self._changed:
             if self._stopped:
@@ -82,7 +82,7 @@ class Batcher:
 
     @property
     def waiting(self) -> int:
-        """How many images wait, for their boxes or for the names of those."""
+        """How many images are waiting, for their boxes or for the names of these."""
         with self._changed:
             jobs = [*self._jobs, *(each.job for each in self._seen)]
         return sum(not job.answer.done() for job in jobs)
@@ -93,7 +93,7 @@ class Batcher:
         return self._thread.is_alive() and not self._stopped
 
     def close(self) -> None:
-        """Answer what waits, and stop."""
+        """Answer waiting images, and stop."""
         with self._changed:
             self._stopped = True
             self._changed.notify()
@@ -116,7 +116,7 @@ class Batcher:
             self._seen = [each for each in self._seen if not each.job.answer.done()]
 
     def _taken(self) -> list[_Job]:
-        """The oldest, and those that ask for the highest scores, as many as there is room for."""
+        """The oldest job, and those with the highest thresholds, as many as there is room for."""
         waiting = [job for job in self._jobs if not job.answer.done()]
         room = self._max_batch - len(self._seen)
         first = waiting[: room > 1]
@@ -126,7 +126,7 @@ class Batcher:
         return taken
 
     def _turn(self) -> list[_Seen]:
-        """The oldest, and those with the fewest boxes."""
+        """The oldest image, and those with the fewest boxes."""
         seen = [each for each in self._seen if not each.job.answer.done()]
         turn, room = seen[:1], BOXES
         for each in sorted(seen[1:], key=lambda each: len(each.boxes)):
@@ -153,7 +153,7 @@ class Batcher:
 
 
 def _tried(waiting: Sequence[T], work: Callable[[Sequence[T]], list[R]]) -> list[R]:
-    """Of what fails, each alone: whose fault it was is told, and nobody else."""
+    """Do work together; if it fails, one by one, so that only those at fault get the error."""
     try:
         return work(waiting) if waiting else []
     except Exception as error:  # noqa: BLE001  goes to whoever asked; the thread lives on

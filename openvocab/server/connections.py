@@ -1,4 +1,4 @@
-"""Connections that ask for nothing, which uvicorn would keep for ever, one file descriptor each."""
+"""Closes idle connections, which uvicorn would keep for ever, one file descriptor each."""
 
 from typing import Any
 
@@ -10,14 +10,14 @@ _Protocol: Any = AutoHTTPProtocol
 
 
 def impatient(seconds: float) -> Any:  # noqa: ANN401  a class, for `uvicorn.Config(http=...)`
-    """Uvicorn's protocol, that closes a connection on which no request comes, or only half of one.
+    """Uvicorn's protocol, but closing connections on which no request comes, or only half of one.
 
     Args:
-        seconds: until it is looked at, again and again; who was idle at the last look, too, goes.
+        seconds: time between checks; a connection that is idle at two checks in a row is closed.
     """
 
     class Impatient(_Protocol):  # type: ignore[misc]  # uvicorn chooses it as it is imported
-        idle_since: Any = ()  # of the last look: what was answered last; () if there was work
+        idle_since: Any = ()  # at the last check: the last request answered; () if it was busy
 
         def connection_made(self, transport: Any) -> None:  # noqa: ANN401
             super().connection_made(transport)
@@ -29,7 +29,7 @@ def impatient(seconds: float) -> Any:  # noqa: ANN401  a class, for `uvicorn.Con
 
         def look(self) -> None:
             if self.transport.get_protocol() is not self:
-                return  # a websocket now
+                return  # it has become a websocket
             works = self.cycle is not None and not self.cycle.response_complete
             if not works and self.idle_since is self.cycle:
                 self.transport.close()

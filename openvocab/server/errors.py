@@ -1,4 +1,4 @@
-"""Why a request is turned away, where it is not for what it says."""
+"""Errors for requests that are refused for reasons other than their content."""
 
 from openvocab.errors import OpenVocabError
 
@@ -6,12 +6,12 @@ __all__ = ["BusyError", "LacksError", "StoppingError"]
 
 
 class BusyError(OpenVocabError):
-    """As many requests wait, or streams run, as may."""
+    """The maximum number of requests is waiting, or of streams is running."""
 
 
 class StoppingError(OpenVocabError):
-    """The server ends; another one may answer."""
+    """The server is stopping; another one may answer."""
 
 
 class LacksError(OpenVocabError):
-    """There is no vocabulary, source or stream of that name."""
+    """There is no vocabulary, source or stream of this name."""

@@ -1,4 +1,4 @@
-"""What is refused before the routes see it, and what was answered: bodies, callers, counts."""
+"""Middleware that refuses requests before the routes see them, and counts all answers."""
 
 import asyncio
 import secrets
@@ -15,24 +15,24 @@ from openvocab.server.refusals import refusal
 __all__ = ["API", "BodyLimit", "Counts", "Gone", "Site", "Token"]
 
 OPEN = ("/healthz", "/readyz")
-"""What a load balancer asks, without a token."""
+"""Paths for load balancers, which need no token."""
 API = ("/v1/", "/metrics", "/openapi.json", *OPEN)
-"""Where our own paths begin; all others are those of the page, where there is one."""
+"""Prefixes of the API's paths; all others belong to the page, if there is one."""
 WORK = "/v1/"
 HARMLESS = ("GET", "HEAD", "OPTIONS")
 NOBODY = 499
-"""Counted where the caller had gone, as nginx does."""
+"""Status counted if the caller had already gone, as in nginx."""
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 UPLOAD = "/gradio_api/upload"
 UPLOAD_S = 600.0  # for a film from a phone
 
 
 class _RefusedError(Exception):
-    """A body is too large, or too slow."""
+    """A body is too large or too slow."""
 
 
 class BodyLimit:
-    """Answers 413 to a body of more bytes, announced or not, and 408 to one that takes too long."""
+    """Answers 413 to bodies that are too large, announced or not, and 408 to those too slow."""
 
     def __init__(
         self, app: ASGIApp, max_bytes: int, seconds: float, upload: int | None = None
@@ -40,10 +40,11 @@ class BodyLimit:
         """Wrap an application.
 
         Args:
-            app: that is spared them.
-            max_bytes: of a body.
-            seconds: until the last byte of it is there.
-            upload: bytes of a file for the page, which may take ten minutes; None: as any body.
+            app: the application to protect.
+            max_bytes: largest body.
+            seconds: time within which its last byte must arrive.
+            upload: bytes of an upload to the page, which may take ten minutes; None: as for any
+                body.
         """
         self._app, self._max_bytes, self._seconds, self._upload = app, max_bytes, seconds, upload
 
@@ -69,7 +70,7 @@ class BodyLimit:
             await refusal(body.refused, said[body.refused])(scope, receive, send)
 
     async def _answered(self, scope: Scope, body: "_Body", send: Send) -> None:
-        """By the application, unless the body is refused meanwhile."""
+        """Let the application answer, unless the body is refused meanwhile."""
 
         async def unless_refused(message: Message) -> None:
             if not body.refused or body.answered:
@@ -77,7 +78,7 @@ class BodyLimit:
                 await send(message)
 
         try:
-            # The application may make an answer of its own of what is raised here: it is not sent.
+            # The application may turn an error raised here into an answer, which is not sent.
             await self._app(scope, body.receive, unless_refused)
         except (_RefusedError, BaseExceptionGroup):
             if not body.refused:
@@ -85,18 +86,18 @@ class BodyLimit:
 
 
 class _Body:
-    """One body on its way in."""
+    """One body as it arrives."""
 
     def __init__(self, receive: Receive, max_bytes: int, seconds: float) -> None:
         self._receive, self._left, self._whole = receive, max_bytes, False
         self._deadline = asyncio.get_running_loop().time() + seconds
         self.refused = 0
-        """The status it is refused with."""
+        """The status with which it is refused; 0 if it is not."""
         self.answered = False
         """Whether the answer has begun."""
 
     async def receive(self) -> Message:
-        """The next part; once all is there, that the caller has gone, however long that takes."""
+        """Receive the next part; once all parts are there, wait until the caller has gone."""
         if self._whole:
             return await self._receive()
         try:
@@ -114,7 +115,7 @@ class _Body:
 
 
 class Gone:
-    """Ends the work for callers who have gone: else who asks again and again has all of it done."""
+    """Ends the work for callers who have gone; else impatient retries would all be worked on."""
 
     def __init__(self, app: ASGIApp) -> None:
         """Wrap an application."""
@@ -150,16 +151,16 @@ class Gone:
 
 
 class _Caller:
-    """Who sends one request, and may go before it is answered."""
+    """The caller of one request, who may go before it is answered."""
 
     def __init__(self, receive: Receive, *, sends: bool) -> None:
         self._receive, self._whole, self.gone = receive, asyncio.Event(), asyncio.Event()
-        self._told = sends  # that nothing more will come
+        self._told = sends  # whether it is known that nothing more will come
         if not sends:
             self._whole.set()
 
     async def receive(self) -> Message:
-        """The next part; once all is there, that the caller has gone, which `left` hears."""
+        """Receive the next part; once all are there, the caller's leaving, which wakes `left`."""
         if not self._told:
             self._told = True
             return {"type": "http.request", "body": b"", "more_body": False}
@@ -172,7 +173,7 @@ class _Caller:
         return message
 
     async def left(self) -> None:
-        """Wait until all is there, and the caller has gone."""
+        """Wait until all parts are there and the caller has gone."""
         await self._whole.wait()
         while (await self._receive())["type"] != "http.disconnect":
             pass
@@ -185,10 +186,10 @@ def _has_body(scope: Scope) -> bool:
 
 
 class Site:
-    """Answers 400 to a name that is not ours, and 403 to what the page of another site sends.
+    """Answers 400 to a foreign host name, and 403 to requests from the pages of other sites.
 
-    A page elsewhere could give its own name this address, or post a form, which a browser sends
-    without asking first.
+    A foreign page could point its own host name at this address, or post a form, which browsers
+    send without asking first.
     """
 
     def __init__(
@@ -197,9 +198,9 @@ class Site:
         """Wrap an application.
 
         Args:
-            app: that is spared them.
-            hosts: names it may be called by; none allows all.
-            origins: sites whose pages may ask.
+            app: the application to protect.
+            hosts: names by which it may be called; an empty collection allows all.
+            origins: sites whose pages may send requests.
         """
         self._app, self._hosts, self._origins = app, hosts, origins
 
@@ -238,15 +239,15 @@ def _name(host: str) -> str:
 
 
 class Token:
-    """Answers 401 to whoever does not bring the token, but for what says whether we live."""
+    """Answers 401 to requests without the token, except those for the health of the server."""
 
     def __init__(self, app: ASGIApp, token: str, *, page: bool = False) -> None:
         """Wrap an application.
 
         Args:
-            app: that is for those with the token alone.
-            token: they bring.
-            page: leave paths that are not our own to the page, which asks for a password itself.
+            app: the application to protect.
+            token: the token that callers must send.
+            page: leave paths outside the API to the page, which asks for a password itself.
         """
         self._app, self._expected, self._page = app, token.encode(), page
 
@@ -267,15 +268,15 @@ class Token:
 
 
 class Counts:
-    """Counts for Prometheus what was answered, refusals included, and how long it took."""
+    """Counts answers for Prometheus, including refusals, and how long they took."""
 
     def __init__(self, app: ASGIApp, registry: CollectorRegistry, paths: Collection[str]) -> None:
         """Wrap an application.
 
         Args:
-            app: that answers.
-            registry: that the counts belong to.
-            paths: templates of the routes; all others are `other`.
+            app: the application that answers.
+            registry: registry for the counts.
+            paths: templates of the routes; all other paths count as `other`.
         """
         self._app, self._paths = app, frozenset(paths)
         self._requests = Counter(
@@ -305,7 +306,7 @@ class Counts:
             status = 500
             raise
         finally:
-            # The route, not what was typed: names of vocabularies are no end of labels.
+            # The route, not the actual path: names of vocabularies would be endless labels.
             route = getattr(scope.get("route"), "path", scope["path"])
             path = route if route in self._paths else "other"
             self._requests.labels(path, status).inc()

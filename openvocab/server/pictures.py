@@ -1,4 +1,4 @@
-"""The bytes of a picture as it was sent: base64, or an address that the operator allows."""
+"""The bytes of a picture that was sent as base64, or as an address that the operator allows."""
 
 import base64
 import binascii
@@ -17,34 +17,35 @@ AMBIGUOUS = (b"%2f", b"%5c", b"%25", b"%00", b"\\")  # servers differ in what th
 
 
 class Pictures:
-    """Fetches from the allowed addresses and from nowhere they lead to: no redirect is followed."""
+    """Fetches from the allowed addresses only; redirects are not followed."""
 
     def __init__(self, allowed: Sequence[str], *, seconds: float = 10.0) -> None:
-        """Take the addresses; nothing is fetched yet.
+        """Check the allowed addresses; nothing is fetched yet.
 
         Args:
-            allowed: `https://host/folder/`: pictures in it and in the folders below it; none
-                allows no address.
-            seconds: until a host must answer, and between two parts of what it sends.
+            allowed: addresses such as `https://host/folder/`, for pictures in that folder and below
+                it; if empty, no address is allowed.
+            seconds: time within which a host must answer, and for each part of what it sends.
 
         Raises:
-            ConfigError: one of them is no such address.
+            ConfigError: one of them is not such an address.
         """
         self._allowed = [_folder(address) for address in allowed]
-        # As it is: a few bytes that unpack to gigabytes would do so before they could be counted.
+        # Not compressed: a few bytes could unpack to gigabytes before they were counted.
         plain = {"accept-encoding": "identity"}
         self._client = httpx.AsyncClient(timeout=seconds, follow_redirects=False, headers=plain)
 
     async def read(self, sent: str, max_bytes: int) -> bytes:
-        """What a caller sent as a picture.
+        """Read the bytes of a picture that a caller sent.
 
         Raises:
-            ImageError: it is neither base64 nor allowed, of more bytes, or cannot be fetched.
+            ImageError: it is neither base64 nor an allowed address, has more than `max_bytes`, or
+                cannot be fetched.
         """
         if "://" in sent[:16] or sent.startswith("file:"):
             return await self._fetch(self._checked(sent), max_bytes)
         _, _, tail = sent.rpartition(",") if sent.startswith("data:") else ("", "", sent)
-        # Programs break its lines, and some write it as in addresses.
+        # Some programs break base64 into lines, and some use its URL-safe alphabet.
         plain = "".join(tail.split()).translate(FROM_ADDRESSES)
         try:
             return base64.b64decode(plain, validate=True)
@@ -56,7 +57,7 @@ class Pictures:
         await self._client.aclose()
 
     def _checked(self, sent: str) -> httpx.URL:
-        """The very address that is asked for, so that no second reading of it can differ."""
+        """The parsed address, which is also the one fetched, so it cannot be read in two ways."""
         if not self._allowed:
             raise ImageError("Addresses are not fetched here; send the picture itself.")
         try:
@@ -88,7 +89,7 @@ class Pictures:
             why = str(error) or type(error).__name__
             raise ImageError(f"{address} cannot be fetched ({why}); try again later.") from error
         finally:
-            self._client.cookies.clear()  # of one caller are not sent for another
+            self._client.cookies.clear()  # one caller's are never sent for another
         return bytes(picture)
 
 
@@ -111,7 +112,7 @@ def _folder(address: str) -> httpx.URL:
 
 
 def _within(address: httpx.URL, folder: httpx.URL) -> bool:
-    """Whether an address is of that host and below that folder, to whoever reads its path.
+    """Whether an address is on that host and below that folder, whoever interprets its path.
 
     >>> folder = _folder("https://photos.example.com/street/")
     >>> _within(httpx.URL("https://photos.example.com/street/1/a.jpg"), folder)

@@ -1,4 +1,4 @@
-"""What is answered where a request fails: its status, and one line that ends with the remedy."""
+"""Answers to requests that fail: a status, and one line that ends with the remedy."""
 
 import logging
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ __all__ = ["add_refusals", "refusal"]
 
 log = logging.getLogger(__name__)
 
-TOLD = 20  # mistakes of one request
+TOLD = 20  # mistakes that are reported for one request
 STATUSES: dict[type[OpenVocabError], int] = {
     BusyError: 429,
     StoppingError: 503,
@@ -24,11 +24,11 @@ STATUSES: dict[type[OpenVocabError], int] = {
     ImageError: 422,
     ClassesError: 422,
 }
-"""Of what is the caller's fault, or nobody's."""
+"""Statuses of errors that are the caller's fault, or nobody's."""
 
 
 def add_refusals(app: FastAPI) -> None:
-    """Have an application answer so."""
+    """Make an application answer errors this way."""
     app.add_exception_handler(OpenVocabError, _told)
     app.add_exception_handler(TimeoutError, _late)
     app.add_exception_handler(RequestValidationError, _misread)
@@ -39,11 +39,11 @@ def add_refusals(app: FastAPI) -> None:
 
 
 def refusal(status: int, detail: str) -> JSONResponse:
-    """One line, with the headers that belong to the status."""
+    """Answer with one line, and the headers that belong to the status."""
     headers = {}
     if status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    if status in (408, 413):  # the rest of the body is not read: nothing else can follow it
+    if status in (408, 413):  # the rest of the body is not read, so no request can follow it
         headers["Connection"] = "close"
     if status in (429, 503, 504):
         headers["Retry-After"] = "1"
@@ -54,7 +54,7 @@ async def _told(request: Request, error: Exception) -> Response:
     for kind, status in STATUSES.items():
         if isinstance(error, kind):
             return refusal(status, str(error))
-    # Not for callers, who can do nothing about files and folders of this machine.
+    # Not for callers, who can do nothing about files and folders on this machine.
     log.error("%s: %s", request.url.path, error)
     return await _failed(request, error)
 
@@ -69,7 +69,7 @@ async def _late(request: Request, _: Exception) -> Response:
 
 
 async def _unread(_: Request, error: Exception) -> Response:
-    """Of FastAPI and Starlette, whose words have no remedy."""
+    """Answer errors of FastAPI and Starlette, whose messages have no remedy."""
     status, said = getattr(error, "status_code", 400), str(getattr(error, "detail", error))
     if status == 204:  # nothing is wrong
         return Response(status_code=204)
@@ -89,8 +89,8 @@ async def _misread(request: Request, error: Exception) -> Response:
 
 
 def _mistake(where: Sequence[str | int], what: str) -> str:
-    """One of a request, without what was sent, which may be of any size, or no JSON."""
-    if "classes" in where[:2]:  # told for each of the forms that it could have
+    """One mistake, without the value that was sent, which may be huge or not valid in JSON."""
+    if "classes" in where[:2]:  # reported once for each form that classes may have
         return f"{where[0]}.classes: give names in a list, or a list of words for each name"
     return f"{'.'.join(str(part)[:100] for part in where)}: {what}"
 
@@ -100,7 +100,7 @@ async def _unknown(_: Request, __: Exception) -> Response:
 
 
 async def _other_method(request: Request, _: Exception) -> Response:
-    """With all that the path takes: Starlette names those of the first route that fits."""
+    """Name all methods of the path; Starlette names only those of the first matching route."""
     allowed = {
         way.upper()
         for path, ways in request.app.openapi()["paths"].items()

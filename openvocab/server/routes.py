@@ -1,4 +1,4 @@
-"""What can be asked: detection, stored vocabularies, streams."""
+"""The routes of the API: detection, stored vocabularies, streams."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -33,7 +33,7 @@ from openvocab.server.streams import Stream
 __all__ = ["about", "detection", "metrics", "streams", "vocabularies", "watching"]
 
 LISTENERS = 64  # to the events of streams, at once
-POLL_S = 0.2  # between two looks for new events: frames come from threads, at no rate of ours
+POLL_S = 0.2  # between checks for new events, which come from threads at their own rate
 
 _SAID = {
     400: "The request cannot be read.",
@@ -49,7 +49,7 @@ _SAID = {
 }
 _REFUSED = {"application/json": {"schema": {"$ref": f"#/components/schemas/{Refused.__name__}"}}}
 _REFUSALS: dict[int | str, dict[str, Any]] = {
-    # Not by `model`, which would be described as of the kind of the good answer.
+    # Not by `model`, which would be described with the media type of the good answer.
     status: {"description": said, "content": _REFUSED}
     for status, said in _SAID.items()
 }
@@ -58,7 +58,7 @@ _OVER: dict[int | str, dict[str, Any]] = {204: {"description": "It ended, and al
 
 
 def detection(service: Service) -> APIRouter:
-    """Pictures in, what is in them out."""
+    """Routes that find things in pictures."""
     routes = APIRouter(prefix="/v1/detect", tags=["detection"], responses=_REFUSALS)
 
     @routes.post("")
@@ -81,61 +81,61 @@ def detection(service: Service) -> APIRouter:
 
     @routes.post("/batch")
     async def detect_batch(asked: AskedBatch) -> list[Answer]:
-        """Find things in several pictures; all of them or none."""
+        """Find things in several pictures: all are answered, or none is."""
         return await service.detect(asked.images, asked)
 
     return routes
 
 
 def vocabularies(service: Service) -> APIRouter:
-    """Class lists by name."""
+    """Routes for stored vocabularies."""
     routes = APIRouter(prefix="/v1/vocabularies", tags=["vocabularies"], responses=_REFUSALS)
 
     @routes.get("")
     async def names() -> list[str]:
-        """Which ones are stored."""
+        """List the names of the stored vocabularies."""
         return service.vocabularies.names
 
     @routes.put("/{name}", status_code=204)
     async def put(name: str, words: Words) -> None:
-        """Encode classes once, and keep them by a name."""
+        """Encode classes once, and keep them under a name."""
         await service.store(name, words)
 
     @routes.get("/{name}")
     async def classes(name: str) -> list[str]:
-        """The classes of one."""
+        """List the classes of a stored vocabulary."""
         return list(service.vocabularies.get(name).names)
 
     @routes.delete("/{name}", status_code=204)
     async def delete(name: str) -> None:
-        """Forget one."""
+        """Forget a stored vocabulary."""
         await run_in_threadpool(service.vocabularies.remove, name)
 
     return routes
 
 
 def streams(service: Service) -> APIRouter:
-    """Films and cameras that the operator named."""
+    """Routes for films and cameras that the operator has named."""
     routes = APIRouter(prefix="/v1", tags=["streams"], responses=_REFUSALS)
 
     @routes.get("/sources")
     async def sources() -> list[str]:
-        """What may be watched."""
+        """List the sources that may be watched."""
         return sorted(service.streams.sources)
 
     @routes.get("/streams")
     async def listed() -> list[StreamState]:
-        """What is watched."""
+        """List the streams and their states."""
         return [StreamState.of(stream) for stream in service.streams.all()]
 
     @routes.post("/streams", status_code=201)
     async def start(asked: AskedStream) -> StreamState:
-        """Watch a source; whether it opens, its state and events tell."""
+        """Start to watch a source; state and events tell whether it could be opened."""
         return StreamState.of(await service.watch(asked.source, asked))
 
     @routes.get("/streams/{number}")
     async def state(number: int) -> StreamState:
-        """How one is doing."""
+        """Show how a stream is doing."""
         return StreamState.of(service.streams.get(number))
 
     @routes.put("/streams/{number}/classes", status_code=204)
@@ -145,14 +145,14 @@ def streams(service: Service) -> APIRouter:
 
     @routes.delete("/streams/{number}", status_code=204)
     async def stop(number: int) -> None:
-        """Stop one and forget it."""
+        """Stop a stream and forget it."""
         await run_in_threadpool(service.streams.remove, number)
 
     return routes
 
 
 def watching(service: Service) -> APIRouter:
-    """What comes out of a stream."""
+    """Routes for the output of a stream."""
     routes = APIRouter(prefix="/v1/streams/{number}", tags=["streams"], responses=_REFUSALS)
 
     async def known(number: int) -> Stream:
@@ -161,7 +161,7 @@ def watching(service: Service) -> APIRouter:
     async def heard(
         number: int, last_event_id: Annotated[str, Header(pattern=r"^\d{0,20}$")] = ""
     ) -> AsyncGenerator[ServerSentEvent, None]:
-        # Here, as in the route itself the answer has begun. 204 ends a browser's asking again.
+        # Here, because in the route the answer has begun. 204 stops a browser from reconnecting.
         stream, last = service.streams.get(number), int(last_event_id or 0)
         if not stream.runs and not stream.after(last):
             raise HTTPException(204)
@@ -171,15 +171,15 @@ def watching(service: Service) -> APIRouter:
 
     @routes.get("/picture", response_class=Response, responses=_kind("image/jpeg"))
     async def picture(stream: Annotated[Stream, Depends(known)]) -> Response:
-        """The newest frame with what was found, as JPEG."""
+        """Get the newest frame with its detections drawn, as JPEG."""
         return Response(await service.draw(stream), media_type="image/jpeg")
 
     @routes.get("/events", response_class=EventSourceResponse, responses=_OVER)
     async def events(
         happening: Annotated[AsyncGenerator[ServerSentEvent, None], Depends(heard)],
     ) -> AsyncIterator[ServerSentEvent]:
-        """What happens, as server-sent events, from `Last-Event-ID` on; "ended" is the last."""
-        async with aclosing(happening):  # else who left is counted until it is collected
+        """Follow events, as server-sent events, from `Last-Event-ID` on; "ended" is the last."""
+        async with aclosing(happening):  # else a listener who left counts until it is collected
             async for event in happening:
                 yield event
 
@@ -187,12 +187,12 @@ def watching(service: Service) -> APIRouter:
 
 
 def about(service: Service) -> APIRouter:
-    """What this server is."""
+    """The route that describes this server."""
     routes = APIRouter(prefix="/v1/info", tags=["health"], responses=_REFUSALS)
 
     @routes.get("")
     async def info() -> Info:
-        """Which networks answer, and within which limits."""
+        """Show which networks answer, and within which limits."""
         preset, settings = service.detector.preset, service.settings
         return Info(
             version=__version__, preset=preset.name, detector=Path(preset.detector).name,
@@ -207,26 +207,26 @@ def about(service: Service) -> APIRouter:
 
 
 def metrics(registry: CollectorRegistry) -> APIRouter:
-    """For Prometheus."""
+    """The route for Prometheus."""
     routes = APIRouter(prefix="/metrics", tags=["health"])
 
     @routes.get("", response_class=Response, responses=_kind("text/plain"))
     async def metrics() -> Response:
-        """For Prometheus."""
+        """Get metrics in the format of Prometheus."""
         return Response(generate_latest(registry), media_type="text/plain; version=0.0.4")
 
     return routes
 
 
 def _kind(media_type: str) -> dict[int | str, dict[str, Any]]:
-    """What a good answer is, where it is no JSON."""
+    """Describe a good answer that is not JSON."""
     return {200: {"content": {media_type: {}}}}
 
 
 async def _happening(
     service: Service, stream: Stream, place: int
 ) -> AsyncGenerator[ServerSentEvent, None]:
-    """Events after that place, until the stream or the server ends."""
+    """Yield events after a number, until the stream or the server ends."""
     service.listeners += 1
     try:
         over = False

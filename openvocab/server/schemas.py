@@ -1,4 +1,4 @@
-"""What goes over the wire."""
+"""The requests and answers that go over the wire."""
 
 import json
 from typing import Annotated, Any, Literal, Self
@@ -34,11 +34,11 @@ Score = Annotated[float, Field(ge=0, le=1)]
 Names = Annotated[list[Name], Field(max_length=5000)]
 DOT = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNoAAAAggCBd81ytgAAAABJRU5ErkJggg=="
 """A picture of one grey pixel, for examples that work as they are."""
-KEYS = 16  # more of them are not looked at one by one
+KEYS = 16  # with more of them, a request is refused without a look at each
 
 
 class _Strict(BaseModel):
-    """Refuses what it does not know."""
+    """A model that refuses unknown keys."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -53,14 +53,14 @@ class _Strict(BaseModel):
 class Example(_Strict):
     """A picture of what is meant, cut out tightly."""
 
-    image: Annotated[str, Field(description="As the `image` of a question.")]
+    image: Annotated[str, Field(description="As for `image` of a question.")]
 
 
 Parts = Annotated[list[Name | Example], Field(max_length=100)]
 Classes = Annotated[
     Annotated[list[Name], Field(min_length=1, max_length=5000)]
     | Annotated[dict[Name, Parts], Field(min_length=1, max_length=5000)],
-    Field(description="Names; or for each name its synonyms and example pictures."),
+    Field(description="Names, or for each name its synonyms and example pictures."),
 ]
 
 
@@ -72,12 +72,12 @@ class Words(_Strict):
 
 
 class Question(_Strict):
-    """What to look for, and what is sure enough."""
+    """What to look for, and how sure it must be."""
 
     classes: Classes | None = None
     negatives: Names = []
     vocabulary: Annotated[
-        str | None, Field(description="Name of one that is stored, instead of classes.")
+        str | None, Field(description="Name of a stored vocabulary, instead of classes.")
     ] = None
     score_threshold: Score | None = None
     thresholds: Annotated[dict[Name, Score], Field(max_length=5000)] = {}
@@ -91,7 +91,7 @@ class Asked(Question):
     )
 
     image: Annotated[
-        str, Field(description="JPEG, PNG, WebP, ... in base64; or an address that is allowed.")
+        str, Field(description="JPEG, PNG, WebP, ... in base64, or an allowed address.")
     ]
 
 
@@ -100,19 +100,19 @@ class AskedForm(_Strict):
 
     image: UploadFile
     classes: Annotated[
-        list[str], Field(description='"bus, pedestrian", or as in JSON: {"car": ["car", "taxi"]}')
+        list[str], Field(description='"bus, pedestrian", or JSON: {"car": ["car", "taxi"]}')
     ] = []
     negatives: Annotated[list[str], Field(description='"wall, sky"')] = []
     vocabulary: str | None = None
     score_threshold: Score | None = None
-    thresholds: Annotated[Json[dict[Name, Score]], Field(description='In JSON: {"bus": 0.5}')] = {}
+    thresholds: Annotated[Json[dict[Name, Score]], Field(description='JSON: {"bus": 0.5}')] = {}
 
     def question(self) -> Question:
-        """The same, but for the picture.
+        """The question without the picture.
 
         Raises:
-            ValidationError: more or longer words than may be.
-            ClassesError: what begins as JSON is none.
+            ValidationError: there are too many words, or some are too long.
+            ClassesError: the classes begin like JSON but are not JSON.
         """
         return Question(
             classes=_listed(self.classes) or None,
@@ -133,12 +133,12 @@ class AskedBatch(Question):
     )
 
     images: Annotated[
-        list[str], Field(min_length=1, description="As `image`; the operator limits how many.")
+        list[str], Field(min_length=1, description="As for `image`; the operator limits how many.")
     ]
 
 
 class AskedStream(Question):
-    """A source to watch, and what for."""
+    """A source to watch, and what to look for."""
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"source": "gate", "classes": ["truck", "pedestrian"]}]}
@@ -156,12 +156,12 @@ class StreamState(BaseModel):
     error: str | None
     classes: list[str]
     figures: Annotated[
-        dict[str, float], Field(description="Frames, those dropped, frames a second, ...")
+        dict[str, float], Field(description="Frames, dropped frames, frames per second, ...")
     ]
 
     @classmethod
     def of(cls, stream: Stream) -> Self:
-        """Now."""
+        """The present state of a stream."""
         return cls(
             number=stream.number, source=stream.source, state=stream.state, error=stream.error,
             classes=stream.classes, figures=stream.figures(),
@@ -169,7 +169,7 @@ class StreamState(BaseModel):
 
 
 class Found(BaseModel):
-    """One thing."""
+    """One thing that was found."""
 
     class_name: str
     class_id: int
@@ -183,7 +183,7 @@ class Found(BaseModel):
 
 
 class Answer(BaseModel):
-    """What is in one picture, best first."""
+    """What was found in one picture, best first."""
 
     width: int
     height: int
@@ -191,16 +191,16 @@ class Answer(BaseModel):
 
 
 class Info(BaseModel):
-    """What a server is, and what it takes."""
+    """What a server runs, and what it accepts."""
 
     version: str
     preset: str
     detector: str
     encoder: str
-    fingerprint: Annotated[str, Field(description="Vocabularies belong to one.")]
-    detector_labels: Annotated[list[str], Field(description="What YOLO itself tells apart.")]
-    score_threshold: Annotated[float, Field(description="Where a request gives none.")]
-    max_pictures: Annotated[int, Field(description="Of one request.")]
+    fingerprint: Annotated[str, Field(description="Of the encoder; a vocabulary fits one only.")]
+    detector_labels: Annotated[list[str], Field(description="The detector's own names.")]
+    score_threshold: Annotated[float, Field(description="Used if a request gives none.")]
+    max_pictures: Annotated[int, Field(description="Per request.")]
     max_megapixels: float
     max_mb: int
     max_words: int
@@ -208,13 +208,13 @@ class Info(BaseModel):
 
 
 class Refused(BaseModel):
-    """Why not, in one line that ends with the remedy."""
+    """Why a request was refused, in one line that ends with the remedy."""
 
     detail: str
 
 
 def _listed(given: list[str]) -> Any:  # noqa: ANN401  JSON is of any form
-    """Words of a field of a form, which may be given again and again."""
+    """Words of a form's field, which may be repeated."""
     if len(given) == 1 and given[0].lstrip()[:1] in ("[", "{"):
         try:
             return json.loads(given[0])
@@ -224,6 +224,6 @@ def _listed(given: list[str]) -> Any:  # noqa: ANN401  JSON is of any form
 
 
 def answer(size_wh: tuple[int, int], found: sv.Detections) -> Answer:
-    """Detections in plain numbers."""
+    """Convert detections to plain numbers."""
     listed = [Found.model_validate(row) for row in rows(found)]
     return Answer(width=size_wh[0], height=size_wh[1], detections=listed)

@@ -1,4 +1,4 @@
-"""Films and cameras that the server watches, a thread each, and what happens on them."""
+"""Films and cameras that the server watches, one thread for each, and their events."""
 
 import copy
 import itertools
@@ -27,18 +27,18 @@ from openvocab.stream.zones import Zones
 __all__ = ["Stream", "Streams", "Told"]
 
 log = logging.getLogger(__name__)
-KEPT = 1000  # events of a stream; who comes later is told how many are missing
+KEPT = 1000  # events per stream; later callers are told how many they missed
 
 
 class Told(NamedTuple):
-    """An event, and its number: each is one more than the last of its stream."""
+    """An event and its number, one more than that of the previous event of its stream."""
 
     number: int
     record: dict[str, Any]
 
 
 class Stream:
-    """One source, watched in a thread of its own until it ends or is stopped."""
+    """One source, watched in its own thread until it ends or is stopped."""
 
     def __init__(
         self,
@@ -52,22 +52,22 @@ class Stream:
         """Encode the words; nothing is opened before `start`.
 
         Args:
-            number: it is asked for by.
-            source: what callers call it; the address they need not know.
-            address: as `Sources` takes it.
-            detector: whose networks run.
-            wanted: classes, negatives and thresholds, as `StreamProcessor` takes them.
-            zones: polygons and lines of this stream alone.
+            number: number by which callers refer to it.
+            source: name that callers know; they need not know the address.
+            address: as for `Sources`.
+            detector: detector whose networks are run.
+            wanted: classes, negatives and thresholds, as for `StreamProcessor`.
+            zones: polygons and lines, not shared with other streams.
 
         Raises:
-            ClassesError: they cannot be used.
+            ClassesError: the classes, negatives or thresholds cannot be used.
         """
         self.number, self.source, self._address = number, source, address
         self._newest: tuple[Frame, sv.Detections] | None = None
         self._draw = drawing(zones)
         self._lost, self._failed = False, False
         self._told: deque[Told] = deque(maxlen=KEPT)
-        # In milliseconds: no event of a server before this one has the number of one of this.
+        # In milliseconds: no event of an earlier server has the number of one of this stream.
         self._none = self._last = time.time_ns() // 10**6
         self._lock = threading.Lock()
         self._sources: Sources | None = None
@@ -80,52 +80,52 @@ class Stream:
         )
 
     def start(self) -> None:
-        """From now on; whether the source opens is told by its state and events."""
+        """Start watching; state and events tell whether the source could be opened."""
         self._thread.start()
 
     @property
     def state(self) -> Literal["runs", "lost", "ended", "failed"]:
-        """Whether it goes on; a camera that is lost is opened again."""
+        """The state; a camera that is lost will be opened again."""
         if self.runs:
             return "lost" if self._lost else "runs"
         return "failed" if self._failed else "ended"
 
     @property
     def runs(self) -> bool:
-        """Whether more may come."""
+        """Whether more frames may come."""
         return self._thread.is_alive()
 
     @property
     def error(self) -> str | None:
-        """Why there are no pictures, if there should be."""
+        """Why there are no pictures, if there should be some."""
         return self._why if self.state in ("lost", "failed") else None
 
     @property
     def classes(self) -> list[str]:
-        """What is looked for now."""
+        """The classes that are looked for at present."""
         return list(self._processor.classes)
 
     def set_classes(self, wanted: Mapping[str, Any]) -> None:
         """Look for other things from the next frame on.
 
         Raises:
-            ClassesError: they cannot be used; it goes on with those it has.
+            ClassesError: they cannot be used; the stream continues with the present ones.
         """
         self._processor.set_classes(**wanted)
 
     def picture(self) -> Image | None:
-        """The last frame with what was found in it, if there was one."""
+        """The last frame with its detections drawn, if there was one."""
         return None if self._newest is None else self._draw(*self._newest)
 
     def figures(self) -> dict[str, Any]:
-        """How it is doing, as `Metrics.snapshot` says."""
+        """How it is doing, as in `Metrics.snapshot`."""
         dropped = 0 if self._sources is None else self._sources.dropped
         return self._processor.metrics.snapshot(dropped)
 
     def after(self, number: int) -> list[Told]:
-        """The events after that one; of those that are no longer kept, one that tells how many.
+        """The events after number `number`; for those no longer kept, one event with their count.
 
-        Any other number is of no event of this stream: all of them are new to the caller.
+        If no event of this stream has that number, all events are new to the caller.
         """
         with self._lock:
             number = number if self._none < number <= self._last else self._none
@@ -139,7 +139,7 @@ class Stream:
         return [Told(number + missed, record | {"events": missed}), *kept]
 
     def end(self) -> None:
-        """Have it end after this frame."""
+        """Make it end after the current frame."""
         self._processor.stop()
 
     def stop(self) -> None:
@@ -149,7 +149,7 @@ class Stream:
 
     @property
     def _why(self) -> str:
-        """What a caller may know: nothing of the address, its host or its folder."""
+        """The reason as callers may know it: without the address, its host or its folder."""
         return f"{self.source} cannot be read now; the server's log says why."
 
     def _run(self) -> None:
@@ -160,13 +160,13 @@ class Stream:
         except Exception as error:  # noqa: BLE001  the server lives on
             self._failed = True
             log.warning("stream %d failed: %s", self.number, one_line(str(error)))
-        # In the time of its other events: a film's own, or the clock.
+        # On the same time scale as its other events: the film's own, or the clock.
         ended_s = time.time() if self._newest is None else self._newest[0].time_s
         reason = {"reason": self._why} if self._failed else {}
         self._tell(event_record(Event("ended", ended_s, self.source, reason)))
 
     def _report(self, event: Event) -> None:
-        """From the threads of the stream and of its source."""
+        """Take an event, from the threads of the stream and of its source."""
         record = event_record(event) | {"source": self.source}
         if event.kind.startswith("source"):  # lost or back
             self._lost = event.kind == "source lost"
@@ -182,7 +182,7 @@ class Stream:
 
 
 class Streams:
-    """Those of one server; thread-safe."""
+    """The streams of one server; thread-safe."""
 
     def __init__(
         self,
@@ -191,13 +191,13 @@ class Streams:
         zones: Mapping[str, Zones],
         max_streams: int,
     ) -> None:
-        """Nothing is opened yet.
+        """Prepare; nothing is opened yet.
 
         Args:
-            detector: whose networks run.
-            sources: addresses by the names that callers may use; no other is ever opened.
-            zones: of those sources, by the same names.
-            max_streams: at once.
+            detector: detector whose networks are run.
+            sources: addresses by the names that callers use; no others are ever opened.
+            zones: zones of these sources, by the same names.
+            max_streams: streams that may run at once.
         """
         self._detector, self._max_streams = detector, max_streams
         self.sources, self._zones = dict(sources), dict(zones)
@@ -205,11 +205,11 @@ class Streams:
         self._numbers, self._lock = itertools.count(1), threading.Lock()
 
     def check(self, source: str) -> None:
-        """Refuse at once what could not be started.
+        """Refuse a stream that could not be started, before any work is done.
 
         Raises:
             LacksError: no source has that name.
-            BusyError: as many run as may.
+            BusyError: the maximum number of streams is running.
         """
         if source not in self.sources:
             raise LacksError(f"There is no source {source!r}; GET /v1/sources lists them.")
@@ -217,32 +217,32 @@ class Streams:
             raise BusyError(f"{self._max_streams} streams may run; stop one.")
 
     def prepare(self, source: str, wanted: Mapping[str, Any]) -> Stream:
-        """One that is not started yet; the same source may be watched for several callers.
+        """Make a stream without starting it; several may watch the same source.
 
         Raises:
-            ClassesError: classes, negatives or thresholds cannot be used.
+            ClassesError: the classes, negatives or thresholds cannot be used.
         """
         address, zones = self.sources[source], copy.deepcopy(self._zones.get(source))
         return Stream(next(self._numbers), source, address, self._detector, wanted, zones)
 
     def start(self, stream: Stream) -> None:
-        """Start it; if there is no room, the oldest of those that ended makes some.
+        """Start a stream; if there is no room, the oldest one that has ended is dropped.
 
         Raises:
-            BusyError: as many run as may.
+            BusyError: the maximum number of streams is running.
         """
         with self._lock:
             self.check(stream.source)
             if len(self._streams) >= self._max_streams:
                 del self._streams[next(each.number for each in self.all() if not each.runs)]
-            stream.start()  # before it can be found, and stopped
+            stream.start()  # before others can find and stop it
             self._streams[stream.number] = stream
 
     def get(self, number: int) -> Stream:
-        """One of them.
+        """Return a stream by its number.
 
         Raises:
-            LacksError: there is none of that number.
+            LacksError: no stream has that number.
         """
         found = self._streams.get(number)
         if found is None:
@@ -250,26 +250,26 @@ class Streams:
         return found
 
     def all(self) -> list[Stream]:
-        """The oldest first; what ended among them, as long as there is room."""
+        """All streams, oldest first, including ended ones as long as there is room."""
         return list(self._streams.values())
 
     def remove(self, number: int) -> None:
-        """Stop one and forget it.
+        """Stop a stream and forget it.
 
         Raises:
-            LacksError: there is none of that number.
+            LacksError: no stream has that number.
         """
         self.get(number).stop()
         with self._lock:
             self._streams.pop(number, None)
 
     def end(self) -> None:
-        """Have all end soon."""
+        """Make all streams end soon."""
         for each in self.all():
             each.end()
 
     def close(self) -> None:
-        """Stop all, at once."""
+        """Stop all streams, all at the same time."""
         streams = self.all()
         with ThreadPoolExecutor(len(streams) or 1) as pool:
             list(pool.map(Stream.stop, streams))

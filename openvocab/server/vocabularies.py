@@ -1,4 +1,4 @@
-"""Class lists by name: encoded once, kept in memory and, where there is a folder, on disk."""
+"""Class lists by name: encoded once, kept in memory and, if there is a folder, on disk."""
 
 import re
 import threading
@@ -16,15 +16,15 @@ MOST = 256
 
 
 class Vocabularies:
-    """Thread-safe."""
+    """The stored vocabularies of a server; thread-safe."""
 
     def __init__(self, detector: OpenVocabDetector, folder: Path | None = None) -> None:
-        """Read what the folder holds.
+        """Read the vocabularies in the folder.
 
         Raises:
-            ClassesError: a file is no vocabulary, or of another encoder.
-            ConfigError: it is no folder, and none can be made. One that cannot be written to may
-                hold what others have stored.
+            ClassesError: a file is not a vocabulary, or was made with another encoder.
+            ConfigError: it is not a folder, and cannot be created. A read-only folder is fine: it
+                may hold vocabularies that others have stored.
         """
         if folder is not None:
             try:
@@ -44,14 +44,15 @@ class Vocabularies:
 
     @property
     def names(self) -> list[str]:
-        """In the order of the alphabet."""
+        """The names, in alphabetical order."""
         return sorted(self._known)
 
     def check(self, name: str) -> None:
-        """Refuse a name that nothing can be stored by.
+        """Refuse a name under which nothing can be stored.
 
         Raises:
-            ClassesError: of other signs than letters, digits, - and _; or there are too many.
+            ClassesError: the name has characters other than letters, digits, - and _, or there are
+                too many vocabularies.
         """
         if not NAME.fullmatch(name):
             raise ClassesError(f"{name!r} is no name; use letters, digits, - and _, 64 at most.")
@@ -59,7 +60,7 @@ class Vocabularies:
             raise ClassesError(f"There are {MOST} vocabularies; delete one.")
 
     def put(self, name: str, vocabulary: Vocabulary) -> None:
-        """Store one, in the place of an older one.
+        """Store a vocabulary, replacing an older one of the same name.
 
         Raises:
             ClassesError: see `check`.
@@ -72,10 +73,10 @@ class Vocabularies:
             self._known[name] = vocabulary
 
     def get(self, name: str) -> Vocabulary:
-        """One of them.
+        """Return a vocabulary by its name.
 
         Raises:
-            LacksError: there is none of that name.
+            LacksError: there is no vocabulary of that name.
         """
         found = self._known.get(name)
         if found is None:
@@ -83,10 +84,10 @@ class Vocabularies:
         return found
 
     def remove(self, name: str) -> None:
-        """Forget one.
+        """Forget a vocabulary.
 
         Raises:
-            LacksError: there is none of that name.
+            LacksError: there is no vocabulary of that name.
             OpenVocabError: its file cannot be removed.
         """
         with self._lock:
