@@ -1,4 +1,4 @@
-"""Detections of many files as Parquet, chunk by chunk: what is there already is not done again."""
+"""Detections of many files as Parquet, chunk by chunk; finished files are not done again."""
 
 import dataclasses
 import hashlib
@@ -59,33 +59,33 @@ SCHEMA = pa.schema(
         ("detections", pa.list_(THING)),
     ]
 )
-"""A row a file; `error` is null where it could be read."""
+"""One row per file; `error` is null if it could be read."""
 
 SUFFIX = ".parquet"
-ASKED = b"openvocab"  # in a part's metadata: what it answers
-CHUNK = 64  # files a part: what a worker that dies has to do again
-TOGETHER = 8  # images at once in memory
+ASKED = b"openvocab"  # in a part's metadata: the question that it answers
+CHUNK = 64  # files per part, which are redone if a worker dies
+TOGETHER = 8  # images in memory at once
 
 
 class Place(NamedTuple):
-    """A folder, on this machine or in a bucket; can be sent to another process."""
+    """A folder on this machine or in a bucket; can be sent to another process."""
 
     system: fs.FileSystem
     path: str
 
 
 class Chunk(NamedTuple):
-    """Files that make one part, whose name tells which they are."""
+    """The files of one part, whose name identifies them."""
 
     name: str
     paths: tuple[str, ...]
 
 
 def folder(address: str) -> Place:
-    """A folder, or the address of a bucket that pyarrow knows (s3://, gs://, ...).
+    """A place from a folder, or from a bucket address that pyarrow knows (s3://, gs://, ...).
 
     Raises:
-        OpenVocabError: an address of another kind.
+        OpenVocabError: the address is of another kind.
     """
     if "://" not in address:
         return Place(fs.LocalFileSystem(), str(Path(address).resolve()))
@@ -98,7 +98,7 @@ def folder(address: str) -> Place:
 
 
 def find(source: str) -> tuple[fs.FileSystem, list[str]]:
-    """The pictures of a folder, a glob or a bucket, in the order of the alphabet.
+    """Find the pictures of a folder, a glob or a bucket, in alphabetical order.
 
     Raises:
         ImageError: there are none.
@@ -120,7 +120,7 @@ def find(source: str) -> tuple[fs.FileSystem, list[str]]:
 
 
 def _named(paths: list[str]) -> list[str]:
-    """Parquet has no other names."""
+    """Check the paths, as Parquet takes no other names."""
     for path in paths:
         if path != path.encode(errors="replace").decode():
             raise ImageError(f"The name of {path} is no UTF-8; give the file another.")
@@ -128,7 +128,7 @@ def _named(paths: list[str]) -> list[str]:
 
 
 def chunks(paths: Sequence[str], size: int = CHUNK) -> list[Chunk]:
-    """All files, in order.
+    """Split the files into chunks, in order.
 
     >>> [len(each.paths) for each in chunks(["a", "b", "c"], 2)]
     [2, 1]
@@ -140,14 +140,14 @@ def chunks(paths: Sequence[str], size: int = CHUNK) -> list[Chunk]:
 
 
 def question(arguments: Mapping[str, Any]) -> str:
-    """What `OpenVocabStage` is asked, as each part tells it: JSON of classes, preset and so on."""
+    """The question to `OpenVocabStage`, as recorded in each part: JSON of classes, preset etc."""
     asked = {name: arguments.get(name) for name in ("classes", "negatives", "score_threshold")}
     preset = dataclasses.asdict(load(arguments["preset"]))
     return json.dumps(asked | {"preset": preset}, default=_told)
 
 
 def done(out: Place, asked: str) -> dict[str, str | None]:
-    """What the parts hold already: each path and its error.
+    """The files in the existing parts: each path and its error.
 
     Raises:
         OpenVocabError: a part cannot be read, or answers another question.
@@ -179,7 +179,7 @@ def _parts(out: Place) -> list[str]:
 def without_mended(
     out: Place, system: fs.FileSystem, known: Mapping[str, str | None]
 ) -> dict[str, str | None]:
-    """What is done already: files that could not be read, and now can, leave their parts."""
+    """The finished files, after removing from their parts those that have become readable."""
     failed = [path for path, why in known.items() if why]
     with ThreadPoolExecutor(TOGETHER) as pool:
         read = pool.map(lambda path: not isinstance(_read(system, path), str), failed)
@@ -200,7 +200,7 @@ def look(
     paths: Sequence[str],
     score_threshold: float | None = None,
 ) -> pa.Table:
-    """A row a file, in order, by `SCHEMA`; a file that cannot be read has its error."""
+    """One row per file, in order, by `SCHEMA`; a file that cannot be read has an error."""
     listed: list[dict[str, Any]] = []
     for first in range(0, len(paths), TOGETHER):
         some = paths[first : first + TOGETHER]
@@ -222,7 +222,7 @@ def look(
 
 
 def save(out: Place, name: str, table: pa.Table) -> None:
-    """Write a part; it is there whole, or not at all.
+    """Write a part, either whole or not at all.
 
     Raises:
         OpenVocabError: the folder cannot be written to.
@@ -244,8 +244,8 @@ def save(out: Place, name: str, table: pa.Table) -> None:
 class OpenVocabStage:
     """For `dataset.map_batches(OpenVocabStage, fn_constructor_kwargs={"classes": [...]}, ...)`.
 
-    Takes a column `path`, gives the rows of `SCHEMA`: `batch_format="pyarrow"`.
-    Loaded once a worker. Source: Ray Data's pattern of a class as a stage.
+    Takes a column `path`, and returns rows of `SCHEMA`; needs `batch_format="pyarrow"`. The
+    networks are loaded once per worker. Source: Ray Data's pattern of a class as a stage.
     """
 
     def __init__(
@@ -261,12 +261,12 @@ class OpenVocabStage:
         """Load the networks, in the worker.
 
         Args:
-            classes: as `OpenVocabDetector.detect` takes them, with negatives and threshold.
-            preset: a name, the path of a file that every worker has, or a Preset.
-            negatives: as there.
-            score_threshold: as there.
-            device: a torch device; None takes CUDA where there is one.
-            system: where the paths are; None is the worker's own machine.
+            classes: as for `OpenVocabDetector.detect`.
+            preset: a name, the path of a file that every worker has, or a `Preset`.
+            negatives: as for `OpenVocabDetector.detect`.
+            score_threshold: as for `OpenVocabDetector.detect`.
+            device: a torch device; None uses CUDA where available.
+            system: file system of the paths; None means the worker's own machine.
 
         Raises:
             OpenVocabError: whatever `from_preset` and `vocabulary` raise.
@@ -277,16 +277,16 @@ class OpenVocabStage:
         self._system = system or fs.LocalFileSystem()
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """Rows with a `path` to rows with `detections`."""
+        """Turn rows with a `path` into rows with `detections`."""
         paths = table["path"].to_pylist()
         return look(self._detector, self._bank, self._system, paths, self._threshold)
 
 
 class Worker:
-    """Does whole chunks and writes each itself: what it had not written when it died is redone."""
+    """Does whole chunks and writes each; a chunk that it had not written when it died is redone."""
 
     def __init__(self, out: Place, arguments: dict[str, Any]) -> None:
-        """Prepare; `arguments` are those of `OpenVocabStage`, which the first chunk loads."""
+        """Prepare; `arguments` are for `OpenVocabStage`, which is loaded for the first chunk."""
         self._out, self._arguments = out, arguments
         self._asked = {ASKED: question(arguments).encode()}
 
@@ -295,14 +295,14 @@ class Worker:
         return OpenVocabStage(**self._arguments)
 
     def do(self, chunk: Chunk) -> int:
-        """How many files it were."""
+        """Do a chunk; returns its number of files."""
         paths = pa.table({"path": pa.array(chunk.paths, pa.string())})
         save(self._out, chunk.name, self._stage(paths).replace_schema_metadata(self._asked))
         return len(chunk.paths)
 
 
 def _told(part: object) -> str:
-    """An example picture by what it shows, anything else by its name."""
+    """Identify an example picture or vocabulary by its contents, anything else by its name."""
     if isinstance(part, Path) and part.is_file():
         return hashlib.sha256(part.read_bytes()).hexdigest()
     if isinstance(part, Vocabulary):
@@ -312,7 +312,7 @@ def _told(part: object) -> str:
 
 
 def _read(system: fs.FileSystem, path: str) -> Image | str:
-    """A picture, or why not."""
+    """Read a picture, or say why it cannot be read."""
     try:
         with system.open_input_stream(path) as stream:
             return images.load(stream.read(), name=path)
@@ -321,7 +321,7 @@ def _read(system: fs.FileSystem, path: str) -> Image | str:
 
 
 def _things(found: sv.Detections) -> Iterator[dict[str, Any]]:
-    """Rounded: what differs by the number of threads alone is no difference."""
+    """Rows with rounded numbers, which then do not depend on the number of threads."""
     for row in rows(found):
         box = zip(EDGES, (round(edge, 1) for edge in row.pop("xyxy")), strict=True)
         short = {key: round(row[key], 3) for key in ("confidence", *PARTS)}

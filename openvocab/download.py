@@ -1,4 +1,4 @@
-"""One file over http(s): resumed, checked, and only then given its name."""
+"""Downloads one file over http(s): resumed, checked, and only then given its final name."""
 
 import logging
 import os
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 def damage(path: Path, size: int | None, sha256: str | None) -> str | None:
-    """What is wrong with a file of a known size and hash, if anything; None is not checked.
+    """What is wrong with a file of known size and hash, if anything; None is not checked.
 
     >>> damage(Path(__file__), 1, None).endswith("bytes, not 1")
     True
@@ -39,7 +39,7 @@ def damage(path: Path, size: int | None, sha256: str | None) -> str | None:
 
 
 def record(target: Path) -> Path:
-    """Beside a pulled file lies the hash it had, for files whose source publishes none."""
+    """The file beside a pulled one that records its hash, in case its source publishes none."""
     return target.with_name(target.name + ".sha256")
 
 
@@ -52,20 +52,21 @@ def fetch(
     progress: Progress | None = None,
     again: str = "try again",
 ) -> None:
-    """Download to `target.part`, check, then rename; a half file never has the final name.
+    """Download to `target.part`, check, then rename; a partial file never has the final name.
 
-    A part that is there already is resumed where the server proves that it is of the same version.
+    An existing part is resumed if the server proves that it belongs to the same version.
 
     Args:
         url: http or https; a redirect from https to http is refused.
-        target: where the whole file goes; its folder is made.
-        size: in bytes; None takes what the server says.
-        sha256: None takes what Hugging Face publishes for large files, if anything.
+        target: path of the whole file; its folder is created.
+        size: size in bytes; None uses what the server states.
+        sha256: hash; None uses what Hugging Face publishes for large files, if anything.
         progress: see `Progress`.
-        again: the remedy in an error, such as a command to run again.
+        again: the remedy in an error message, such as a command to run again.
 
     Raises:
-        WeightsError: no network, a refusal, a cut-off body, a wrong size or hash, a full disk.
+        WeightsError: there is no network, the host refuses, the transfer is cut off, the size or
+            hash is wrong, or the disk is full.
     """
     import httpx
 
@@ -100,9 +101,9 @@ def _download(
     progress: Progress | None,
     again: str,
 ) -> tuple[int | None, str | None]:
-    """Fill `part`; returns the size in bytes and the SHA-256 that the server or manifest promise.
+    """Fill `part`; returns the size in bytes and SHA-256 that the server or manifest promises.
 
-    Without a validator or a known hash, two versions could be mixed: then nothing is resumed.
+    Without a validator or a known hash, nothing is resumed, as two versions could be mixed.
     """
     import httpx
 
@@ -115,7 +116,7 @@ def _download(
     with httpx.stream(
         "GET", url, headers=headers, follow_redirects=True, timeout=timeout
     ) as response:
-        if start and response.status_code == 416:  # the part is whole or stale: begin anew
+        if start and response.status_code == 416:  # the part is whole or stale: start again
             part.unlink()
             return _download(url, part, size, sha256, progress, again)
         hops = (*response.history, response)
@@ -140,7 +141,7 @@ def _write(
 ) -> None:
     with part.open("ab" if start else "wb") as stream:
         etag = response.headers.get("ETag", "")
-        strong = etag.startswith('"') and etag.isascii()  # a weak one may not guard a range
+        strong = etag.startswith('"') and etag.isascii()  # a weak ETag must not guard a range
         _tag(part).write_text(etag if strong else "", encoding="ascii")
         for chunk in response.iter_bytes():
             stream.write(chunk)
@@ -161,7 +162,7 @@ def _published(response: "httpx.Response") -> str | None:
 
 
 def _tag(part: Path) -> Path:
-    """Beside a part lies the validator (ETag) of the version it was cut from."""
+    """The file beside a part that records the validator (ETag) of its version."""
     return part.with_name(part.name + ".etag")
 
 

@@ -1,4 +1,4 @@
-"""The process we run in: the device to compute on, environment variables left as they were."""
+"""The process around openvocab: devices, forks, and environment variables left unchanged."""
 
 import logging
 import os
@@ -20,9 +20,9 @@ _CHANGING = threading.RLock()
 
 
 def _renew() -> None:
-    """In a child, which has none of the other threads, and would wait for them.
+    """In a forked child, stop waiting for threads that exist only in the parent.
 
-    GNU OpenMP, of which torch's CPU builds are made, waits so for ever: only one thread is left.
+    GNU OpenMP, which torch's CPU builds use, would wait for them for ever: one thread is left.
     """
     global _CHANGING  # noqa: PLW0603
     _CHANGING = threading.RLock()
@@ -36,10 +36,10 @@ if hasattr(os, "register_at_fork"):
 
 @contextmanager
 def environment_kept() -> Iterator[None]:
-    """Give `os.environ` back as it was: Ultralytics, open_clip and torch set variables.
+    """Restore `os.environ`, in which Ultralytics, open_clip and torch set variables.
 
-    One thread at a time: another's end would take from this one the variables that it has set.
-    An import or an export may take a while.
+    One thread at a time, because another one's end would remove the variables that this one has
+    set. An import or an export may take a while.
 
     >>> with environment_kept():
     ...     os.environ["OPENVOCAB_DOCTEST"] = "1"
@@ -57,7 +57,7 @@ def environment_kept() -> Iterator[None]:
 
 
 def device_name(wanted: str | None) -> str:
-    """The torch device of a name, or `cuda:0` where there is one, else `cpu`.
+    """The torch device of that name; without a name, `cuda:0` if there is one, else `cpu`.
 
     Raises:
         ModelError: there is no such device on this machine.
@@ -70,7 +70,7 @@ def device_name(wanted: str | None) -> str:
     if wanted is None:
         return "cuda:0" if torch.cuda.is_available() else "cpu"
     try:
-        torch.zeros(1, device=wanted).cpu()  # "meta" has nothing to give
+        torch.zeros(1, device=wanted).cpu()  # fails for "meta", which holds no data
     # torch raises RuntimeError, AssertionError or NotImplementedError, by the kind of device.
     except Exception as error:
         raise ModelError(f"There is no device {wanted!r} on this machine; use cpu.") from error
@@ -79,10 +79,10 @@ def device_name(wanted: str | None) -> str:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Keep what torch does itself in this thread on one core, around a call of ONNX Runtime.
+    """Limit torch to one core in this thread, around a call of ONNX Runtime.
 
-    A second OpenMP thread, once woken, spins for its next piece of work and takes the core from
-    ONNX Runtime's own threads: a detector takes twice as long beside it on two cores.
+    A second OpenMP thread, once woken, spins while it waits for more work and takes a core from
+    ONNX Runtime's own threads: on two cores, a detector takes twice as long beside it.
 
     >>> import torch
     >>> with one_thread():
@@ -95,12 +95,12 @@ def one_thread() -> Iterator[None]:
 
 @contextmanager
 def logging_kept() -> Iterator[None]:
-    """Leave the root logger as it is: `logging.info`, which open_clip calls, gives it a handler.
+    """Leave the root logger as it is, though open_clip's `logging.info` gives it a handler.
 
-    The program's own `logging.basicConfig` would do nothing from then on.
+    With that, the program's own `logging.basicConfig` would have no effect any more.
     """
     root = logging.root
-    # Which handles what has no handler in any case.
+    # This handles messages that have no handler anyway.
     stand_in = None if root.handlers else logging.lastResort or logging.NullHandler()
     if stand_in is not None:
         root.addHandler(stand_in)
@@ -113,7 +113,7 @@ def logging_kept() -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No log and no warning meanwhile: exporters tell of what they change inside themselves.
+    """Suppress logs and warnings: exporters report on their own internals.
 
     >>> with quiet():
     ...     warnings.warn("torch.jit.trace is deprecated")
@@ -129,15 +129,15 @@ def quiet() -> Iterator[None]:
 
 
 def required(what: str, extra: str, *packages: str) -> None:
-    """Refuse what needs an optional package that is missing.
+    """Refuse something that needs an optional package if that is missing.
 
     Args:
-        what: as the sentence begins.
-        extra: of ours, that brings it.
-        packages: by the names they are imported by.
+        what: subject of the error message.
+        extra: extra of openvocab that brings the packages.
+        packages: names by which they are imported.
 
     Raises:
-        ModelError: naming it.
+        ModelError: a package is missing; the message names it.
 
     >>> required("Nothing", "none", "numpy")
     """

@@ -1,4 +1,4 @@
-"""Files of the package, text, TOML and JSON in, hashes, files out that are whole or not at all."""
+"""Reads files of the package, text, TOML and JSON, hashes files, and writes them atomically."""
 
 import hashlib
 import json
@@ -38,10 +38,10 @@ def numbered(path: Path) -> Iterator[Path]:
 
 
 def read_lines(path: Path) -> list[str]:
-    """Lines of a text file, without blank ones and `# comments`.
+    """Read the lines of a text file, without blank lines and `# comments`.
 
     Raises:
-        ConfigError: it cannot be read.
+        ConfigError: the file cannot be read.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
@@ -52,10 +52,10 @@ def read_lines(path: Path) -> list[str]:
 
 
 def read_table(path: Path) -> dict[str, Any]:
-    """What a TOML file holds, or a `.json` one.
+    """Read a TOML or `.json` file.
 
     Raises:
-        ConfigError: it cannot be read, or is not what its name says.
+        ConfigError: the file cannot be read, or is not what its name says.
     """
     if not path.is_file():
         raise ConfigError(f"There is no file {path}; check the path.")
@@ -72,20 +72,20 @@ def read_table(path: Path) -> dict[str, Any]:
 
 
 def sha256(path: Path) -> str:
-    """Of a file, in hexadecimal."""
+    """SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write(path: str | os.PathLike[str], payload: bytes) -> None:
-    """Write to a file beside it, then rename; folders are made.
+    """Write to a temporary file beside the target, then rename it; creates folders.
 
     Raises:
-        OpenVocabError: there can be no such file, or the disk is full.
+        OpenVocabError: the path cannot be a file, or the disk is full.
     """
     target = Path(path)
     try:
-        # Nobody else's, and of a length of its own: a name may have the longest there is.
+        # Unique, and of fixed length: the target's name may already be as long as names can be.
         part = target.with_name(f".{uuid.uuid4().hex}.part")
         target.parent.mkdir(parents=True, exist_ok=True)
         try:

@@ -19,10 +19,10 @@ __all__ = [
     "unrelated",
 ]
 
-TINY = 1e-290  # a share that has lost its digits, or all of it
-KIND = 0.7  # of the floor of a synonym: how near a broader word must be
+TINY = 1e-290  # a share below this has lost its digits, or vanished
+KIND = 0.7  # times the floor of a synonym: how near a broader word must be
 
-# What OpenBLAS multiplies in the calling thread: so many pairs with one row, so many rows of those.
+# What OpenBLAS still multiplies in the calling thread: pairs with one row, and rows of those.
 PAIRS, ROWS = 9000, 28
 
 Floats = NDArray[np.float32]
@@ -30,10 +30,11 @@ Mask = NDArray[np.bool_]
 
 
 def products(left: NDArray[np.floating], right: NDArray[np.floating]) -> NDArray[np.floating]:
-    """`left @ right.T` of `(N, D)` and `(K, D)`: cosines, where the rows are of unit length.
+    """`left @ right.T` of `(N, D)` and `(K, D)`: cosines, if the rows are of unit length.
 
-    In pieces for which BLAS wakes no thread. Once woken, its threads spin for some 50 ms, and take
-    a core from the network that runs next: on two cores a picture of ten boxes took half as long again.
+    Computed in pieces so small that BLAS wakes no threads. Once woken, they would spin for some
+    50 ms and take a core from the network that runs next: on two cores, a picture with ten boxes
+    took half as long again.
 
     >>> products(np.eye(2), np.ones((1, 2)))
     array([[1.],
@@ -49,7 +50,7 @@ def products(left: NDArray[np.floating], right: NDArray[np.floating]) -> NDArray
 
 
 def softmax(logits: Floats) -> Floats:
-    """Over the last axis of `(N, M)`; every row sums to one.
+    """Softmax over the last axis of `(N, M)`; every row sums to one.
 
     >>> softmax(np.array([[0.0, 0.0]], np.float32))
     array([[0.5, 0.5]], dtype=float32)
@@ -60,29 +61,29 @@ def softmax(logits: Floats) -> Floats:
 
 
 def posterior(logits: Floats, others: Floats, competes: Mask) -> Floats:
-    """Probability `(N, K)` of each class against all that competes with it: a softmax a class.
+    """Probability `(N, K)` of each class against its competitors: one softmax per class.
 
-    Competitors (negatives, background, the detector's own names) are never returned: that is how
-    "none of these" becomes an answer. Classes do not compete with each other here, so a score
-    does not depend on what else was asked for; the best class of a box is the largest of a row.
+    Competitors (negatives, background, the detector's own names) are never returned, which makes
+    "none of these" a possible answer. Classes do not compete with each other here, so a score does
+    not depend on what else was asked for; the best class of a box is the largest in its row.
 
     Args:
-        logits: `(N, K)` of the classes.
-        others: `(N, M)` of the competitors.
-        competes: `(K, M)`; False where a competitor is another word for the class.
+        logits: `(N, K)`, logits of the classes.
+        others: `(N, M)`, logits of the competitors.
+        competes: `(K, M)`; False if a competitor is another word for the class.
 
     >>> bus, road, coach = np.float32([[2.0]]), [1.0], [2.0]
     >>> posterior(bus, np.float32([road + coach]), np.array([[True, False]])).round(2)
     array([[0.73]], dtype=float32)
     """
-    # No class has a part in this but its own: another, far ahead, would leave it 0 of 0.
+    # Only the class itself takes part: another one, far ahead, would leave 0 / 0.
     exact = others.astype(np.float64)
     top = exact.max(axis=1, keepdims=True)
     top[np.isneginf(top)] = 0
     shares = products(np.exp(exact - top), competes.astype(np.float64))
     with np.errstate(divide="ignore", over="ignore"):
         rest = np.log(shares) + top
-        # What does not compete may be so far ahead that nothing is left of what does.
+        # Rows that do not compete may be so far ahead that nothing is left of those that do.
         far, classes = np.nonzero((shares < TINY) & competes.any(axis=1))
         if len(far):
             rivals = np.where(competes[classes], exact[far], -np.inf)
@@ -94,7 +95,7 @@ def posterior(logits: Floats, others: Floats, competes: Mask) -> Floats:
 def fuse(objectness: Floats, class_posterior: Floats, exponent: float) -> Floats:
     """Geometric fusion `objectness**(1 - exponent) * posterior**exponent` of `(N,)` and `(N,)`.
 
-    As F-VLM (Kuo et al., ICLR 2023) fuses its detector with CLIP.
+    Source: F-VLM (Kuo et al., ICLR 2023), which fuses its detector with CLIP in this way.
 
     >>> fuse(np.array([0.25], np.float32), np.array([1.0], np.float32), 0.5)
     array([0.5], dtype=float32)
@@ -104,9 +105,9 @@ def fuse(objectness: Floats, class_posterior: Floats, exponent: float) -> Floats
 
 
 def unrelated(features: Features) -> float:
-    """The cosine of two things that have nothing to do with each other: the median of pairs.
+    """The cosine of two unrelated things, estimated as the median over all pairs.
 
-    CLIP's texts all lie close together (0.8), those of other towers do not (0.05).
+    CLIP's text features are all close together (0.8); those of other towers are not (0.05).
 
     >>> unrelated(np.float32([[1, 0], [0, 1]]))
     0.0
@@ -116,16 +117,16 @@ def unrelated(features: Features) -> float:
 
 
 def nearness(words: Features, names: Features, zero: float) -> Floats:
-    """How near each word `(K, D)` is to each name `(L, D)`: 1 the same, 0 unrelated; `(K, L)`.
+    """Nearness `(K, L)` of each word `(K, D)` to each name `(L, D)`: 1 the same, 0 unrelated.
 
-    So that one floor serves every encoder: with 0.5, and 100 and 0.9 on bare cosines before it,
-    CLIP ViT-B/32 covers 43 % of LVIS's 127 kinds of COCO things, either way, but 12 % of its 1,012
-    other names now, and 40 % before (WordNet says which is which).
+    With it, one floor serves every encoder. With a floor of 0.5, CLIP ViT-B/32 covers 43 % of
+    LVIS's 127 kinds of COCO things, as it did with bare cosines (scale 100, floor 0.9), but only
+    12 % of its 1,012 other names instead of 40 % (WordNet says which are kinds).
 
     Args:
         words: unit rows.
         names: unit rows.
-        zero: cosine of what is `unrelated`.
+        zero: cosine of unrelated things, see `unrelated`.
 
     >>> nearness(np.float32([[1, 0]]), np.float32([[1, 0], [0.8, 0.6]]), 0.8).round(2)
     array([[1., 0.]], dtype=float32)
@@ -135,10 +136,10 @@ def nearness(words: Features, names: Features, zero: float) -> Floats:
 
 
 def label_affinity(near: Floats, scale: float, floor: float) -> Floats:
-    """How far each word means each of the detector's names, of `nearness` `(K, L)`: `(K, L + 1)`.
+    """How much each word means each of the detector's names: nearness `(K, L)` to `(K, L + 1)`.
 
-    A softmax of `scale * near` over the names and one more column, "none of the names", whose
-    nearness is `floor`: so a word is compared with the whole vocabulary of the detector and with
+    A softmax of `scale * near` over the names and a last column, "none of the names", whose
+    nearness is `floor`. So a word is compared with the detector's whole vocabulary, and with
     nothing else that the caller asked for. Rows sum to one.
 
     >>> label_affinity(np.float32([[1, 0]]), 40, 0.5).round(2)
@@ -149,19 +150,19 @@ def label_affinity(near: Floats, scale: float, floor: float) -> Floats:
 
 
 def covers(near: Floats, among: Floats, affinity: Floats, scale: float, floor: float) -> Mask:
-    """Which of the detector's names a word stands for, `(K, L)`: its own other names and kinds.
+    """Which of the detector's names a word stands for, `(K, L)`: its synonyms and its kinds.
 
     A synonym has more than half of the affinity. A broader word (animal) is nearer to each of its
-    kinds (cow) than its nearest name (dog) is to them, by one logit at least, though it may be
-    farther from them than a synonym: that finds most kinds of animal, fruit, vehicle and furniture
-    among COCO's names, and costs synonyms .4 of 43 AP50 with the starter.
+    kinds (cow) than its nearest name (dog) is to them, by at least one logit, though it may be
+    farther from them than a synonym would be. This finds most kinds of animal, fruit, vehicle and
+    furniture among COCO's names, and costs synonyms 0.4 of 43 AP50 with the starter.
 
     Args:
-        near: `(K, L)` nearness of words and names.
-        among: `(L, L)` nearness of the names to each other.
-        affinity: `(K, L + 1)` of `label_affinity`.
-        scale: as there.
-        floor: as there.
+        near: `(K, L)`, nearness of words and names.
+        among: `(L, L)`, nearness of the names to each other.
+        affinity: `(K, L + 1)`, from `label_affinity`.
+        scale: as for `label_affinity`.
+        floor: as for `label_affinity`.
 
     >>> animal = np.float32([[0.8, 0.6]])
     >>> covers(animal, np.eye(2, dtype=np.float32), label_affinity(animal, 20, 0.4), 20, 0.4)
@@ -174,15 +175,15 @@ def covers(near: Floats, among: Floats, affinity: Floats, scale: float, floor: f
 
 
 def label_evidence(affinity: Floats, covered: Mask, label_ids: NDArray[np.intp]) -> Floats:
-    """What a detector's label says for and against each word: `(N, K)` in [-1, 1].
+    """What a detector's label says for or against each word: `(N, K)` in [-1, 1].
 
-    +1: the label is another word for it. -1: the detector has a word for it and said another.
+    +1: the label is another word for it. -1: the detector has a name for it, but used another.
     0: the detector does not know such a thing, so its label says nothing.
 
     Args:
-        affinity: `(K, L + 1)` of `label_affinity`.
-        covered: `(K, L)` of `covers`; such a label never speaks against the word.
-        label_ids: `(N,)` index of each box's label among the names.
+        affinity: `(K, L + 1)`, from `label_affinity`.
+        covered: `(K, L)`, from `covers`; such a label never speaks against the word.
+        label_ids: `(N,)`, index of each box's label among the names.
 
     >>> rows = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]], np.float32)
     >>> label_evidence(rows, rows[:, :-1] > 0.5, np.array([0, 1]))
@@ -196,17 +197,17 @@ def label_evidence(affinity: Floats, covered: Mask, label_ids: NDArray[np.intp])
 
 
 def claims(class_posterior: Floats, near: Floats, trust: Floats) -> Floats:
-    """Posterior `(N, K)` of each class, less for words that are farther from the detector's label.
+    """Posterior `(N, K)` of each class, lowered for words farther from the detector's label.
 
-    Of "laptop" and "laptop computer" both are right, and which features are nearer is chance: the
-    class of the largest claim gets the box, so that the label decides between its own synonyms and
-    kinds unless the picture says otherwise. With 1,000 more classes of ImageNet's names, a class
-    keeps 36 of 40 AP50 by it, and 29 without.
+    "laptop" and "laptop computer" are both right, and it is chance which features are nearer. The
+    class with the largest claim gets the box, so the label decides between its own synonyms and
+    kinds unless the picture says otherwise. With ImageNet's 1,000 names as further classes, a class
+    keeps 36 of 40 AP50 this way, and 29 without.
 
     Args:
-        class_posterior: `(N, K)`.
-        near: `(N, K)` nearness of each class and the label of each box.
-        trust: `(N, 1)` logits that the label is worth.
+        class_posterior: `(N, K)`, posterior of each class.
+        near: `(N, K)`, nearness of each class to the label of each box.
+        trust: `(N, 1)`, logits that the label is worth.
 
     >>> near = np.float32([[1.0, 0.9]])
     >>> claims(np.float32([[0.98, 0.985]]), near, np.float32([[8.0]])).round(2)
@@ -219,11 +220,11 @@ def claims(class_posterior: Floats, near: Floats, trust: Floats) -> Floats:
 
 
 def margins(class_posterior: Floats, class_ids: NDArray[np.intp]) -> Floats:
-    """How far each row's class is ahead of the next, or of all else; `(N, K)` to `(N,)`.
+    """How far each row's class is ahead of the next, or of everything else; `(N, K)` to `(N,)`.
 
-    The class's posterior, less the larger of the best other class's and of one minus its own.
-    Negative below a posterior of 0.5, and where the detector's label gave the box to a class
-    although another one's posterior is higher.
+    The posterior of the class, minus the larger of the next best class's and one minus its own.
+    Negative if the posterior is below 0.5, or if the detector's label gave the box to this class
+    although the posterior of another is higher.
 
     >>> margins(np.float32([[0.9, 0.4], [0.6, 0.1]]), np.array([0, 0])).round(1)
     array([0.5, 0.2], dtype=float32)

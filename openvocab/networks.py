@@ -1,4 +1,4 @@
-"""The two networks of a preset, found on this machine and loaded."""
+"""Finds the two networks of a preset on this machine and loads them."""
 
 from pathlib import Path
 
@@ -11,14 +11,15 @@ __all__ = ["encoder_of", "networks", "proposer_of"]
 
 
 def networks(preset: Preset, device: str | None = None) -> tuple[Proposer, Encoder]:
-    """Load the proposer and the encoder. Never downloads.
+    """Load the proposer and the encoder; never downloads.
 
     Args:
-        preset: names the weights, and the numbers that they are loaded with.
-        device: a torch device; None takes CUDA where there is one.
+        preset: names the weights, and gives the numbers that they are loaded with.
+        device: a torch device; None uses CUDA where available.
 
     Raises:
-        WeightsNotFoundError: its weights are not here; the message says how to pull them.
+        WeightsNotFoundError: its weights are not on this machine; the message says how to pull
+            them.
         ModelError: a weights file is damaged or of an unsupported kind.
     """
     detector_file = _located(preset, preset.detector)
@@ -27,7 +28,7 @@ def networks(preset: Preset, device: str | None = None) -> tuple[Proposer, Encod
 
 
 def encoder_of(preset: Preset, device: str | None = None) -> Encoder:
-    """The encoder of a preset alone; `networks` says what is raised."""
+    """Load only the encoder of a preset; raises what `networks` raises."""
     from openvocab.encoders.openclip import OpenClipEncoder
 
     in_cache = ":" in preset.encoder and not Path(preset.encoder).exists()
@@ -36,7 +37,7 @@ def encoder_of(preset: Preset, device: str | None = None) -> Encoder:
 
 
 def proposer_of(preset: Preset, file: Path, device: str | None = None) -> Proposer:
-    """A detector with the numbers of a preset; `networks` says what is raised."""
+    """Load a detector with the numbers of a preset; raises what `networks` raises."""
     from openvocab.proposers.tiled import TiledProposer
     from openvocab.proposers.ultralytics import UltralyticsProposer
 
@@ -57,7 +58,7 @@ def proposer_of(preset: Preset, file: Path, device: str | None = None) -> Propos
 
 
 def _located(preset: Preset, name: str) -> Path:
-    """Where the weights lie; what lacks of a preset of ours can be pulled by the preset's name."""
+    """Where the weights are; those of a bundled preset can be pulled by the preset's name."""
     try:
         return weights.resolve(name)
     except WeightsNotFoundError as error:

@@ -1,4 +1,4 @@
-"""Words to prompts: template sets, articles, and how a caller's string is tidied."""
+"""Turns words into prompts: template sets, articles, and tidying of the caller's strings."""
 
 import unicodedata
 
@@ -22,7 +22,7 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
         "a photo of {article} {}",
     ),
 }
-"""Named template sets; `{}` is the word, `{article}` its a or an."""
+"""Named template sets; `{}` is the word, `{article}` its "a" or "an"."""
 
 _VOWELS = frozenset("aeiouAEIOU")
 
@@ -37,7 +37,7 @@ def tidy(word: str) -> str:
 
 
 def folded(word: str) -> str:
-    """What is the same for the same word: neither case nor blanks tell two apart.
+    """A form that is equal for equal words: neither case nor blanks make a difference.
 
     >>> folded("Traffic_Light") == folded("traffic light")
     True
@@ -66,7 +66,7 @@ def render(word: str, templates: str) -> list[str]:
     if templates not in TEMPLATES:
         raise ConfigError(f"Unknown template set {templates!r}; use one of {', '.join(TEMPLATES)}.")
     text = tidy(word)
-    # A word that brings its own article ("the Eiffel Tower") needs no second one.
+    # A word with its own article ("the Eiffel Tower") needs no second one.
     own, _, rest = text.partition(" ")
     if own.lower() in {"a", "an", "the"} and rest:
         text = rest
@@ -79,7 +79,7 @@ def render(word: str, templates: str) -> list[str]:
 
 
 def split_list(text: str) -> list[str]:
-    """Comma-separated words to a list.
+    """Split comma-separated words into a list.
 
     >>> split_list("bus, person with a hat,")
     ['bus', 'person with a hat']

@@ -1,4 +1,4 @@
-"""Boxes worth a look, grown by their context, laid on whole pixels, told apart by what they show."""
+"""Boxes worth encoding: grown by their context, laid on whole pixels, without near-duplicates."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,15 +10,15 @@ __all__ = ["grown", "reachable", "regions", "shown"]
 
 
 def reachable(found: Proposals, threshold: float, preset: Preset) -> NDArray[np.intp]:
-    """Rows of the boxes worth encoding: no score exceeds objectness**(1 - fusion_exponent)."""
+    """Rows worth encoding, as no score can exceed objectness**(1 - fusion_exponent)."""
     power = 1 / max(1 - preset.fusion_exponent, 1e-6)
     return np.flatnonzero(found.objectness >= threshold**power)[: preset.max_regions]
 
 
 def grown(xyxy: Boxes, scale: float | NDArray[np.float32]) -> Boxes:
-    """Each box `(N, 4)` grown by `scale`, one or `(N,)`, about its centre.
+    """Grow each box `(N, 4)` about its centre, by one `scale` or one per box `(N,)`.
 
-    Source: the two context scales 1.0 and 1.5 are ViLD's (Gu et al., ICLR 2022).
+    Source: the two context scales 1.0 and 1.5 are from ViLD (Gu et al., ICLR 2022).
 
     >>> grown(np.array([[2, 2, 4, 6]], np.float32), 1.5)
     array([[1.5, 1. , 4.5, 7. ]], dtype=float32)
@@ -30,10 +30,10 @@ def grown(xyxy: Boxes, scale: float | NDArray[np.float32]) -> Boxes:
 
 
 def regions(xyxy: Boxes, size_wh: tuple[int, int], *, square: bool = False) -> NDArray[np.int64]:
-    """Each box `(N, 4)` in whole pixels of an image, clipped to it, at least one pixel a side.
+    """Each box `(N, 4)` in whole pixels, clipped to the image, with sides of at least one pixel.
 
-    `square` first grows the short side to the long one, so that a model that crops the centre
-    sees context instead of losing the ends.
+    `square` first grows the short side to the length of the long one, so a model that crops the
+    centre sees context instead of losing the ends.
 
     >>> regions(np.array([[1.5, 1, 4.5, 7]], np.float32), (10, 6))
     array([[1, 1, 5, 6]])
@@ -51,7 +51,7 @@ def regions(xyxy: Boxes, size_wh: tuple[int, int], *, square: bool = False) -> N
 
 
 def shown(xyxy: Boxes, iou: float) -> NDArray[np.intp]:
-    """Which box shows what each of `(N, 4)` does, `(N,)`: itself, or an earlier one it overlaps so.
+    """Row `(N,)` of the box to encode for each box `(N, 4)`: an earlier one above `iou`, or itself.
 
     >>> shown(np.array([[0, 0, 10, 10], [20, 0, 30, 10], [0, 0, 10, 9.5]], np.float32), 0.9)
     array([0, 1, 0])

@@ -1,4 +1,4 @@
-"""Libraries that run networks beside torch, without what they do to the process and to each other."""
+"""Libraries besides torch that run networks, without their side effects on the process."""
 
 import os
 import shutil
@@ -17,23 +17,23 @@ from openvocab.environment import environment_kept
 
 __all__ = ["contained_ultralytics", "onnx_session", "onnxruntime", "openvino"]
 
-SETTINGS = "settings.json"  # of Ultralytics
+SETTINGS = "settings.json"  # Ultralytics' own
 
 
 def onnxruntime() -> ModuleType:
     """ONNX Runtime, imported without its telemetry."""
     with environment_kept():
-        # Read as it is imported; else it makes a device id and uploads events.
+        # Read on import; without it, a device id is made and events are uploaded.
         os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
         import onnxruntime as module
     return module
 
 
 def onnx_session(path: Path, threads: int) -> Any:  # noqa: ANN401  it ships no types
-    """A model on the CPU whose threads rest between two runs.
+    """Load a model on the CPU, with threads that rest between runs.
 
-    By default they spin for the next run, and take the core from the network that runs in between:
-    an encoder takes half as long again beside such a detector, on two cores.
+    By default they spin while they wait for the next run, and take a core from the network that
+    runs in between: on two cores, an encoder takes half as long again beside such a detector.
     """
     module = onnxruntime()
     options = module.SessionOptions()
@@ -44,7 +44,7 @@ def onnx_session(path: Path, threads: int) -> Any:  # noqa: ANN401  it ships no 
 
 
 def openvino() -> ModuleType:
-    """OpenVINO, imported without its telemetry: it tells Google of every model that it reads."""
+    """OpenVINO, imported without its telemetry, which reports every model it reads to Google."""
     with environment_kept():  # one thread at a time
         if "openvino" not in sys.modules:
             before = sys.modules.get("openvino_telemetry")
@@ -60,7 +60,7 @@ def openvino() -> ModuleType:
 
 @contextmanager
 def contained_ultralytics() -> Iterator[Any]:
-    """Ultralytics, for one thread at a time, while the process is kept as it was."""
+    """Use Ultralytics, one thread at a time, and leave the process as it was."""
     with environment_kept(), _threads_kept():
         module = _load_ultralytics()
         with _nothing_installed(module.utils.checks), _nothing_noted(module.utils.SETTINGS):
@@ -69,7 +69,7 @@ def contained_ultralytics() -> Iterator[Any]:
 
 @contextmanager
 def _threads_kept() -> Iterator[None]:
-    """Ultralytics sets torch to all cores but one and OpenCV to none as it starts: undo it."""
+    """Undo what Ultralytics sets on start: all cores but one for torch, no threads for OpenCV."""
     import cv2
     import torch
 
@@ -85,7 +85,7 @@ def _threads_kept() -> Iterator[None]:
 
 @contextmanager
 def _nothing_installed(checks: Any) -> Iterator[None]:  # noqa: ANN401
-    """Ultralytics installs what a backend lacks by pip: not here, whoever imported it first."""
+    """Keep Ultralytics from installing missing packages with pip, even if the user imported it."""
     before = checks.AUTOINSTALL
     checks.AUTOINSTALL = False
     try:
@@ -96,7 +96,7 @@ def _nothing_installed(checks: Any) -> Iterator[None]:  # noqa: ANN401
 
 @contextmanager
 def _nothing_noted(settings: Any) -> Iterator[None]:  # noqa: ANN401
-    """An export notes in the user's settings which hints it has given: not here."""
+    """Keep an export from recording in the user's settings which hints it has given."""
     before = settings.file_path
     settings.file_path = Path(os.devnull)
     try:
@@ -108,10 +108,10 @@ def _nothing_noted(settings: Any) -> Iterator[None]:  # noqa: ANN401
 def _load_ultralytics() -> Any:  # noqa: ANN401
     """Import Ultralytics without what its import does to the process.
 
-    It asks the network whether it is there, installs packages when it misses one, writes its
-    settings, sets OMP_NUM_THREADS and other variables, filters warnings, and replaces
-    `torch.save`, `PIL.Image.open` (by one that installs a HEIF decoder when a file is no image)
-    and the print options of torch and NumPy. A user who imported it first keeps what they have.
+    It probes the network, installs missing packages, writes its settings, sets OMP_NUM_THREADS and
+    other variables, filters warnings, and replaces `torch.save`, `PIL.Image.open` (with one that
+    installs a HEIF decoder if a file is no image) and the print options of torch and NumPy. If the
+    user has imported it already, everything stays as they have it.
     """
     if "ultralytics" in sys.modules:
         return sys.modules["ultralytics"]
@@ -127,7 +127,7 @@ def _load_ultralytics() -> Any:  # noqa: ANN401
     try:
         copy = Path(private.name) / home.name
         copy.mkdir()
-        with suppress(OSError):  # there may be none
+        with suppress(OSError):  # there may not be one
             shutil.copy(home / SETTINGS, copy)
         with _threads_kept(), environment_kept(), warnings.catch_warnings():
             os.environ.update({"YOLO_CONFIG_DIR": private.name} | quiet)
@@ -143,7 +143,7 @@ def _load_ultralytics() -> Any:  # noqa: ANN401
 
 
 def _ultralytics_home() -> Path:
-    """Where the user's Ultralytics keeps its settings and fonts."""
+    """The folder of the user's Ultralytics settings and fonts."""
     chosen = os.environ.get("YOLO_CONFIG_DIR")
     if chosen:
         return Path(chosen).expanduser() / "Ultralytics"
@@ -151,7 +151,7 @@ def _ultralytics_home() -> Path:
 
 
 def _settle(settings: Any, home: Path) -> None:  # noqa: ANN401
-    """What the user sets from now on goes to their own file, which nothing has written to yet."""
+    """From now on, save the user's settings to their own file, which is still untouched."""
     settings.file = settings.file_path = home / SETTINGS
     own = {"USER_CONFIG_DIR": home, "SETTINGS_FILE": home / SETTINGS}
     for name, module in list(sys.modules.items()):

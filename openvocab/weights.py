@@ -1,4 +1,4 @@
-"""Weights by name: what the manifest lists, where the files lie, and how they are fetched."""
+"""Weights by name: what the manifest lists, where the files are, and how they are fetched."""
 
 import os
 import tomllib
@@ -37,10 +37,10 @@ class WeightsFile:
     path: str
     """Relative to the weights folder, with forward slashes."""
     bytes: int | None = None
-    """Size; None where the source publishes none."""
+    """Size; None if the source does not publish it."""
     sha256: str | None = None
     url: str | None = None
-    """None when the file ships with the package."""
+    """Address to fetch it from; None if the file ships with the package."""
 
     def __post_init__(self) -> None:
         pure = PurePosixPath(self.path)
@@ -75,14 +75,14 @@ class Weights:
             raise WeightsError(f"{self.name}: a detector of {files} files; mend the manifest.")
 
     def path_in(self, root: Path) -> Path:
-        """What a loader takes: the file of a detector, the folder of an encoder."""
+        """The path for a loader: the file of a detector, or the folder of an encoder."""
         first = root / self.files[0].path
         return first.parent if self.kind == "encoder" else first
 
 
 @cache
 def manifest(path: Path | None = None) -> Mapping[str, Weights]:
-    """Bundles by name, of the package's own `MANIFEST.toml` or of another one.
+    """Read bundles by name from the package's own `MANIFEST.toml`, or from another file.
 
     Raises:
         WeightsError: the file cannot be read, or an entry is wrong.
@@ -103,12 +103,12 @@ def manifest(path: Path | None = None) -> Mapping[str, Weights]:
 
 
 def bundled_root() -> Path:
-    """Weights that ship with the package."""
+    """The folder of the weights that ship with the package."""
     return bundled("weights")
 
 
 def user_root() -> Path:
-    """Where pulled weights go: `OPENVOCAB_WEIGHTS`, else the user's cache folder."""
+    """The folder of pulled weights: `OPENVOCAB_WEIGHTS`, else in the user's cache folder."""
     import platformdirs
 
     chosen = os.environ.get("OPENVOCAB_WEIGHTS")
@@ -118,10 +118,10 @@ def user_root() -> Path:
 
 
 def resolve(name: str | os.PathLike[str], entries: Mapping[str, Weights] | None = None) -> Path:
-    """The path on this machine of a manifest name, or of a file or folder given directly.
+    """The path on this machine of a name in the manifest, or of a file or folder; never fetches.
 
     Raises:
-        WeightsNotFoundError: the name is unknown, or its files are not here. Nothing is fetched.
+        WeightsNotFoundError: the name is unknown, or its files are not on this machine.
 
     >>> resolve("starter-detector").name
     'detector.onnx'
@@ -135,13 +135,13 @@ def resolve(name: str | os.PathLike[str], entries: Mapping[str, Weights] | None 
 
 
 def verify(name: str, entries: Mapping[str, Weights] | None = None) -> bool:
-    """Compare the files of a bundle with the hashes of the manifest, or else of when it was pulled.
+    """Compare the files of a bundle with the manifest's hashes, or those recorded by the pull.
 
     Returns:
-        Whether a hash was known for every file; without one, only that it is not empty.
+        Whether a hash is known for every file; other files are only checked not to be empty.
 
     Raises:
-        WeightsNotFoundError: the name is unknown, or its files are not here.
+        WeightsNotFoundError: the name is unknown, or its files are not on this machine.
         WeightsError: a file has the wrong size or hash.
     """
     entry = _entry(name, manifest() if entries is None else entries)
@@ -159,16 +159,17 @@ def verify(name: str, entries: Mapping[str, Weights] | None = None) -> bool:
 def pull(
     name: str, *, progress: Progress | None = None, entries: Mapping[str, Weights] | None = None
 ) -> Path:
-    """Fetch what is missing or damaged of a bundle into `user_root()`; resumes what was cut off.
+    """Fetch missing or damaged files of a bundle into `user_root()`; resumes partial downloads.
 
     Args:
-        name: of the manifest.
+        name: a name in the manifest.
         progress: called with the bytes so far and the total (None: unknown) of the current file.
-        entries: another manifest than the package's own.
+        entries: a manifest in place of the package's own.
 
     Raises:
         WeightsNotFoundError: the name is unknown.
-        WeightsError: no network, a refusal, a cut-off body, a wrong size or hash, a full disk.
+        WeightsError: there is no network, the host refuses, the transfer is cut off, the size or
+            hash is wrong, or the disk is full.
     """
     entry = _entry(name, manifest() if entries is None else entries)
     try:
@@ -209,7 +210,7 @@ def _entry(name: str, entries: Mapping[str, Weights]) -> Weights:
 
 
 def _located(entry: Weights) -> Path:
-    """The root that holds all files of the bundle."""
+    """The folder that holds all files of the bundle."""
     for root in (bundled_root(), user_root()):
         if all((root / file.path).is_file() for file in entry.files):
             return root

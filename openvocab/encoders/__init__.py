@@ -1,1 +1,1 @@
-"""Encoders that map regions and words into one space."""
+"""Encoders that map regions and words into the same space."""

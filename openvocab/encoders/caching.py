@@ -1,4 +1,4 @@
-"""Text features of words, remembered: a known word costs a look-up, a new one its own forward."""
+"""Caches text features by word: a known word costs a look-up, a new one a forward pass."""
 
 import threading
 import zlib
@@ -21,7 +21,7 @@ Value = TypeVar("Value")
 
 
 class Recent(Generic[Key, Value]):
-    """So many values at the most, the least recently used forgotten first; thread-safe.
+    """A cache of limited size that drops the least recently used values; thread-safe.
 
     >>> two = Recent(2)
     >>> for word in ("cat", "dog", "bus"):
@@ -36,7 +36,7 @@ class Recent(Generic[Key, Value]):
         self._lock = threading.Lock()
 
     def look_up(self, keys: Sequence[Key]) -> dict[Key, Value]:
-        """Those of the keys that are known, with their values."""
+        """The known ones among the keys, with their values."""
         with self._lock:
             found = {key: self._known[key] for key in keys if key in self._known}
             for key in found:
@@ -44,7 +44,7 @@ class Recent(Generic[Key, Value]):
             return found
 
     def update(self, values: Mapping[Key, Value]) -> None:
-        """Remember them."""
+        """Remember the values."""
         with self._lock:
             self._known.update(values)
             while len(self._known) > self._capacity:
@@ -52,13 +52,13 @@ class Recent(Generic[Key, Value]):
 
 
 class WordFeatures:
-    """Words to pooled, unit template features; the last used ones are remembered."""
+    """Turns words into unit features pooled over templates; caches the last used ones."""
 
     def __init__(self, encoder: Encoder, templates: str, capacity: int = CAPACITY) -> None:
         self._encoder = encoder
         self._templates = templates
         self._known: Recent[str, NDArray[np.float32]] = Recent(capacity)
-        self._encoding = threading.Lock()  # the text tower
+        self._encoding = threading.Lock()  # guards the text tower
 
     @property
     def fingerprint(self) -> str:
@@ -67,13 +67,13 @@ class WordFeatures:
         return f"{self._encoder.fingerprint}/{zlib.crc32(prompts.encode()):08x}"
 
     def __call__(self, words: Sequence[str]) -> Features:
-        """Features `(K, D)` of the words in order; all unknown words go in one text forward."""
+        """Features `(K, D)` of the words, in order; new words share one forward pass."""
         keys = [tidy(word) for word in words]
         if not keys:
             return self._encoder.encode_text([])
         rows = self._known.look_up(keys)
         if any(key not in rows for key in keys):
-            # Of two threads with the same new word one encodes; known words never wait for it.
+            # If two threads have the same new word, one encodes it; known words never wait.
             with self._encoding:
                 rows |= self._known.look_up(keys)
                 if new := [key for key in dict.fromkeys(keys) if key not in rows]:

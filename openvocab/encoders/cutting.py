@@ -1,4 +1,4 @@
-"""Cuts boxes out of images, each resized to what an image tower takes."""
+"""Cuts boxes out of images, and resizes them to the input size of an image tower."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,8 +17,8 @@ from openvocab.regions import regions
 __all__ = ["Cutter"]
 
 GREY = 114
-# A box is shrunk by halves to no less than this many times what the tower takes, before it is
-# resized: Pillow does so by `reducing_gap`, and finds no difference to be seen from 3 on.
+# Before resizing, a box is halved as long as it stays at least this many times the tower's size.
+# Pillow's `reducing_gap` does the same, and finds no visible difference from 3 on.
 GAP = 2
 
 
@@ -26,26 +26,26 @@ GAP = 2
 class Cutter:
     """Regions `(N, size, size, 3)` uint8 BGR of boxes of images, in batches.
 
-    On the CPU by torch's uint8 resize with antialiasing, within 8 of 255 levels of PIL's, 0.2 on
-    average. Boxes of over four times the size come from a halved image (one level on average),
-    whose pixels they are laid on: that moves an edge by .2 % of the box at the most
-    (`tests/contract/test_encoders.py` holds all that). More threads, or cutting a batch while the
-    tower runs the last, were tried: 1 to 2 % of `detect`, as Python's lock goes to and fro.
+    On the CPU, torch's uint8 resize with antialiasing is within 8 of 255 levels of PIL's, and 0.2
+    on average. Boxes of over four times the size are cut from a halved image (one level on
+    average), on whose pixels they are laid, which moves an edge by at most 0.2 % of the box
+    (`tests/contract/test_encoders.py` checks all this). More threads, or cutting a batch while the
+    tower runs the previous one, gained 1 to 2 % of `detect`, because of Python's lock.
     """
 
     size: int
     """Side of a region, in pixels."""
     square: bool
-    """Boxes are made square with real context; else they are squashed."""
+    """Whether boxes are made square with real context; else they are squashed."""
     mode: str
     """`bicubic` or `bilinear`."""
     device: torch.device
-    """An image is uploaded once, however many boxes it has."""
+    """Each image is uploaded to it once, however many boxes it has."""
 
     def __call__(
         self, images: Sequence[Image], boxes: Sequence[Boxes], batch_size: int
     ) -> Iterator[Tensor]:
-        """One batch is in memory at a time, however many images there are."""
+        """Cut boxes; one batch is in memory at a time, however many images there are."""
         views = (
             view
             for image, found in zip(images, boxes, strict=True)
@@ -59,7 +59,7 @@ class Cutter:
             yield cut
 
     def _views(self, image: Image, boxes: Boxes) -> Iterator[Tensor]:
-        """Boxes as they lie in the image, or in a halved one, `(1, 3, h, w)`."""
+        """Boxes as cut from the image or from a halved one, `(1, 3, h, w)`."""
         if not len(boxes):
             return
         height, width = image.shape[:2]
@@ -74,16 +74,16 @@ class Cutter:
             yield halves[level][:, :, top:bottom, left:right]
 
     def _level(self, side: int) -> int:
-        """How often the image is halved for a box of such a short side."""
+        """How often to halve the image for a box with this short side."""
         if self.device.type != "cpu":
             return 0
         return max(int(log2(side / (GAP * self.size))), 0)
 
     def _resized(self, view: Tensor) -> Tensor:
-        """`(1, 3, size, size)`, channels last."""
+        """Resize to `(1, 3, size, size)`, channels last."""
         height, width = view.shape[-2:]
         if self.square and height != width:
-            # The image ended before the square did: fill with mid-grey, keep the aspect.
+            # The square reaches beyond the image: fill with mid-grey to keep the aspect.
             extra_y, extra_x = max(width - height, 0), max(height - width, 0)
             left, top = extra_x // 2, extra_y // 2
             view = pad(view, (left, extra_x - left, top, extra_y - top), value=GREY)
@@ -96,7 +96,7 @@ class Cutter:
 
 
 def _half(planes: Tensor) -> Tensor:
-    """Each four pixels averaged; a last odd row or column is left out."""
+    """Average each 2x2 pixels; an odd last row or column is left out."""
     image = planes[0].permute(1, 2, 0).numpy()
     height, width = image.shape[0] // 2, image.shape[1] // 2
     even = image[: 2 * height, : 2 * width]

@@ -30,27 +30,27 @@ KINDS = {
     "onnx": ("fp32", "int8"),  # ONNX Runtime has no bf16 kernels on a CPU
     "openvino": ("fp32", "bf16"),
 }
-MANY = 200  # regions; under that a share of 98 % means little
+MANY = 200  # regions; with fewer, a share of 98 % means little
 ROUNDS, BATCH = 7, 16
 LARGE = 10_000_000  # bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Floors:
-    """Under which a tower is refused.
+    """Limits below which a tower is refused.
 
-    The cosine is that of the worst region, not the mean: the starter in bf16 has a mean of .997,
-    a worst region of .94, and gives 1 region in 10 another name.
+    The cosine is that of the worst region, not the mean: the starter in bf16 has a mean of 0.997,
+    a worst region of 0.94, and gives 1 region in 10 another name.
     """
 
     fp32: float = 0.9999
-    """Lowest cosine to the features of torch in fp32."""
+    """Lowest cosine to the features of torch in fp32, for a tower in fp32."""
     bf16: float = 0.99
-    """Likewise."""
+    """The same for a tower in bf16."""
     int8: float = 0.98
     """Share of the regions that keep their nearest word."""
     speed: float = 1.0
-    """Times as fast as torch, and as ONNX Runtime in fp32, which every other tower is to beat."""
+    """Speed relative to torch, and to ONNX Runtime in fp32, which all other towers must beat."""
 
 
 def export(  # noqa: PLR0913  keywords, most with a default
@@ -70,16 +70,18 @@ def export(  # noqa: PLR0913  keywords, most with a default
         runtime: `onnx` or `openvino`.
         precision: `fp32`, `bf16` (OpenVINO) or `int8` (ONNX Runtime).
         seen: real pictures, BGR, and boxes `(N, 4)` in them; needed for all but fp32.
-        words: what the regions are named with, to count those that keep their name.
+        words: words to name the regions with, to count those that keep their name.
         out: folder for a whole bundle with the graph; None adds the graph to the bundle itself.
-        floors: other ones than the default.
+        floors: limits in place of the defaults.
 
     Returns:
-        The figures; in `image.json` of the bundle, too, for all but ONNX Runtime in fp32.
+        The measurements; also written to `image.json` in the bundle, except for ONNX Runtime in
+        fp32.
 
     Raises:
         WeightsNotFoundError: there is no such bundle.
-        ModelError: a package lacks, too few regions, a tower that was refused (nothing is written).
+        ModelError: a package is missing, there are too few regions, or the tower was refused
+            (nothing is written).
         OpenVocabError: the folder cannot be written to.
     """
     floors = floors or Floors()
@@ -105,10 +107,10 @@ def export(  # noqa: PLR0913  keywords, most with a default
 
 
 def check_kind(runtime: str, precision: str) -> None:
-    """Whether there is such an export, and what it needs is installed.
+    """Check that there is such an export, and that what it needs is installed.
 
     Raises:
-        ModelError: saying what there is, or which package lacks.
+        ModelError: there is no such export, or a package is missing.
     """
     if precision not in KINDS.get(runtime, ()):
         known = ", ".join(f"{name} {each}" for name, all_ in KINDS.items() for each in all_)
@@ -137,7 +139,7 @@ def _measured(
     seen: Seen,
     words: Sequence[str],
 ) -> Record:
-    """Features and speed against torch in fp32, and speed against ONNX Runtime in fp32."""
+    """Compare features with torch in fp32, and speed with torch and ONNX Runtime in fp32."""
     runtime, precision = kind
     images, boxes = zip(*(seen or [_noise()]), strict=True)
     batches = list(encoder.regions(images, boxes))
@@ -173,7 +175,7 @@ def _cosines(expected: Features, found: Features) -> Features:
 
 
 def _noise() -> tuple[Image, Boxes]:
-    """A picture of nothing, enough to see whether a graph computes the same."""
+    """A picture of noise, enough to see whether a graph computes the same."""
     image = np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8)
     corners = np.arange(BATCH, dtype=np.float32)[:, None] * 8
     return image, np.hstack([corners, corners, corners + 64, corners + 128]).astype(np.float32)
@@ -182,7 +184,7 @@ def _noise() -> tuple[Image, Boxes]:
 def _speeds(
     encoder: OpenClipEncoder, tower: Forward, plain: Forward, regions: torch.Tensor
 ) -> tuple[float, float]:
-    """How often as fast as torch, and as `plain`: medians of rounds in which all take turns."""
+    """Speed relative to torch and to `plain`: medians of rounds in which all take turns."""
     array = regions.numpy()
     ratios = []
     for number in range(ROUNDS + 1):
@@ -206,7 +208,7 @@ def _gate(record: Record, floors: Floors) -> None:
         floor = f"{floors.int8:.0%}"
     else:
         floor = str(floors.bf16 if record.precision == "bf16" else floors.fp32)
-        low = not record.cosine_min >= float(floor)  # not a number is low, too
+        low = not record.cosine_min >= float(floor)  # NaN counts as low, too
         said = f"has a cosine of {record.cosine_min:.4f} to fp32 on its worst region"
     if low:
         raise ModelError(
@@ -225,7 +227,7 @@ def _gate(record: Record, floors: Floors) -> None:
 
 
 def _target(folder: Path, out: Path | None) -> Path:
-    """Where the graph goes; a whole bundle goes into a new folder, or over an older such bundle."""
+    """The folder for the graph; a whole bundle goes to a new folder, or replaces such a bundle."""
     if out is None:
         if (folder / WEIGHTS).is_symlink():
             raise OpenVocabError(f"{folder} is a cache of links; give another folder (--out).")
@@ -241,7 +243,7 @@ def _target(folder: Path, out: Path | None) -> Path:
 
 @contextmanager
 def _staged(folder: Path, target: Path) -> Iterator[Path]:
-    """A copy of the bundle on the target's disk, with links to what is large."""
+    """A copy of the bundle on the target's disk, with links to large files."""
     home = target if target == folder else target.parent
     try:
         home.mkdir(parents=True, exist_ok=True)
@@ -259,7 +261,7 @@ def _staged(folder: Path, target: Path) -> Iterator[Path]:
 
 
 def _link(source: Path, target: Path) -> None:
-    """A hard link for weights; a copy of what is small, made here, or on another disk."""
+    """Hard-link weights; copy files that are small, made here, or on another disk."""
     large = source.stat().st_size > LARGE
     if large and target.name not in {GRAPH, INT8_GRAPH, RECORDS}:
         try:
@@ -277,7 +279,7 @@ def _link(source: Path, target: Path) -> None:
 
 
 def _remember(stage: Path, record: Record) -> None:
-    """Add the record to those of the bundle, in the place of an older one of its kind."""
+    """Add the record to those of the bundle, replacing an older one of its kind."""
     kind = record.runtime, record.precision
     others = [
         each
@@ -288,7 +290,7 @@ def _remember(stage: Path, record: Record) -> None:
 
 
 def _deliver(stage: Path, target: Path, *, whole: bool) -> None:
-    """Move what was made into the target, the record last."""
+    """Move the new files into the target, the record last."""
     made = sorted(path.name for path in stage.iterdir()) if whole else [GRAPH, INT8_GRAPH, RECORDS]
     made.sort(key=lambda name: name == RECORDS)
     try:

@@ -1,4 +1,4 @@
-"""Makes `image.onnx`, the image tower's graph whose weights stay in the bundle, and its int8 form."""
+"""Makes `image.onnx`, the image tower's graph with its weights left in the bundle, and int8."""
 
 import copy
 import json
@@ -20,19 +20,20 @@ KINDS = {"F16": "FLOAT16", "BF16": "BFLOAT16", "F32": "FLOAT"}  # safetensors' n
 
 
 def traced(tower: nn.Module, size: int, weights: Path) -> bytes:
-    """The graph of a tower of `visual` for any batch size, its weights referred to by their places.
+    """The graph of a tower of `visual`, for any batch size, with references to its weights.
 
-    It is small, and the two can never disagree. The runtimes widen and fold the weights when they
-    load it.
+    So the graph is small, and the two can never disagree. Runtimes widen and fold the weights when
+    they load it.
 
     Raises:
-        ModelError: the file does not hold the tensors as the tower has them; or a package lacks.
+        ModelError: the file does not hold the tensors as the tower has them, or a package is
+            missing.
     """
     required("The export", "export", "onnx", "onnxscript")
     import onnx
     from onnxscript import ir, optimizer
 
-    # Channels last, as torch computes fastest, would leave its traces in the graph.
+    # Channels last, in which torch is fastest, would leave traces in the graph.
     tower = copy.deepcopy(tower).to(memory_format=torch.contiguous_format)
     with environment_kept(), quiet():
         program = torch.onnx.export(
@@ -62,11 +63,11 @@ def traced(tower: nn.Module, size: int, weights: Path) -> bytes:
 
 
 def quantised(graph: Path) -> bytes:
-    """The graph with the weights of its products in int8, those of the inputs chosen at each run.
+    """The graph with the weights of its products in int8, and input scales chosen at each run.
 
-    Dynamic, a scale a channel. Static int8, with scales calibrated on 160 regions, was tried and
-    left: it keeps the names of 83 to 86 % of regions (a random ViT-B-32, the starter), dynamic
-    int8 of 97 to 99 %, and on the ViT is no faster.
+    Dynamic, with one scale per channel. Static int8, with scales calibrated on 160 regions, was
+    tried and dropped: it keeps the names of 83 to 86 % of regions (a random ViT-B-32, the starter),
+    dynamic int8 those of 97 to 99 %, and on the ViT it is no faster.
     """
     required("The export", "export", "onnx")
     runtime = onnxruntime()
@@ -76,7 +77,7 @@ def quantised(graph: Path) -> bytes:
         folded, result = Path(place) / "folded.onnx", Path(place) / "int8.onnx"
         options = runtime.SessionOptions()
         options.log_severity_level = 3  # errors
-        # Only a constant is quantised, and a transposed or widened weight is none until folded.
+        # Only constants are quantised; a transposed or widened weight is not one until folded.
         options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_BASIC
         options.optimized_model_filepath = str(folded)
         for key, value in (("file_name", "folded.bin"), ("min_size_in_bytes", "1024")):
@@ -96,17 +97,17 @@ def quantised(graph: Path) -> bytes:
 
 
 def _without_values(model: Any) -> None:  # noqa: ANN401  onnx ships no types
-    """Weights become inputs, so that the optimizer computes nothing from them."""
+    """Turn weights into inputs, so that the optimizer computes nothing from them."""
     for name, value in list(model.graph.initializers.items()):
         if not name.startswith("visual."):
-            continue  # the preprocessing's
+            continue  # belongs to the preprocessing
         del model.graph.initializers[name]
         value.const_value = None
         model.graph.inputs.append(value)
 
 
 def _refer(graph: Any, file: str, header_bytes: int, entries: dict[str, Any]) -> None:  # noqa: ANN401
-    """Weights that are inputs become references into the safetensors file, widened to float32."""
+    """Turn weights that are inputs into references to the safetensors file, widened to float32."""
     from onnx import TensorProto, helper
 
     widened = []

@@ -28,16 +28,16 @@ from openvocab.protocols import Boxes, Features, Image
 __all__ = ["CONFIG", "WEIGHTS", "OpenClipEncoder", "bundle_folder"]
 
 KNOWN = {"interpolation": ("bicubic", "bilinear"), "resize_mode": ("shortest", "squash", "longest")}
-PROMPTS = 512  # a forward: a long list must not take all memory
+PROMPTS = 512  # per forward pass: a long list must not take all memory
 
 
 class OpenClipEncoder:
-    """Regions and prompts to unit features of one open_clip model; thread-safe, eval mode.
+    """Encodes regions and prompts as unit features of an open_clip model; thread-safe, eval mode.
 
-    A bundle that brings its image tower as a graph (`openvocab export`) has it run by ONNX Runtime
-    or OpenVINO on a CPU; elsewhere torch runs it. Whole regions are squashed, or made square with
-    real context first where the model's own preprocessing keeps the aspect: no end of a box is
-    ever cut off. Source: CLIP (Radford et al., ICML 2021).
+    If a bundle has its image tower as a graph (`openvocab export`), ONNX Runtime or OpenVINO runs
+    it on a CPU; otherwise torch does. Whole regions are squashed, or first made square with real
+    context if the model's own preprocessing keeps the aspect; the ends of a box are never cut off.
+    Source: CLIP (Radford et al., ICML 2021).
     """
 
     def __init__(
@@ -52,16 +52,16 @@ class OpenClipEncoder:
 
         Args:
             source: folder of an open_clip bundle, or `MODEL:TAG` already in the local cache.
-            device: a torch device; None takes CUDA where there is one.
-            batch_size: regions a forward pass; None takes 16 on a CPU, where more are no faster,
+            device: a torch device; None uses CUDA where available.
+            batch_size: regions per forward pass; None uses 16 on a CPU, where more are no faster,
                 and 64 elsewhere.
-            graphs: on a CPU, run the fastest graph of the image tower that lies in the bundle;
-                without, torch in fp32, which those are measured against.
+            graphs: on a CPU, run the fastest graph of the image tower in the bundle; if False, use
+                torch in fp32, against which graphs are measured.
 
         Raises:
             WeightsNotFoundError: the bundle or the cached model is not on this machine.
-            ModelError: a damaged file, a tokenizer that needs the `transformers` extra, no such
-                device, or a batch of none.
+            ModelError: a file is damaged, the tokenizer needs the `transformers` extra, there is no
+                such device, or the batch size is less than 1.
         """
         if batch_size is not None and batch_size < 1:
             raise ModelError(f"A batch of {batch_size} regions holds nothing; give 1 or more.")
@@ -88,12 +88,12 @@ class OpenClipEncoder:
         self._try_out(folder)
 
     def _try_out(self, folder: Path) -> None:
-        """A tower may load and take pictures of another size than the bundle says."""
+        """Run the tower once: it may load, yet need another picture size than the bundle says."""
         try:
             self.encode_regions([np.zeros((4, 4, 3), np.uint8)], [np.array([[0, 0, 4, 4.0]])])
         except ModelError:
             raise
-        except Exception as error:  # of torch, ONNX Runtime or OpenVINO
+        except Exception as error:  # from torch, ONNX Runtime or OpenVINO
             raise ModelError(
                 f"{folder} cannot be run ({summary(error)}); use another device, or pull or "
                 "export it again."
@@ -112,12 +112,12 @@ class OpenClipEncoder:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the weights and configuration, the preprocessing, and what is not fp32."""
+        """Hash of weights and configuration, the preprocessing, and any precision except fp32."""
         return self._fingerprint
 
     @property
     def tower(self) -> nn.Module:
-        """Regions to unit features in torch, of which an export is made."""
+        """The image tower in torch, regions to unit features, from which an export is made."""
         return self._tower
 
     @property
@@ -127,7 +127,7 @@ class OpenClipEncoder:
 
     @torch.inference_mode()
     def encode_text(self, prompts: Sequence[str]) -> Features:
-        """Features `(K, D)`; prompts past the context length lose their end."""
+        """Encode prompts as features `(K, D)`; those over the context length lose their end."""
         if not prompts:
             return np.empty((0, self._width), np.float32)
         parts = [
@@ -138,7 +138,7 @@ class OpenClipEncoder:
 
     @torch.inference_mode()
     def encode_regions(self, images: Sequence[Image], boxes: Sequence[Boxes]) -> list[Features]:
-        """Features `(N_i, D)` of the boxes of each BGR image; packed in batches across images."""
+        """Encode the boxes of each BGR image as `(N_i, D)`, in batches across images."""
         with nullcontext() if self._graph is None else one_thread():
             parts = [self.forward(batch) for batch in self.regions(images, boxes)]
         if not parts:
@@ -148,7 +148,7 @@ class OpenClipEncoder:
         return [rows[end - len(found) : end] for end, found in zip(ends, boxes, strict=True)]
 
     def regions(self, images: Sequence[Image], boxes: Sequence[Boxes]) -> Iterator[Tensor]:
-        """The boxes as the image tower takes them, `(N, size, size, 3)` uint8 BGR, in batches."""
+        """Cut boxes out for the image tower, in batches `(N, size, size, 3)` of uint8 BGR."""
         return self._cut(images, boxes, self._batch)
 
     @torch.inference_mode()
@@ -163,7 +163,7 @@ class OpenClipEncoder:
 
 
 class _ImageTower(nn.Module):
-    """Regions `(N, S, S, 3)` uint8 BGR to unit features `(N, D)`, as the model's `encode_image`."""
+    """Maps regions `(N, S, S, 3)` uint8 BGR to unit features `(N, D)`, like `encode_image`."""
 
     factor: Tensor
     offset: Tensor
@@ -173,29 +173,29 @@ class _ImageTower(nn.Module):
         self.visual = visual
         shape = (1, 3, 1, 1)
         spread, middle = torch.tensor(std).view(shape), torch.tensor(mean).view(shape)
-        # As a sum: 0 to 255 in, zero mean and unit spread out.
+        # As one sum: 0 to 255 in, zero mean and unit deviation out.
         self.register_buffer("factor", 1 / (255 * spread))
         self.register_buffer("offset", -middle / spread)
 
     def forward(self, regions: Tensor) -> Tensor:
-        """Normalised here, so that a graph of this does it: four times fewer bytes go in."""
+        """Normalise here, so an exported graph does it, too, and takes a quarter of the bytes."""
         pixels = regions.permute(0, 3, 1, 2)[:, [2, 1, 0]].float() * self.factor + self.offset
         found = self.visual(pixels)
         return normalize(found[0] if isinstance(found, tuple) else found, dim=-1)
 
 
 def _finite(rows: Features) -> Features:
-    """Damaged weights may load and give no numbers, which no comparison would ever notice."""
+    """Refuse NaN, which damaged weights may give, and which no comparison would notice."""
     if not np.isfinite(rows).all():
         raise ModelError("The encoder gives features that are not numbers; pull its weights again.")
     return rows
 
 
 def bundle_folder(given: str | os.PathLike[str]) -> Path:
-    """The folder of a bundle: given, or found in the local Hugging Face cache.
+    """The folder of a bundle: as given, or found in the local Hugging Face cache.
 
     Raises:
-        WeightsNotFoundError: there is none.
+        WeightsNotFoundError: there is no such bundle.
     """
     source = os.fspath(given)
     if ":" not in source or Path(source).is_dir():
@@ -221,20 +221,20 @@ def bundle_folder(given: str | os.PathLike[str]) -> Path:
 
 
 def _load(folder: Path, device: torch.device) -> tuple[Any, Any, dict[str, Any]]:
-    """Model, tokenizer and configuration."""
+    """Load model, tokenizer and configuration."""
     import open_clip
 
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         _check_tokenizer(folder, config["model_cfg"].get("text_cfg", {}))
         name = f"local-dir:{folder}"
-        # It draws random weights, which are those of the file a moment later.
+        # It draws random weights, which are replaced by the file's a moment later.
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             model = open_clip.create_model(name, device=device, require_pretrained=True)
         tokenizer = open_clip.get_tokenizer(name)
     except ModelError:
         raise
-    # open_clip, safetensors and json each raise their own on a damaged bundle.
+    # open_clip, safetensors and json each raise their own errors on a damaged bundle.
     except Exception as error:
         raise ModelError(
             f"{folder} cannot be loaded as an open_clip bundle ({summary(error)}); pull it again."
@@ -244,7 +244,7 @@ def _load(folder: Path, device: torch.device) -> tuple[Any, Any, dict[str, Any]]
 
 
 def _preprocessing(folder: Path, model: Any, config: dict[str, Any]) -> dict[str, Any]:  # noqa: ANN401
-    """Size, mean, std, interpolation and resize mode, as open_clip reads them of the bundle."""
+    """Size, mean, std, interpolation and resize mode, as open_clip reads them from the bundle."""
     try:
         merged = dict(model.visual.preprocess_cfg) | config.get("preprocess_cfg", {})
         size = merged.get("size", model.visual.image_size)

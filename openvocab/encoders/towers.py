@@ -1,4 +1,4 @@
-"""The image tower of a bundle as a graph: which of those that lie there is run, and by what."""
+"""The image tower of a bundle as a graph: which of its graphs to run, and in which runtime."""
 
 import hashlib
 import json
@@ -40,10 +40,10 @@ __all__ = [
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
 GRAPH, INT8_GRAPH = "image.onnx", "image-int8.onnx"
 RECORDS = "image.json"
-"""What was exported beyond `image.onnx`, and what that is worth: a list of `Record`."""
+"""Lists the exports besides `image.onnx`, with their measurements, as `Record`s."""
 LAYOUT = "layout_sha256"
-"""Of what the graph is made for: the places in the weights' file, mean and spread of pixels. Kept in
-its metadata, written by the export."""
+"""Key in a graph's metadata, written by the export, for a hash of what the graph was made for: the
+positions in the weights' file, and the mean and deviation of pixels."""
 
 Forward = Callable[[NDArray[np.uint8]], Features]
 """Regions `(N, S, S, 3)` BGR to unit features `(N, D)`; thread-safe."""
@@ -53,29 +53,29 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A tower that passed its gate, tied to the weights that it was measured with."""
+    """A tower that passed its gate, tied to the weights with which it was measured."""
 
     runtime: str
     """`onnx` or `openvino`."""
     precision: str
     """`fp32`, `bf16` or `int8`."""
     bundle_sha256: str
-    """Of weights and configuration."""
+    """Hash of weights and configuration."""
     graph_sha256: str
     regions: int
-    """On how many regions of real pictures it was compared with torch in fp32; 0 for noise."""
+    """Regions of real pictures on which it was compared with torch in fp32; 0 means noise."""
     cosine_min: float
     cosine_mean: float
     agreement: float | None
     """Share of the regions that keep their nearest word; None without words."""
     over_torch: float
-    """Times as fast as torch in fp32, at batches of 16, where it was exported."""
+    """Speed relative to torch in fp32, with batches of 16, on the machine that exported it."""
     speed: float
-    """Times as fast as `image.onnx` in ONNX Runtime, likewise."""
+    """Speed relative to `image.onnx` in ONNX Runtime, measured in the same way."""
 
     @property
     def mark(self) -> str:
-        """What a fingerprint must add: nothing where the features are those of fp32."""
+        """Suffix for a fingerprint; empty if the features are those of fp32."""
         if self.precision == "fp32":
             return ""
         of = f"/{self.graph_sha256[:16]}" if self.precision == "int8" else ""
@@ -83,10 +83,10 @@ class Record:
 
 
 def fastest(folder: Path, bundle_sha256: str) -> tuple[Forward, str] | None:
-    """The fastest tower of a bundle that this machine can run, and its mark; None: there is none.
+    """The fastest tower of a bundle that this machine can run, and its mark; None without graphs.
 
     Raises:
-        ModelError: a graph or a record that is damaged, or made of another bundle.
+        ModelError: a graph or a record is damaged, or was made from another bundle.
     """
     weights = folder / WEIGHTS
     records = sorted(read_records(folder), key=lambda record: -record.speed)
@@ -112,23 +112,23 @@ def fastest(folder: Path, bundle_sha256: str) -> tuple[Forward, str] | None:
 
 
 def load(graph: Path, weights: Path, runtime: str, precision: str) -> Forward:
-    """A graph in its runtime, with as many threads as torch has.
+    """Load a graph in its runtime, with as many threads as torch has.
 
-    `image.onnx` holds no weights. It refers to those of the safetensors file beside it (ONNX
-    external data), so that text and images cannot come from two trainings.
+    `image.onnx` holds no weights but refers to those in the safetensors file beside it (ONNX
+    external data), so text and images cannot come from two trainings.
 
     Raises:
-        ModelError: not a graph, or of another safetensors file.
+        ModelError: the file is not a graph, or belongs to another safetensors file.
     """
     make = _openvino if runtime == "openvino" else _onnx
     try:
         forward, metadata = make(graph, precision)
-    # Both runtimes have a dozen errors of their own, few of them public.
+    # Both runtimes raise a dozen errors, few of them public.
     except Exception as error:
         raise ModelError(
             f"{graph} cannot be loaded ({type(error).__name__}); delete it or pull it again."
         ) from error
-    # OpenVINO does not tell the metadata; the record beside it holds the hash of both files.
+    # OpenVINO does not expose the metadata; the record beside it holds the hash of both files.
     if metadata is not None and precision == "fp32" and metadata.get(LAYOUT) != layout(weights):
         raise ModelError(f"{graph} is not of the {weights.name} and {CONFIG} beside it; delete it.")
     return forward
@@ -146,14 +146,14 @@ def _onnx(graph: Path, _: str) -> tuple[Forward, dict[str, str] | None]:
 
 def _openvino(graph: Path, precision: str) -> tuple[Forward, dict[str, str] | None]:
     core = openvino().Core()
-    # By default it computes in bf16 wherever the processor can.
+    # By default, it computes in bf16 if the processor can.
     settings = {
         "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         "PERFORMANCE_HINT": "LATENCY",
     }
     compiled = core.compile_model(core.read_model(graph), "CPU", settings)
-    lock = threading.Lock()  # a compiled model has one request, which all calls of it share
+    lock = threading.Lock()  # a compiled model has one request, which all calls share
 
     def forward(regions: NDArray[np.uint8]) -> Features:
         with lock:
@@ -164,10 +164,10 @@ def _openvino(graph: Path, precision: str) -> tuple[Forward, dict[str, str] | No
 
 
 def read_records(folder: Path) -> list[Record]:
-    """What `image.json` lists; nothing where there is none.
+    """Read the records of `image.json`; none if there is no such file.
 
     Raises:
-        ModelError: it is damaged.
+        ModelError: the file is damaged.
     """
     path = folder / RECORDS
     if not path.is_file():
@@ -188,12 +188,12 @@ def read_records(folder: Path) -> list[Record]:
 
 
 def to_json(records: list[Record]) -> bytes:
-    """As `read_records` reads them."""
+    """Write records in the form that `read_records` reads."""
     return (json.dumps({"towers": [asdict(each) for each in records]}, indent=1) + "\n").encode()
 
 
 def graph_of(folder: Path, precision: str) -> Path:
-    """int8 has weights and a graph of its own; OpenVINO reads the one of ONNX Runtime."""
+    """The graph's file: int8 has its own, with weights; OpenVINO reads that of ONNX Runtime."""
     return folder / (INT8_GRAPH if precision == "int8" else GRAPH)
 
 
@@ -206,13 +206,13 @@ def identity(folder: Path) -> str:
 
 
 def layout(weights: Path) -> str:
-    """What `LAYOUT` holds, of a bundle whose weights these are."""
+    """The value of `LAYOUT` for a bundle with these weights."""
     process = json.loads(weights.with_name(CONFIG).read_bytes()).get("preprocess_cfg", {})
     normalised = json.dumps([process.get(key) for key in ("mean", "std")])
     return hashlib.sha256(header(weights) + normalised.encode()).hexdigest()
 
 
 def header(weights: Path) -> bytes:
-    """Of a safetensors file, JSON: type, shape and place of each tensor."""
+    """Header of a safetensors file, JSON: type, shape and position of each tensor."""
     with weights.open("rb") as file:
         return file.read(int.from_bytes(file.read(8), "little"))

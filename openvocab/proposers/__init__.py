@@ -1,1 +1,1 @@
-"""Detectors that say where things are."""
+"""Detectors that find where things are."""

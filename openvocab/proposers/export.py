@@ -1,4 +1,4 @@
-"""Exports a detector by Ultralytics' own means, with what that does to the process contained."""
+"""Exports a detector with Ultralytics' own exporter, and contains its side effects."""
 
 import contextlib
 import json
@@ -21,7 +21,7 @@ NEEDS = {
     ("openvino", "fp32"): ("openvino",),
     ("openvino", "int8"): ("openvino", "nncf"),
 }
-CALIBRATED_ON = 300  # pictures at the most; NNCF looks at as many
+CALIBRATED_ON = 300  # pictures at most; NNCF uses as many
 
 
 def export_detector(  # noqa: PLR0913  keywords, most with a default
@@ -34,22 +34,23 @@ def export_detector(  # noqa: PLR0913  keywords, most with a default
     image_size: int | None = None,
     trust_pickle: bool = False,
 ) -> Path:
-    """Write a `.pt` detector as ONNX, or as a folder of OpenVINO; nothing is installed.
+    """Write a `.pt` detector as ONNX, or as an OpenVINO folder; nothing is installed.
 
     Args:
         path: a checkpoint of Ultralytics.
         runtime: `onnx` or `openvino`.
-        precision: `fp32`; or `int8`, in OpenVINO, whose scales are calibrated on `images`.
-        out: folder; None takes the one of `path`.
-        images: pictures like those to come, for int8 alone.
-        image_size: longer side that it will see, in pixels; None takes what it was trained for.
-        trust_pickle: a `.pt` is a pickle, and can run any code.
+        precision: `fp32`, or `int8` in OpenVINO, with scales calibrated on `images`.
+        out: folder to write to; None uses that of `path`.
+        images: pictures like those it will be used on; for int8 only.
+        image_size: longer side that it will see, in pixels; None uses the size it was trained for.
+        trust_pickle: allow a `.pt`, which is a pickle and can run any code.
 
     Returns:
-        What was written, as a preset's `detector` takes it.
+        What was written, to be used as the `detector` of a preset.
 
     Raises:
-        ModelError: an export already, an untrusted pickle, a damaged file, a package that lacks.
+        ModelError: the file is an export already, an untrusted pickle or damaged, or a package is
+            missing.
         OpenVocabError: the folder cannot be written to.
     """
     if path.suffix.lower() != ".pt":
@@ -59,7 +60,7 @@ def export_detector(  # noqa: PLR0913  keywords, most with a default
     arguments: dict[str, Any] = {"format": runtime, "device": "cpu", "verbose": False}
     arguments |= {"dynamic": False, "nms": False}
     if runtime == "onnx":
-        arguments["simplify"] = False  # by another package, for less than ONNX Runtime does itself
+        arguments["simplify"] = False  # needs a package, for less than ONNX Runtime does itself
     if image_size is not None:
         arguments["imgsz"] = image_size
     with tempfile.TemporaryDirectory(prefix="openvocab-export-") as place:
@@ -67,7 +68,7 @@ def export_detector(  # noqa: PLR0913  keywords, most with a default
         shutil.copyfile(path, checkpoint)
         if precision == "int8":
             arguments |= {"quantize": 8, "data": str(_dataset(Path(place), images))}
-            # One picture a step, else fewer than a batch are thrown away.
+            # One picture per step, else an incomplete batch would be dropped.
             arguments |= {"batch": 1, "fraction": 1.0}
         made = _export(checkpoint, path, arguments)
         return _deliver(made, out or path.parent)
@@ -91,7 +92,7 @@ def _export(checkpoint: Path, path: Path, arguments: dict[str, Any]) -> Path:
             if arguments.get("data"):
                 _names(Path(arguments["data"]), model.names)
             return Path(model.export(**arguments))
-    # Ultralytics, torch, the exporters and pickle raise anything.
+    # Ultralytics, torch, the exporters and pickle may raise anything.
     except Exception as error:
         raise ModelError(
             f"{path} cannot be exported ({summary(error)}); check that it is a detector of "
@@ -117,13 +118,13 @@ def _dataset(place: Path, images: Sequence[Path]) -> Path:
 
 
 def _names(file: Path, names: dict[int, str]) -> None:
-    """YAML is a superset of JSON."""
+    """Write the names as JSON, of which YAML is a superset."""
     listed = {"path": str(file.parent), "train": "pictures", "val": "pictures"}
     file.write_text(json.dumps(listed | {"names": {str(k): v for k, v in names.items()}}))
 
 
 def _deliver(made: Path, folder: Path) -> Path:
-    """Move an exported file or folder into its place, over an older one."""
+    """Move an exported file or folder to its place, replacing an older one."""
     target = folder / made.name
     try:
         folder.mkdir(parents=True, exist_ok=True)

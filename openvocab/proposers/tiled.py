@@ -1,4 +1,4 @@
-"""Any proposer on the whole image and on overlapping tiles of it, so that it sees small things."""
+"""Runs any proposer on the whole image and on overlapping tiles, so that it sees small things."""
 
 from collections.abc import Sequence
 
@@ -15,18 +15,18 @@ __all__ = ["TiledProposer"]
 # (.3) are but a part of a thing of their label: 55 %, 40 of 703; were all cut boxes dropped: 54 %,
 # 35 of 667; all kept: 52 %, 165 of 1,082; by intersection over smaller, which takes what stands
 # before something as well: 46 %, 61 of 616.
-OVERLAP = 0.2  # of a tile: .1 loses 3 points, .3 gains none among 100 boxes for a third more looks
-EDGE = 0.01  # of a tile: what ends so near to an edge of it is cut off there
-COVERED = 0.5  # of a cut box: with so much in a whole box it is a part of that
+OVERLAP = 0.2  # of a tile: .1 loses 3 points; .3 gains none among 100 boxes, for a third more looks
+EDGE = 0.01  # of a tile: a box that ends this near to a tile's edge is cut off there
+COVERED = 0.5  # of a cut box: with this share inside a whole box, it is a part of that
 
 
 class TiledProposer:
-    """What a proposer finds in the whole image and in its tiles, each thing once.
+    """Finds what a proposer finds in the whole image and in its tiles, each thing once.
 
-    An image of W x H pixels costs one look and, where a side is longer than a tile of T pixels,
-    about `(1.25 W / T) * (1.25 H / T)` more, one at a time: 10,000 x 10,000 in tiles of 640 are 401
-    looks. Thread-safe where the proposer is. Source: `supervision.InferenceSlicer`, and slicing
-    aided inference with a look at the whole (Akyon et al., ICIP 2022).
+    An image of W x H pixels costs one look and, if a side is longer than a tile of T pixels, about
+    `(1.25 W / T) * (1.25 H / T)` more, one at a time: 10,000 x 10,000 in tiles of 640 are 401
+    looks. Thread-safe if the proposer is. Source: `supervision.InferenceSlicer`, and slicing aided
+    inference with a look at the whole (Akyon et al., ICIP 2022).
     """
 
     def __init__(
@@ -35,18 +35,18 @@ class TiledProposer:
         """Wrap a proposer.
 
         Args:
-            proposer: looks at the image and at each tile, within limits of its own for each.
+            proposer: looks at the image and at each tile, with its own limits for each.
             tile_size: side of a tile, in pixels of the image. A thing wider than a fifth of it may
-                be cut by every tile; wider than a tile, it is seen in the whole image alone.
-            iou: overlap above which the weaker box goes, whatever its class.
-            max_boxes: boxes an image at the most.
+                be cut by every tile; if wider than a tile, it is seen in the whole image only.
+            iou: overlap above which the weaker box is dropped, whatever its class.
+            max_boxes: most boxes per image.
 
         Raises:
-            ValueError: the tile size is no positive whole number.
+            ValueError: the tile size is not a positive whole number.
         """
         self._proposer, self._tile_size = proposer, tile_size
         self._iou, self._max_boxes = iou, max_boxes
-        # Its own merging does not know what is cut, and holds the overlap of all pairs of boxes:
+        # Its own merging does not know which boxes are cut, and holds the overlap of all pairs:
         # tens of GiB for a thousand tiles.
         self._slicer = sv.InferenceSlicer(
             lambda tile: self._detections(tile, *proposer.propose([tile])),
@@ -57,11 +57,11 @@ class TiledProposer:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The proposer's own words, each once."""
+        """The proposer's own names, each once."""
         return self._proposer.names
 
     def propose(self, images: Sequence[Image]) -> list[Proposals]:
-        """Boxes of each image `(H, W, 3)` BGR, best objectness first; one result an image."""
+        """Find boxes in images `(H, W, 3)` BGR, best objectness first; one result per image."""
         return [self._propose(image) for image in images]
 
     def _propose(self, image: Image) -> Proposals:
@@ -69,7 +69,7 @@ class TiledProposer:
         if max(image.shape[:2]) <= self._tile_size:
             return whole[np.arange(min(len(whole), self._max_boxes))]
         found = sv.Detections.merge([self._detections(image, whole), self._slicer(image)])
-        if not len(found):  # merged, nothing has no columns
+        if not len(found):  # an empty result, once merged, has no columns
             return whole
         xyxy, objectness = found.xyxy.astype(np.float32), np.asarray(found.confidence, np.float32)
         inner = np.asarray(found.data["ends"]) & ~self._ends(xyxy, image)
@@ -79,7 +79,7 @@ class TiledProposer:
         return Proposals(xyxy[rows], objectness[rows], labels, masks)
 
     def _detections(self, image: Image, found: Proposals) -> sv.Detections:
-        """As the slicer takes them; masks run-length coded, or they would fill the memory."""
+        """Detections for the slicer, with run-length coded masks, which else fill the memory."""
         masks: sv.CompactMask | None = None
         if found.masks is not None:
             height, width = image.shape[:2]
@@ -99,7 +99,7 @@ class TiledProposer:
     def _rows(
         self, xyxy: Boxes, objectness: NDArray[np.float32], cut: NDArray[np.bool_]
     ) -> NDArray[np.intp]:
-        """What to keep, best first: whole boxes, and cut ones that none of these covers."""
+        """Rows to keep, best first: whole boxes, and cut ones that no whole box covers."""
         whole, parts = np.flatnonzero(~cut), np.flatnonzero(cut)
         whole = whole[_best(xyxy[whole], objectness[whole], self._iou, self._max_boxes)]
         for box in xyxy[whole]:
@@ -109,7 +109,7 @@ class TiledProposer:
 
 
 def _covered(xyxy: Boxes, by: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Share `(N,)` of the area of each box that lies in the box `by` `(4,)`.
+    """Share `(N,)` of the area of each box that is inside the box `by` `(4,)`.
 
     >>> _covered(np.array([[0, 0, 4, 4], [0, 0, 8, 8]], np.float32), np.array([2, 0, 9, 9]))
     array([0.5 , 0.75])

@@ -1,4 +1,4 @@
-"""Any detector that Ultralytics loads, as a proposer."""
+"""Any detector that Ultralytics can load, as a proposer."""
 
 import contextlib
 import os
@@ -21,9 +21,9 @@ from openvocab.runtimes import contained_ultralytics, onnx_session, onnxruntime,
 __all__ = ["UltralyticsProposer", "check_format"]
 
 OPENVINO = "_openvino_model"
-STRIDE = 64  # the coarsest of any YOLO: Ultralytics rounds an image size up to it
+STRIDE = 64  # the coarsest of any YOLO, to which Ultralytics rounds image sizes up
 
-# Written out where Ultralytics changed a default of late, or saves and shows by default.
+# Given where Ultralytics changed a default recently, or saves and shows by default.
 PINNED: dict[str, Any] = {
     "agnostic_nms": False,
     "nms": None,
@@ -39,10 +39,10 @@ PINNED: dict[str, Any] = {
 
 
 class UltralyticsProposer:
-    """Boxes, objectness, labels and masks of an Ultralytics detect or segment model.
+    """Proposes boxes, objectness, labels and masks from an Ultralytics detect or segment model.
 
     Thread-safe: an Ultralytics predictor keeps state, so a lock lets one call in at a time.
-    Source: Ultralytics `YOLO.predict`, every argument pinned whose default changed of late.
+    Source: Ultralytics `YOLO.predict`, with every argument pinned whose default changed recently.
     """
 
     def __init__(  # noqa: PLR0913  keywords, each with a default
@@ -61,24 +61,25 @@ class UltralyticsProposer:
         Args:
             path: a file or folder that `ultralytics.YOLO` loads: `.onnx`, `.pt`, OpenVINO, ...
             threshold: lowest objectness proposed, 0 to 1.
-            iou: overlap above which the weaker box of the same label goes.
-            max_boxes: boxes an image at the most.
+            iou: overlap above which the weaker box of the same label is dropped.
+            max_boxes: most boxes per image.
             image_size: longer side that the network sees, in pixels, rounded up to its stride;
-                None takes what it was made for.
-            device: a torch device; None takes CUDA where there is one.
-            trust_pickle: load other formats than ONNX and OpenVINO, such as `.pt`, which is a
-                pickle: they can run any code.
+                None uses the size it was made for.
+            device: a torch device; None uses CUDA where available.
+            trust_pickle: allow formats other than ONNX and OpenVINO, which can run any code; a
+                `.pt`, for one, is a pickle.
 
         Raises:
             WeightsNotFoundError: there is no such file.
-            ModelError: a format that needs `trust_pickle`, a damaged file, or not a detector.
+            ModelError: the format needs `trust_pickle`, the file is damaged, or it is not a
+                detector.
         """
         file = Path(path)
         if not file.exists():
             raise WeightsNotFoundError(f"No detector at {file}; give the path of an existing file.")
         check_format(file, trust_pickle=trust_pickle)
         self._iou = iou
-        # What runs the network does so in threads of its own; torch only prepares its input.
+        # The runtime runs the network in its own threads; torch only prepares its input.
         self._threads = one_thread if _is_export(file) else contextlib.nullcontext
         self._lock = threading.Lock()
         self._arguments = PINNED | {
@@ -94,8 +95,8 @@ class UltralyticsProposer:
         self._places = {word: place for place, word in enumerate(self._words)}
 
     def _load(self, file: Path) -> dict[int, str]:
-        """Load the model and run it once; its names by number."""
-        threads = torch.get_num_threads()  # before Ultralytics sets another number
+        """Load the model and run it once; returns its names by number."""
+        threads = torch.get_num_threads()  # before Ultralytics changes it
         try:
             with contained_ultralytics() as ultralytics:
                 _import_runtime(file)
@@ -103,7 +104,7 @@ class UltralyticsProposer:
                 # The task and names of an export are known only once it runs.
                 (first,) = self._predict(np.zeros((32, 32, 3), np.uint8))
                 self._rest_between_runs(file, threads)
-        # Ultralytics, its eighteen backends and pickle raise anything on a damaged file.
+        # Ultralytics, its eighteen backends and pickle may raise anything on a damaged file.
         except Exception as error:
             raise ModelError(
                 f"{file} cannot be loaded as a detector ({summary(error)}); "
@@ -122,18 +123,18 @@ class UltralyticsProposer:
         return {int(key): str(name) for key, name in dict(first.names).items()}
 
     def _rest_between_runs(self, file: Path, threads: int) -> None:
-        """Ultralytics gives ONNX Runtime no options; see `runtimes.onnx_session` for what for."""
+        """Replace the session: Ultralytics sets no options; see `runtimes.onnx_session` for why."""
         backend = self._model.predictor.model.backend
         if file.suffix.lower() == ".onnx" and backend.device.type == "cpu":
             backend.session = onnx_session(file, threads)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The detector's own words, each once."""
+        """The detector's own names, each once."""
         return self._words
 
     def propose(self, images: Sequence[Image]) -> list[Proposals]:
-        """Boxes of each image `(H, W, 3)` BGR, best objectness first; one result an image."""
+        """Find boxes in images `(H, W, 3)` BGR, best objectness first; one result per image."""
         # One by one: exports are often fixed at a batch of one, and on a CPU a batch gains nothing.
         with self._lock, self._threads():
             results = [self._predict(image)[0] for image in images]
@@ -168,19 +169,19 @@ class UltralyticsProposer:
     ) -> NDArray[np.intp]:
         """Rows to keep, best first, without specks and near-duplicates.
 
-        NMS-free heads skip Ultralytics' NMS, and do return some.
+        NMS-free heads skip Ultralytics' NMS, but do return some near-duplicates.
         """
         sides = xyxy[:, 2:] - xyxy[:, :2]
         solid = np.isfinite(xyxy).all(axis=1) & (sides >= 1).all(axis=1)
         rows = np.flatnonzero(solid)
-        # Boxes of two words lie too far apart to meet; in float64, which still tells pixels there.
+        # Boxes of two labels are moved too far apart to meet; float64 still resolves pixels there.
         apart = xyxy[rows] + words[rows, None] * (float(xyxy[rows].max(initial=0)) + 1)
         scores = torch.from_numpy(objectness[rows].astype(np.float64))
         return rows[nms(torch.from_numpy(apart), scores, self._iou).numpy()]
 
 
 def check_format(file: Path, *, trust_pickle: bool) -> None:
-    """Refuse what could run code, unless the user trusts it, and what has no weights."""
+    """Refuse files that could run code, unless the user trusts them, and files without weights."""
     if file.suffix.lower() in {".yaml", ".yml"}:
         raise ModelError(f"{file} describes a model without weights; give a trained one.")
     if not _is_export(file) and not trust_pickle:
@@ -192,12 +193,12 @@ def check_format(file: Path, *, trust_pickle: bool) -> None:
 
 
 def _is_export(file: Path) -> bool:
-    """Of a format that holds data, not code, and that torch does not run."""
+    """Whether a file is of a format that holds data, not code, and that torch does not run."""
     return file.suffix.lower() == ".onnx" or (file.is_dir() and file.name.endswith(OPENVINO))
 
 
 def _import_runtime(file: Path) -> None:
-    """Before Ultralytics does, which would leave its telemetry on."""
+    """Import the runtime before Ultralytics does, which would leave its telemetry on."""
     if file.name.endswith(OPENVINO) and find_spec("openvino"):
         openvino()
     elif file.suffix.lower() == ".onnx":
