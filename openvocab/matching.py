@@ -22,7 +22,7 @@ __all__ = [
 TINY = 1e-290  # a share below this has lost its digits, or vanished
 KIND = 0.7  # times the floor of a synonym: how near a broader word must be
 
-# What OpenBLAS still multiplies in the calling thread: pairs with one row, and rows of those.
+# The most that OpenBLAS multiplies in the calling thread: numbers with one row, and such rows.
 PAIRS, ROWS = 9000, 28
 
 Floats = NDArray[np.float32]

@@ -1,1 +1,1 @@
-"""How right a preset is on labelled pictures: datasets, figures, calibration, report."""
+"""How good a preset is on labelled pictures: datasets, figures, calibration, report."""

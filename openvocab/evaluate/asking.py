@@ -1,4 +1,4 @@
-"""Asks a detector what is in photos that were seen: in one wording, and for what is not there."""
+"""Asks a detector what is in photos that were seen: in one wording, and for absent classes."""
 
 import random
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,8 +16,8 @@ from openvocab.prompts import folded
 
 __all__ = ["Namer", "absent_words", "readable"]
 
-LEAST = 0.001  # scores under this do not move AP
-ASKED_ABSENT = 5  # absent classes a photo
+LEAST = 0.001  # scores below this do not change AP
+ASKED_ABSENT = 5  # absent classes per photo
 
 
 class Namer:
@@ -34,12 +34,12 @@ class Namer:
         self._features = bank.features
 
     def __call__(self, seen: Seen) -> sv.Detections:
-        """Boxes, scores and classes of a photo, down to the lowest scores."""
+        """Find boxes, scores and classes in a photo, down to the lowest scores."""
         named = self._naming.detections(seen.regions)
         return sv.Detections(named.xyxy, confidence=named.confidence, class_id=named.class_id)
 
     def right(self, photo: Photo, seen: Seen, classes: int) -> int:
-        """Labelled boxes that the encoder alone gives the right one of the dataset's classes."""
+        """Count labelled boxes to which the encoder alone gives the right one of the classes."""
         guesses = (seen.truth @ self._features[:classes].T).argmax(axis=1)
         return int((guesses == photo.class_ids)[~photo.crowd].sum())
 
@@ -47,7 +47,7 @@ class Namer:
 def readable(
     see: SeenOnce, photos: Iterable[Photo], unread: list[str]
 ) -> Iterator[tuple[Photo, Seen]]:
-    """The photos and what is seen in them; why others cannot be read goes into `unread`."""
+    """Yield photos with what is seen in them; reasons for unreadable ones go into `unread`."""
     for photo in photos:
         try:
             yield photo, see(photo)
@@ -56,9 +56,9 @@ def readable(
 
 
 def absent_words(dataset: Dataset, photo: Photo, absent: Sequence[str]) -> dict[str, list[str]]:
-    """Five of the dataset's classes and five words, by kind, of which nothing is in a photo.
+    """Five classes of the dataset and five words, by kind, that are absent from a photo.
 
-    The same ones in every run; a kind that has fewer than five is left out.
+    They are the same in every run; a kind with fewer than five is left out.
     """
     chance = random.Random(photo.id)  # noqa: S311  not for secrets
     known = photo.absent

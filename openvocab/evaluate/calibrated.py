@@ -1,4 +1,4 @@
-"""A calibration as lines for people, and as the file of a preset."""
+"""A calibration as readable lines, and as the file of a preset."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +16,7 @@ __all__ = ["report", "toml"]
 
 
 def report(fitted: Calibration) -> list[str]:
-    """What was fitted, in lines for people."""
+    """Describe what was fitted, in readable lines."""
     lines = [f"{key}: {fitted.start[key]:g} -> {value:g}" for key, value in fitted.changed.items()]
     if not fitted.better:
         lines.append("Fitted numbers do no better on photos left out: only the threshold is set.")
@@ -38,14 +38,14 @@ def _line(each: Fit) -> str:
 
 
 def toml(preset: Preset, fitted: Calibration, dataset: Dataset, part: str) -> str:
-    """The preset with its new numbers, and the figures that chose them as comments."""
+    """Write the preset with its new numbers, and the measurements behind them as comments."""
     chosen = [
         f"openvocab {__version__} fitted {', '.join(fitted.numbers)}",
         f"to {len(dataset)} photos of {dataset.name} (part: {part}; SHA-256 {dataset.sha256[:16]}).",
         *report(fitted),
     ]
     comments = "".join(f"# {one_line(line)}\n" for line in chosen)
-    # A path is relative to the file it stands in, and this is another one.
+    # A path is relative to the file it is in, and this is another file.
     paths = {key: getattr(preset, key) for key in ("detector", "encoder")}
     moved = {
         key: str(Path(path).resolve())

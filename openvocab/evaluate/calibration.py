@@ -1,4 +1,4 @@
-"""Fits the numbers of a preset to labelled photos, and says what they are worth on others."""
+"""Fits the numbers of a preset to labelled photos, and measures what they are worth on others."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -23,10 +23,10 @@ __all__ = ["Calibration", "Fit", "Tried", "calibrate", "fit", "try_numbers"]
 
 LEAST_PHOTOS, LEAST_BOXES = 50, 300
 FOLDS, ROUNDS = 5, 2
-# A number is changed only for a gain over this; what is less, chance gives as well.
+# A number is changed only for a gain above this; smaller gains occur by chance.
 GAIN = 0.1
-CHANCE = 0.05  # calibration error that is none
-CALM = 0.10  # false labels a photo at the most, with five absent classes asked for
+CHANCE = 0.05  # calibration error that counts as none
+CALM = 0.10  # most false labels per photo, when asked for five absent classes
 FACTORS = (0.25, 0.5, 0.7, 1.4, 2.0, 4.0)
 VALUES = {
     "background_weight": (1.0, 2.0, 4.0, 8.0),
@@ -39,24 +39,25 @@ Numbers = tuple[tuple[str, float], ...]
 
 
 class Fit(NamedTuple):
-    """What some numbers give on some photos; parts of 1."""
+    """What certain numbers of a preset give on certain photos, as fractions of 1."""
 
     ap50: dict[str, float]
-    """By wording."""
+    """AP50 by wording."""
     f1: float
-    """At the threshold, by names."""
+    """F1 at the threshold, asked by the dataset's names."""
     threshold: float
     ece: float
-    """By names."""
+    """Expected calibration error, asked by the dataset's names."""
     false_labels: float
-    """A photo, at the threshold, when five absent classes are asked for; NaN if none were."""
+    """False labels per photo at the threshold, when asked for five absent classes; NaN if none
+    were asked for."""
 
     @property
     def objective(self) -> float:
-        """What is maximised: points of mean AP50, less what uncalibrated and false labels cost.
+        """What is maximised: points of mean AP50, less a cost for miscalibration and false labels.
 
-        A false label in each twentieth photo costs a point, and so does each .02 of calibration
-        error over .05, as so much comes of counting a few hundred boxes in ten bins.
+        A false label in every twentieth photo costs a point. So does each 0.02 of calibration error
+        above 0.05, since that much comes from counting a few hundred boxes in ten bins.
 
         >>> Fit({"names": 0.4, "synonyms": 0.38}, 0.5, 0.3, 0.07, 0.05).objective
         37.0
@@ -67,41 +68,41 @@ class Fit(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """Numbers of a preset, and what they give."""
+    """Fitted numbers of a preset, and what they give."""
 
     start: dict[str, float]
-    """What the preset had, the threshold among them; the encoder's own scale where it says none."""
+    """The preset's numbers with its threshold, and the encoder's own scale if it sets none."""
     numbers: dict[str, float]
-    """Fitted; those of the start where nothing better was found."""
+    """Fitted numbers; those of the start if nothing better was found."""
     before: Fit
     """The preset as it was."""
     after: Fit
     """These numbers on the same photos."""
     unseen: Fit
-    """Numbers and threshold fitted to four fifths of the photos, on the fifth left out: the mean
-    of five."""
+    """Numbers and threshold fitted to four fifths of the photos and measured on the remaining
+    fifth; the mean of five such folds."""
     unseen_before: Fit
     """The preset as it was, on the same fifths."""
 
     @property
     def changed(self) -> dict[str, float]:
-        """The numbers that are other than before."""
+        """The numbers that differ from before."""
         return {key: value for key, value in self.numbers.items() if value != self.start[key]}
 
     @property
     def better(self) -> bool:
-        """Whether fitting helps on photos left out."""
+        """Whether fitting helps on photos that were left out of it."""
         return self.unseen.objective > self.unseen_before.objective
 
 
 class Tried(NamedTuple):
-    """What some numbers find in P photos."""
+    """What certain numbers find in P photos."""
 
     matches: dict[str, counting.Matches]
-    """By wording, the dataset's own names first."""
+    """Matches by wording, the dataset's own names first."""
     over: Floats
-    """`(P, T)` boxes over each of `THRESHOLDS` for five absent classes; NaN where none were
-    asked for."""
+    """`(P, T)`, boxes above each of `THRESHOLDS` for five absent classes; NaN if none were asked
+    for."""
 
 
 def try_numbers(  # noqa: PLR0913  keywords, each with a default
@@ -117,13 +118,13 @@ def try_numbers(  # noqa: PLR0913  keywords, each with a default
     """Name what was seen with a detector's numbers.
 
     Args:
-        detector: with the numbers.
+        detector: detector with the numbers to try.
         dataset: P photos.
-        seen: P, what is seen in them.
-        wordings: how the classes are asked for, the dataset's own names first.
-        absent: words of which nothing is in any photo.
-        negatives: that compete with all that is asked for.
-        post: done to what is found.
+        seen: what is seen in each of the P photos.
+        wordings: ways to ask for the classes, the dataset's own names first.
+        absent: words for things that are in none of the photos.
+        negatives: look-alikes that compete with everything that is asked for.
+        post: function applied to what is found.
     """
     found = {}
     for wording in wordings:
@@ -142,12 +143,12 @@ def try_numbers(  # noqa: PLR0913  keywords, each with a default
 
 
 def fit(tried: Tried, mass: Floats, threshold: float | None = None) -> Fit:
-    """Figures of what was tried.
+    """Compute the figures of what was tried.
 
     Args:
-        tried: on P photos.
-        mass: `(P,)` how often each photo counts: 0 or 1 for some of them, more in a bootstrap.
-        threshold: None takes that of the best F1 among those that are calm.
+        tried: what was found in P photos.
+        mass: `(P,)`, how often each photo counts: 0 or 1 to select some, more in a bootstrap.
+        threshold: None uses the one with the best F1 among those with few enough false labels.
     """
     first = next(iter(tried.matches.values()))
     keep = first.verdicts != counting.IGNORED
@@ -181,19 +182,19 @@ def calibrate(
 ) -> Calibration:
     """Fit temperature, background weight, label prior, fusion exponent and threshold.
 
-    One number at a time, twice round; each takes the value of the best `Fit.objective`. Numbers
-    that do no better than the preset's own on photos left out (five folds) are not taken.
+    One number at a time, in two rounds; each gets the value with the best `Fit.objective`. Numbers
+    that do no better than the preset's own on photos left out (five folds) are not used.
 
     Args:
-        detector: of the preset.
-        dataset: labelled photos that nothing was trained on.
-        wordings: how its classes are asked for, its own names first.
-        absent: words of which nothing is in any photo.
-        see: what sees, and keeps what was seen; None keeps nothing.
+        detector: detector of the preset.
+        dataset: labelled photos that no network was trained on.
+        wordings: ways to ask for its classes, its own names first.
+        absent: words for things that are in none of the photos.
+        see: sees photos, and may keep what it saw; None keeps nothing.
         track: wraps the photos, then the steps of the search, to show progress.
 
     Raises:
-        DatasetError: fewer than 50 photos or 300 boxes.
+        DatasetError: there are fewer than 50 photos or 300 boxes.
     """
     if len(dataset) < LEAST_PHOTOS or dataset.boxes < LEAST_BOXES:
         raise DatasetError(
@@ -201,14 +202,14 @@ def calibrate(
             f"least {LEAST_PHOTOS} photos and {LEAST_BOXES} boxes."
         )
     pairs = list(readable(see or SeenOnce(detector), track(dataset.photos), []))
-    # Neighbours in a film go into one fold.
+    # Neighbouring frames of a film go into the same fold.
     pairs.sort(key=lambda pair: (pair[0].path.name, str(pair[0].path)))
     trial = _Trial(detector, dataset.only([photo for photo, _ in pairs]), pairs, wordings, absent)
     return trial.run(track)
 
 
 class _Trial:
-    """Tries numbers on photos that were seen; each setting is computed once."""
+    """Tries numbers on photos that were seen, computing each setting once."""
 
     def __init__(
         self,
@@ -231,7 +232,7 @@ class _Trial:
         )
 
     def run(self, track: Callable[[Sequence[Any]], Iterable[Any]]) -> Calibration:
-        """All folds, then all photos."""
+        """Fit on all folds, then on all photos."""
         count = len(self._given[0])
         all_of_them = np.ones(count)
         folds = np.array_split(np.arange(count), FOLDS)
@@ -261,7 +262,7 @@ class _Trial:
         return replace(found, numbers=found.numbers | {"score_threshold": found.after.threshold})
 
     def _search(self, mass: Floats, steps: Iterator[Any]) -> Numbers:
-        """The best numbers on some of the photos."""
+        """Find the best numbers on some of the photos."""
         best, reached = self._start, fit(self._try(self._start), mass).objective
         for _ in range(ROUNDS):
             for key, start in self._start:

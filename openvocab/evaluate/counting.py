@@ -28,38 +28,39 @@ __all__ = [
 Floats = NDArray[np.float64]
 RIGHT, WRONG, IGNORED = 1, 0, -1
 FREQUENCIES = ("r", "c", "f")
-LVIS_MOST = 300  # boxes a photo, of all classes together
+LVIS_MOST = 300  # boxes per photo, all classes together
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Precision:
-    """COCO's figures, from 0 to 1; NaN where nothing is labelled."""
+    """COCO's figures, from 0 to 1; NaN if nothing is labelled."""
 
     ap: float
-    """Mean over IoU .50 to .95 and classes."""
+    """AP, mean over IoU 0.50 to 0.95 and classes."""
     ap50: float
     ap75: float
     small: float
-    """Under 32x32 pixels."""
+    """AP of boxes under 32x32 pixels."""
     medium: float
     large: float
-    """Over 96x96 pixels."""
+    """AP of boxes over 96x96 pixels."""
     ar: float
-    """Recall at most detections, mean over IoU and classes."""
+    """Recall with the most detections that count, mean over IoU and classes."""
     by_class: Floats
-    """`(K, 2)` AP and AP50."""
+    """`(K, 2)`, AP and AP50 of each class."""
     by_frequency: dict[str, float]
     """AP of rare, common and frequent classes (LVIS)."""
 
 
 def precision(dataset: Dataset, found: Sequence[sv.Detections]) -> Precision:
-    """Average precision and recall; LVIS by its federated rules.
+    """Compute average precision and recall; for LVIS, by its federated rules.
 
     Sources: COCO (Lin et al., ECCV 2014) and LVIS (Gupta et al., CVPR 2019), by faster-coco-eval.
 
     Args:
         dataset: N photos, K classes.
-        found: N; a `class_id` of K or more is none of the dataset's classes and left out.
+        found: detections of each photo; those with a `class_id` of K or more, which are none of
+            the dataset's classes, are left out.
     """
     run = _evaluator(dataset, found)
     run.params.maxDets = [LVIS_MOST] if dataset.kind == "lvis" else [1, 10, 100]
@@ -86,32 +87,32 @@ def precision(dataset: Dataset, found: Sequence[sv.Detections]) -> Precision:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Matches:
-    """Every detection of a dataset's photos, right or wrong at IoU .5."""
+    """Every detection in a dataset's photos, as right or wrong at IoU 0.5."""
 
     photos: NDArray[np.intp]
-    """`(D,)` place of its photo."""
+    """`(D,)`, index of its photo."""
     rows: NDArray[np.intp]
-    """`(D,)` its row among what was found there."""
+    """`(D,)`, its row among the detections there."""
     scores: Floats
     class_ids: NDArray[np.intp]
     verdicts: NDArray[np.int8]
-    """`(D,)` 1 right, 0 wrong, -1 neither: in a crowd, or of a class nobody looked for there."""
+    """`(D,)`: 1 right, 0 wrong, -1 neither: in a crowd, or of a class not labelled there."""
     labels: NDArray[np.intp]
-    """`(P, K)` boxes to be found of each class in each photo."""
+    """`(P, K)`, number of boxes to find, per photo and class."""
 
     @property
     def labelled(self) -> int:
-        """Boxes to be found."""
+        """Number of boxes to find."""
         return int(self.labels.sum())
 
     def judged(self, threshold: float = 0.0) -> tuple[Floats, NDArray[np.bool_]]:
-        """Scores and whether right, of those that are right or wrong and over a threshold."""
+        """Scores and correctness of detections that are right or wrong, and above a threshold."""
         keep = (self.verdicts != IGNORED) & (self.scores >= threshold)
         return self.scores[keep], self.verdicts[keep] == RIGHT
 
 
 def matches(dataset: Dataset, found: Sequence[sv.Detections]) -> Matches:
-    """Match as COCO does: the best score first, each labelled box once."""
+    """Match as COCO does: best score first, each labelled box once."""
     run = _evaluator(dataset, found, extra_calc=True)
     run.params.iouThrs = np.array([0.5])
     _over_all_sizes(run, [max(map(len, found), default=0) or 1])
@@ -142,12 +143,12 @@ def matches(dataset: Dataset, found: Sequence[sv.Detections]) -> Matches:
 def proposal_recall(
     dataset: Dataset, found: Sequence[sv.Detections], counts: Sequence[int]
 ) -> dict[int, float]:
-    """Share of the labelled boxes that a proposal meets at IoU .5, among the best `counts` a photo.
+    """Share of labelled boxes matched at IoU 0.5 by one of the best `counts` proposals per photo.
 
     Args:
         dataset: N photos.
-        found: N; proposals, whose classes do not matter.
-        counts: how many proposals a photo may have.
+        found: proposals of each photo, whose classes do not matter.
+        counts: how many proposals per photo may be used.
     """
     run = _evaluator(replace(dataset, kind="coco"), found)  # every box was looked for
     run.params.useCats = 0
@@ -160,12 +161,12 @@ def proposal_recall(
 def confusion(
     dataset: Dataset, found: Sequence[sv.Detections], classes: Sequence[str], threshold: float
 ) -> NDArray[np.intp]:
-    """What labelled boxes were called `(C + 1, C + 1)`: truth down, found across, none last.
+    """Confusion matrix `(C + 1, C + 1)`: labels down, detections across, "none" last.
 
     Args:
         dataset: N photos; crowds are left out.
-        found: N, of the C `classes`, the dataset's first.
-        classes: names of the rows.
+        found: detections of each photo, of the C `classes`.
+        classes: names of the rows; the dataset's come first.
         threshold: lowest score that counts.
     """
     targets = [
@@ -181,7 +182,7 @@ def confusion(
 def _evaluator(
     dataset: Dataset, found: Sequence[sv.Detections], *, extra_calc: bool = False
 ) -> COCOeval_faster:
-    """COCO's evaluator, with places in the dataset for ids."""
+    """Make COCO's evaluator, with indices into the dataset as ids."""
     lvis = dataset.kind == "lvis"
     truth = COCO({
         "images": [
@@ -206,14 +207,14 @@ def _evaluator(
 
 
 def _best_of_each(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """LVIS counts so many boxes of a photo, the best ones."""
+    """The best boxes of each photo, as many as LVIS counts."""
     ranked = sorted(rows, key=lambda row: (row["image_id"], -row["score"]))
     groups = groupby(ranked, key=itemgetter("image_id"))
     return [row for _, group in groups for row in islice(group, LVIS_MOST)]
 
 
 def _over_all_sizes(run: COCOeval_faster, counts: list[int]) -> None:
-    """Run it once for all boxes, whatever their size."""
+    """Run the evaluator for boxes of all sizes together."""
     run.params.areaRng, run.params.areaRngLbl = [[0, 1e10]], ["all"]
     run.params.maxDets = counts
     run.evaluate()
@@ -247,6 +248,6 @@ def _xywh(xyxy: NDArray[np.number[Any]]) -> Floats:
 
 
 def _mean(table: NDArray[np.float64]) -> float:
-    """Of what is not -1, COCO's sign for "nothing labelled"."""
+    """Mean of the values other than -1, COCO's mark for "nothing labelled"."""
     known = table[table > -1]
     return float(known.mean()) if known.size else float("nan")

@@ -1,4 +1,4 @@
-"""Labelled pictures, whatever file they came in."""
+"""Labelled pictures, whatever format they came in."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,31 +17,31 @@ __all__ = ["Dataset", "Photo"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Photo:
-    """A picture and the M boxes that people have drawn in it."""
+    """A picture, and the M boxes that people have drawn in it."""
 
     id: int
-    """COCO's own, or the place in the dataset."""
+    """COCO's own id, or the index in the dataset."""
     path: Path
     size_wh: tuple[int, int]
     xyxy: Boxes
-    """`(M, 4)` pixels."""
+    """`(M, 4)`, in pixels."""
     class_ids: NDArray[np.intp]
-    """`(M,)` places in the dataset's classes."""
+    """`(M,)`, indices into the dataset's classes."""
     crowd: NDArray[np.bool_]
-    """`(M,)` one box around many: neither to be found nor wrong to find."""
+    """`(M,)`, whether a box is around many things: it need not be found, and is not wrong."""
     areas: NDArray[np.float64]
-    """`(M,)` square pixels, of the outline where there is one."""
+    """`(M,)`, in square pixels; of the outline if there is one."""
     absent: frozenset[int] | None = None
-    """Classes known not to be there; None: all that are not labelled (LVIS looks for some only)."""
+    """Classes known to be absent (LVIS checks only some); None: all that are not labelled."""
     not_exhaustive: frozenset[int] = frozenset()
-    """Classes of which only some are labelled (LVIS): finding more is not wrong."""
+    """Classes that are labelled only in part (LVIS): finding more of them is not wrong."""
 
     def load(self) -> Image:
-        """The picture, BGR.
+        """Load the picture, BGR.
 
         Raises:
-            ImageError: it cannot be read.
-            DatasetError: it is of another size than its labels say.
+            ImageError: the picture cannot be read.
+            DatasetError: its size is not the one that its labels state.
         """
         picture = images.load(self.path)
         if picture.shape[1::-1] != self.size_wh:
@@ -53,18 +53,18 @@ class Photo:
 
     @property
     def boxes(self) -> int:
-        """To be found."""
+        """Number of boxes to find."""
         return int((~self.crowd).sum())
 
     @property
     def labelled(self) -> frozenset[int]:
-        """Classes that are there."""
+        """Classes that are labelled in it."""
         return frozenset(self.class_ids.tolist())
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Dataset:
-    """Photos, and the classes they were labelled with."""
+    """Photos, and the classes with which they are labelled."""
 
     name: str
     kind: str
@@ -72,26 +72,26 @@ class Dataset:
     classes: tuple[str, ...]
     photos: tuple[Photo, ...]
     sha256: str
-    """Of the labels."""
+    """Hash of the labels."""
     frequencies: tuple[str, ...] | None = None
-    """Of each class, `r`are, `c`ommon or `f`requent (LVIS)."""
+    """Frequency of each class: `r`are, `c`ommon or `f`requent (LVIS)."""
 
     def __len__(self) -> int:
         return len(self.photos)
 
     @property
     def boxes(self) -> int:
-        """To be found."""
+        """Number of boxes to find."""
         return sum(photo.boxes for photo in self.photos)
 
     def only(self, photos: Sequence[Photo]) -> Self:
-        """The same with other photos."""
+        """The same dataset with other photos."""
         return replace(self, photos=tuple(photos))
 
     def part(self, which: str) -> Self:
-        """`calibration` or `test`, the two halves by the photos' names; or `all`.
+        """Select `calibration` or `test`, two halves split by the photos' names, or `all`.
 
-        Neighbours in a film, which are named alike, stay in one half.
+        Neighbouring frames of a film, which have similar names, stay in the same half.
 
         >>> data = Dataset("mine", "coco", ("bus",), (), "")
         >>> len(data.part("test"))

@@ -1,4 +1,4 @@
-"""A detector on a dataset: sees every photo once, asks in every wording, and counts."""
+"""Evaluates a detector on a dataset: sees each photo once, asks in every wording, and counts."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -31,20 +31,20 @@ Track = Callable[[Sequence[Any]], Iterable[Any]]
 
 @dataclass(frozen=True)
 class Asked:
-    """What a detector found when it was asked in one wording."""
+    """What a detector found when asked in one wording."""
 
     wording: Wording
     found: list[sv.Detections]
-    """Of each photo, down to the lowest scores."""
+    """Detections of each photo, down to the lowest scores."""
     precision: counting.Precision
     matches: counting.Matches
     encoder_accuracy: float
-    """Share of the labelled boxes that the encoder alone gives the right one of all classes of the
-    dataset."""
+    """Share of labelled boxes to which the encoder alone gives the right one of all the dataset's
+    classes."""
 
     @cached_property
     def f1(self) -> NDArray[np.float64]:
-        """`(T,)` at `THRESHOLDS`."""
+        """F1 `(T,)` at `THRESHOLDS`."""
         return metrics.f1(*self.matches.judged(), self.matches.labelled, THRESHOLDS)
 
     def figures(self, threshold: float) -> dict[str, Any]:
@@ -73,29 +73,29 @@ class Asked:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """All that is known of a detector on a dataset."""
+    """Everything that is known of a detector on a dataset."""
 
     dataset: Dataset
     threshold: float
     """Lowest score that the preset returns."""
     asked: list[Asked]
-    """By wording, the dataset's own names first."""
+    """Results by wording, the dataset's own names first."""
     own: counting.Precision | None
-    """Of the proposals under the detector's own labels, where it has names for the classes. With the
-    numbers of a preset that names no others, that is the detector as `yolo val` has it: confidence
-    .001, suppression within a class at IoU .7, 300 boxes."""
+    """Precision of the proposals with the detector's own labels, if it has names for the classes.
+    With a preset's default numbers, this is the detector as `yolo val` measures it: confidence
+    0.001, suppression within a class at IoU 0.7, 300 boxes."""
     recall: dict[int, float]
-    """Of the best so many proposals a photo, whatever they are called."""
+    """Recall by number of best proposals per photo, whatever they are called."""
     false_labels: dict[str, float]
-    """Boxes a photo over the threshold when five things are asked for that are not there."""
+    """Boxes per photo above the threshold when asked for five things that are absent."""
     seconds: dict[str, float]
-    """A photo: `propose` and `encode`, when it was seen first; `name`, a wording."""
+    """Per photo: `propose` and `encode`, when it was first seen; `name`, per wording."""
     unread: list[str]
     """Why photos were left out."""
 
     @cached_property
     def confusion(self) -> NDArray[np.intp]:
-        """`(K + 1, K + 1)` what labelled boxes (down) were called (across); the last is nothing."""
+        """`(K + 1, K + 1)`, what labelled boxes (down) were called (across), nothing last."""
         first = self.asked[0]
         keep = [np.ones(len(each), np.bool_) for each in first.found]
         ignored = first.matches.verdicts == counting.IGNORED
@@ -153,16 +153,16 @@ def evaluate(
     """Evaluate a detector.
 
     Args:
-        detector: of any preset.
+        detector: a detector with any preset.
         dataset: N labelled photos.
-        wordings: how its classes are asked for, its own names first.
-        absent: words of which nothing is in any photo, besides the classes that are not.
-        see: what sees, and keeps what was seen; None keeps nothing.
+        wordings: ways to ask for its classes, its own names first.
+        absent: words for things that are in none of the photos, besides the absent classes.
+        see: sees photos, and may keep what it saw; None keeps nothing.
         track: wraps the photos, to show progress.
 
     Raises:
-        DatasetError: no photo can be read, none has a labelled box, or one is of another size than
-            its labels say.
+        DatasetError: no photo can be read, none has a labelled box, or the size of one is not the
+            one that its labels state.
         ClassesError: a wording cannot be used.
     """
     tally = _Tally(detector, dataset, wordings, absent)
@@ -177,7 +177,7 @@ def evaluate(
 
 
 class _Tally:
-    """Counts photo by photo, and forgets the features: memory is that of the boxes."""
+    """Counts photo by photo and forgets the features, so memory holds the boxes only."""
 
     def __init__(
         self,
@@ -211,7 +211,7 @@ class _Tally:
             self._false.setdefault(kind, []).append(false)
 
     def evaluation(self, unread: list[str]) -> Evaluation:
-        """Of the photos so far."""
+        """The evaluation of the photos so far."""
         dataset = self._dataset.only(self.photos)
         proposals = [_named(each, None) for each in self._proposals]
         seconds = np.mean(self._seconds, axis=0).tolist()
@@ -237,7 +237,7 @@ class _Tally:
 
 
 def _own(dataset: Dataset, own: Sequence[Proposals]) -> counting.Precision | None:
-    """None if the detector finds none of the dataset's classes."""
+    """Precision under the detector's labels; None if it finds none of the dataset's classes."""
     places = {folded(name): place for place, name in enumerate(dataset.classes)}
     labels = {label for each in own for label in each.labels}
     known = {label: places.get(folded(label), len(places)) for label in labels}
@@ -247,13 +247,13 @@ def _own(dataset: Dataset, own: Sequence[Proposals]) -> counting.Precision | Non
 
 
 def _named(found: Proposals, places: dict[str, int] | None) -> sv.Detections:
-    """Proposals as detections, of the classes at those places, or all of the first."""
+    """Proposals as detections, with the class index of each label, or all of the first class."""
     ids = [0 if places is None else places[label] for label in found.labels]
     return sv.Detections(found.xyxy, confidence=found.objectness, class_id=np.array(ids, np.intp))
 
 
 def _pairs(table: NDArray[np.intp], names: Sequence[str]) -> list[dict[str, Any]]:
-    """The cells that are not empty, the largest first."""
+    """The cells that are not empty, largest first."""
     rows, columns = np.nonzero(table)
     cells = zip(rows.tolist(), columns.tolist(), table[rows, columns].tolist(), strict=True)
     return [

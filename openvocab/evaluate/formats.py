@@ -15,7 +15,7 @@ from openvocab.images import SUFFIXES, size_wh
 
 __all__ = ["labels_of", "load"]
 
-# Where the labels of a folder are looked for, in this order.
+# Where to look for the labels of a folder, in this order.
 PLACES = (
     "data.yaml",
     "instances.json",
@@ -23,22 +23,22 @@ PLACES = (
     "_annotations.coco.json",
     "annotations/*_{split}*.json",
 )
-# File names that say nothing of what they label: the folder's name does.
+# File names that do not tell what they label, as the folder's name does.
 GENERIC = {"data", "dataset", "instances", "_annotations.coco", "annotations", "labels"}
-FAR = 1e6  # pixels: no picture is so large
+FAR = 1e6  # pixels; no picture is this large
 ERRORS = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, OSError)
 
 
 def load(path: Path, images_folder: Path | None = None, split: str = "val") -> Dataset:
-    """Read labels; the pictures are looked for beside them.
+    """Read labels, and find their pictures.
 
     Args:
         path: a `.json` of COCO or LVIS, the `.yaml` of a YOLO dataset, or a folder with one.
-        images_folder: where the pictures of a `.json` are; None looks where COCO has them.
-        split: of a YOLO dataset, or of COCO's folder of several files.
+        images_folder: folder of a `.json`'s pictures; None looks where COCO has them.
+        split: split of a YOLO dataset, or of a COCO folder with several files.
 
     Raises:
-        DatasetError: no labels or pictures there, or not of a known form.
+        DatasetError: there are no labels or pictures, or they are not in a known format.
     """
     file = labels_of(path, split)
     if not file.is_file():
@@ -61,10 +61,10 @@ def load(path: Path, images_folder: Path | None = None, split: str = "val") -> D
 
 
 def labels_of(path: Path, split: str = "val") -> Path:
-    """The file of labels: itself, or the only one that is found in a folder.
+    """The file of labels: the path itself, or the one found in a folder.
 
     Raises:
-        DatasetError: the folder has none.
+        DatasetError: the folder has no labels.
     """
     if not path.is_dir():
         return path
@@ -122,7 +122,7 @@ def _unique(rows: list[dict[str, Any]], what: str) -> list[dict[str, Any]]:
 
 
 def _file_name(image: dict[str, Any]) -> PurePosixPath:
-    """LVIS names COCO's pictures by their address: the last two parts are folder and file."""
+    """The name of a picture; LVIS has an address instead, which ends in folder and file."""
     given = image.get("file_name") or "/".join(image["coco_url"].split("/")[-2:])
     for name in (PurePosixPath(given), PureWindowsPath(given)):
         if name.is_absolute() or name.drive or ".." in name.parts:
@@ -131,7 +131,7 @@ def _file_name(image: dict[str, Any]) -> PurePosixPath:
 
 
 def _images_of(file: Path, first: PurePosixPath | str) -> Path:
-    """COCO's own layout (`annotations/instances_val2017.json`, `val2017/`), or beside the labels."""
+    """COCO's folder (`val2017/` of `annotations/instances_val2017.json`), or beside the labels."""
     beside, above = file.parent, file.parent.parent
     split = file.stem.rpartition("_")[2]
     homes = [beside / "images", beside, above / split, above / "images" / split, above]
@@ -150,7 +150,7 @@ def _photo(
         raise DatasetError(f"A box in {path.name} has not four numbers; mend the labels.")
     xywh = np.array([each["bbox"] for each in labels], np.float64).reshape(-1, 4)
     _check(xywh, path)
-    given = np.array([each.get("area") for each in labels], np.float64)  # None is no number
+    given = np.array([each.get("area") for each in labels], np.float64)  # None becomes NaN
     areas = np.where(given >= 0, given, xywh[:, 2] * xywh[:, 3])
     named = [each["category_id"] for each in labels]
     negative = image.get("neg_category_ids", [])
@@ -174,7 +174,7 @@ def _photo(
 def _check(boxes: NDArray[np.float64], path: Path) -> None:
     if not (np.isfinite(boxes).all() and (np.abs(boxes) < FAR).all()):
         raise DatasetError(f"A box in {path.name} is not of numbers of pixels; mend the labels.")
-    if not (boxes[:, 2:] >= 0).all():  # COCO's own have one or two of width 0
+    if not (boxes[:, 2:] >= 0).all():  # COCO itself has one or two of width 0
         raise DatasetError(f"A box in {path.name} has a negative size; mend the labels.")
 
 
@@ -189,13 +189,13 @@ def _yolo(file: Path, split: str) -> Dataset:
     names = data.get("names")
     if not names:
         raise DatasetError(f"{file} has no `names`; list the classes there.")
-    # JSON, which YAML reads, has numbers as keys in quotes only.
+    # JSON, which is valid YAML, allows numbers as keys only in quotes.
     by_id = dict(enumerate(names)) if isinstance(names, list) else {int(k): names[k] for k in names}
     if by_id.keys() != set(range(len(by_id))):
         raise DatasetError(f"{file} leaves out a number among its `names`; count from 0.")
     classes = [by_id[place] for place in range(len(by_id))]
     wrong = next((each for each in classes if not isinstance(each, str)), None)
-    if wrong is not None:  # YAML reads no and yes as booleans
+    if wrong is not None:  # YAML reads "no" and "yes" as booleans
         raise DatasetError(f"{file} names a class {str(wrong)[:50]!r}; write it in quotes.")
     root = file.parent / (data.get("path") or ".")
     given = data.get(split) or []
@@ -210,7 +210,7 @@ def _yolo(file: Path, split: str) -> Dataset:
 
 
 def _yolo_files(entry: Path) -> Iterator[Path]:
-    if not entry.exists() and ".." in entry.parts:  # Roboflow's ../valid/images is not meant so
+    if not entry.exists() and ".." in entry.parts:  # as Roboflow's ../valid/images
         entry = Path(*(part for part in entry.parts if part != ".."))
     if entry.suffix == ".txt" and entry.is_file():
         lines = entry.read_text(encoding="utf-8").split("\n")
@@ -224,7 +224,7 @@ def _yolo_files(entry: Path) -> Iterator[Path]:
 def _yolo_photo(place: int, path: Path, classes: int, digest: "hashlib._Hash") -> Photo:
     try:
         size = size_wh(path)
-    except ImageError:  # said when it is its turn
+    except ImageError:  # reported when the photo is used
         size = (1, 1)
     labels = _labels_of(path)
     text = labels.read_text(encoding="utf-8") if labels.is_file() else ""
@@ -233,7 +233,7 @@ def _yolo_photo(place: int, path: Path, classes: int, digest: "hashlib._Hash") -
     try:
         for line in filter(str.strip, text.splitlines()):
             row = tuple(map(float, line.split()))
-            rows[row] = _corners(np.array(row[1:]))  # Ultralytics, too, drops a row said twice
+            rows[row] = _corners(np.array(row[1:]))  # repeated rows are dropped, as in Ultralytics
     except ValueError as error:
         raise DatasetError(f"{labels} holds what is no box ({error}); mend the line.") from error
     if not all(row[0].is_integer() and 0 <= row[0] < classes for row in rows):
@@ -252,7 +252,7 @@ def _yolo_photo(place: int, path: Path, classes: int, digest: "hashlib._Hash") -
 
 
 def _corners(values: NDArray[np.float64]) -> list[float]:
-    """`x1 y1 x2 y2` of a box `cx cy w h`, or of an outline `x y x y ...`; parts of the picture."""
+    """`x1 y1 x2 y2` of a box `cx cy w h` or outline `x y x y ...`; fractions of the picture."""
     if not ((values >= -0.01) & (values <= 1.01)).all():
         raise ValueError("not parts of the picture, from 0 to 1")
     if len(values) == 4:
@@ -265,7 +265,7 @@ def _corners(values: NDArray[np.float64]) -> list[float]:
 
 
 def _labels_of(path: Path) -> Path:
-    """Ultralytics' rule: the last folder called `images` becomes `labels`."""
+    """The file of labels, by Ultralytics' rule: the last folder `images` becomes `labels`."""
     parts = list(path.parts)
     places = [place for place, part in enumerate(parts[:-1]) if part == "images"]
     if places:

@@ -1,4 +1,4 @@
-"""Figures of matched detections that COCO does not give: F1, calibration, AP of a bootstrap."""
+"""Figures that COCO does not have, from matched detections: F1, calibration, bootstrapped AP."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,11 +12,11 @@ RECALLS = np.linspace(0, 1, 101)
 
 
 def ap50(matches: Matches, weights: Floats | None = None) -> float:
-    """AP50 as `precision` has it, from what was matched already.
+    """AP50 as in `precision`, from existing matches.
 
     Args:
-        matches: of P photos.
-        weights: `(P,)` how often each photo counts, as in a bootstrap; None: once.
+        matches: matches of P photos.
+        weights: `(P,)`, how often each photo counts, as in a bootstrap; None: once.
     """
     weights = np.ones(len(matches.labels)) if weights is None else weights
     judged = np.flatnonzero(matches.verdicts != IGNORED)
@@ -50,7 +50,7 @@ def f1(
     """
     mass = np.ones(len(scores)) if weights is None else weights
     order = np.argsort(-scores, kind="stable")
-    over = np.searchsorted(-scores[order], -thresholds, side="right")  # boxes over each threshold
+    over = np.searchsorted(-scores[order], -thresholds, side="right")  # boxes above each threshold
     every, hits = (np.append(0, np.cumsum(each[order]))[over] for each in (mass, mass * right))
     result: Floats = 2 * hits / np.maximum(every + labelled, 1)
     return result
@@ -76,9 +76,9 @@ def reliability(
 def calibration_error(
     scores: Floats, right: NDArray[np.bool_], bins: int = 10, weights: Floats | None = None
 ) -> float:
-    """How far a score is from the share of boxes of that score which are right, on average.
+    """Mean difference between a score and the share of boxes with that score that are right.
 
-    Sources: expected calibration error (Naeini et al., AAAI 2015), of detections as in Küppers et
+    Sources: expected calibration error (Naeini et al., AAAI 2015), for detections as in Küppers et
     al., CVPR workshops 2020.
 
     >>> calibration_error(np.array([0.8, 0.8]), np.array([True, False])).__round__(2)

@@ -1,4 +1,4 @@
-"""An evaluation's figures as plots, each a string of SVG."""
+"""An evaluation's figures as plots, each a string with SVG."""
 
 import io
 import warnings
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 __all__ = ["BLUE", "GREY", "ORANGE", "plots", "svg"]
 
-MANY = 100  # classes; more make a confusion matrix nobody can read
+MANY = 100  # classes; with more, nobody can read a confusion matrix
 BLUE, ORANGE, GREY = "#2563eb", "#ea580c", "#9ca3af"
 
 
 def plots(evaluation: Evaluation) -> dict[str, str]:
-    """Title and SVG of each plot."""
+    """Make all plots: title and SVG of each."""
     drawn = {
         "AP50 by wording": svg(lambda axes: _wordings(axes, evaluation)),
         "How often a score is right": svg(lambda axes: _reliability(axes, evaluation)),
@@ -36,20 +36,20 @@ def plots(evaluation: Evaluation) -> dict[str, str]:
 
 
 def svg(draw: Callable[..., Any], side: float = 4.5, columns: int = 1) -> str:
-    """What `draw` draws on so many axes side by side, as SVG."""
-    # The same SVG for the same figures; text stays text.
+    """Draw with `draw` on `columns` axes side by side, as SVG."""
+    # Equal figures give equal SVG; text stays text.
     with (
         rc_context(
             {
                 "svg.hashsalt": "openvocab",
                 "svg.fonttype": "none",
                 "font.size": 9,
-                "text.parse_math": False,  # names of classes are not formulas
+                "text.parse_math": False,  # class names are not formulas
             }
         ),
         warnings.catch_warnings(),
     ):
-        # The browser's fonts draw the text, not those that lack a sign here.
+        # The browser's fonts draw the text, not the fonts here, which may lack a character.
         warnings.filterwarnings("ignore", message="Glyph")
         figure = Figure(figsize=(side * 1.25 * columns, side), layout="constrained")
         axes = figure.subplots(1, columns, squeeze=False)[0]
@@ -104,7 +104,7 @@ def _recall(axes: "Axes", evaluation: Evaluation) -> None:
 
 
 def _confusion(axes: "Axes", evaluation: Evaluation) -> None:
-    """Rows are shares of a class's labelled boxes; classes with none are left out."""
+    """Draw the matrix; rows are shares of a class's labelled boxes, empty ones are left out."""
     names: Sequence[str] = [*evaluation.dataset.classes, "(nothing)"]
     table = evaluation.confusion.astype(float)
     there = np.flatnonzero(table[:-1].sum(axis=1))

@@ -1,4 +1,4 @@
-"""What a result was made with: commit, versions, hashes of the weights, machine."""
+"""What a result was made with: commit, versions, hashes of weights, machine."""
 
 import hashlib
 import os
@@ -40,10 +40,10 @@ def provenance(detector: OpenVocabDetector) -> dict[str, object]:
 
 
 def detector_hash(preset: Preset) -> str | None:
-    """SHA-256 of the detector's file, or of the files of its folder; None if it is no file."""
+    """SHA-256 of the detector's file, or of the files in its folder; None if there is neither."""
     try:
         path = weights.resolve(preset.detector)
-    except WeightsNotFoundError:  # composed by hand
+    except WeightsNotFoundError:  # the detector was composed by hand
         return None
     if path.is_file():
         return sha256(path)
@@ -54,7 +54,7 @@ def detector_hash(preset: Preset) -> str | None:
 
 
 def _commit() -> str | None:
-    """Of the checkout this package runs from; `-dirty` with changes; None of an installed one."""
+    """Commit of the checkout, with `-dirty` if it has changes; None for an installed package."""
     folder = Path(__file__).parents[2]
     if not (folder / ".git").exists():
         return None

@@ -22,29 +22,29 @@ from openvocab.regions import grown, regions
 __all__ = ["html"]
 
 MISTAKES = 12
-SIDE = 320  # pixels of their pictures
+SIDE = 320  # pixels, of the pictures of mistakes
 CONTEXT = 1.8
 
 
 class Mistake(NamedTuple):
-    """A box of a high score that is wrong."""
+    """A wrong box with a high score."""
 
     jpeg: str
-    """Base64; labelled boxes are white."""
+    """The picture in base64; labelled boxes are white."""
     photo: str
     called: str
     score: float
     labelled: str
-    """What people called the box that is nearest."""
+    """The label of the nearest box."""
     overlap: float
-    """With it, intersection over union; 0 where there is none."""
+    """Intersection over union with that box; 0 if there is none."""
 
 
 def html(evaluation: Evaluation, results: dict[str, Any]) -> str:
-    """The page.
+    """Write the page.
 
     Args:
-        evaluation: what it is about.
+        evaluation: the evaluation to show.
         results: its figures, with the preset and the provenance.
     """
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
@@ -60,7 +60,7 @@ def _percent(value: float | None) -> str:
 
 
 def _mistakes(evaluation: Evaluation) -> Iterator[Mistake]:
-    """The wrong boxes of the highest scores, one a photo."""
+    """The wrong boxes with the highest scores, one per photo."""
     asked, matches, classes = (
         evaluation.asked[0],
         evaluation.asked[0].matches,
@@ -87,7 +87,7 @@ def _mistakes(evaluation: Evaluation) -> Iterator[Mistake]:
 
 
 def _drawn(photo: Photo, box: Boxes, called: str, score: float) -> str:
-    """The box and what is around it, cut out before anything is drawn, so that all read alike."""
+    """The box with its surroundings, cut out before drawing, so that all pictures look alike."""
     x1, y1, x2, y2 = regions(grown(box, CONTEXT), photo.size_wh)[0].tolist()
     cut = photo.load()[y1:y2, x1:x2]
     scale = SIDE / max(cut.shape[:2])

@@ -1,4 +1,4 @@
-"""What a detector sees in each photo, seen once and kept on disk: runs go on where they stopped."""
+"""Sees each photo once and keeps the result on disk, so stopped runs continue where they were."""
 
 import hashlib
 import io
@@ -22,7 +22,7 @@ from openvocab.regions import reachable
 
 __all__ = ["Seen", "SeenOnce"]
 
-# Everything else of a preset is about names, which are given afterwards.
+# Everything else in a preset concerns names, which are given afterwards.
 SEEING = (
     "proposal_threshold",
     "proposal_iou",
@@ -39,29 +39,29 @@ CODE = (
 
 
 class Seen(NamedTuple):
-    """One photo as two networks see it, before any word is known."""
+    """One photo as the two networks see it, before any word is known."""
 
     regions: Regions
     truth: Features
-    """`(M, D)` of the labelled boxes."""
+    """`(M, D)`, features of the labelled boxes."""
     propose_s: float
     """Seconds in the detector."""
     encode_s: float
-    """Seconds in the encoder, of the proposals that may reach the preset's threshold, as `detect`
-    encodes them; accuracy is measured on all of them."""
+    """Seconds in the encoder, for the proposals that can reach the preset's threshold, which
+    `detect` would encode; accuracy is measured on all proposals."""
 
 
 class SeenOnce:
-    """Sees each photo once, or reads what an earlier run with the same networks has kept."""
+    """Sees each photo once, or reads what an earlier run with the same networks kept."""
 
     def __init__(self, detector: OpenVocabDetector, folder: Path | None = None) -> None:
-        """Keep what is seen, or not.
+        """Prepare to see photos; nothing is read yet.
 
         Args:
-            detector: its preset says which weights it has: two detectors that were composed by
-                hand need a folder each.
-            folder: one file per photo, 2 kB per box that was seen with an encoder of 512
-                numbers: some 300 kB; None keeps nothing.
+            detector: detector that sees. Its preset identifies its weights, so detectors that were
+                composed by hand need separate folders.
+            folder: one file per photo, with 2 kB per box for an encoder with 512 numbers, some
+                300 kB in all; None keeps nothing.
         """
         self._detector = detector
         preset = detector.preset
@@ -73,12 +73,12 @@ class SeenOnce:
         self._folder = None if folder is None else folder / _digest(json.dumps(key))
 
     def __call__(self, photo: Photo) -> Seen:
-        """A photo, without masks.
+        """See a photo, without masks.
 
         Raises:
-            ImageError: it cannot be read.
-            DatasetError: it is of another size than its labels say.
-            OpenVocabError: the folder cannot be written.
+            ImageError: the photo cannot be read.
+            DatasetError: its size is not the one that its labels state.
+            OpenVocabError: the folder cannot be written to.
         """
         if self._folder is None:
             return self._see(photo)
@@ -119,7 +119,7 @@ def _digest(text: str) -> str:
 
 @cache
 def _code() -> str:
-    """Of all modules that have a part in seeing: other code may see otherwise."""
+    """Hash of all modules that take part in seeing: other code may see something else."""
     package = Path(openvocab.__file__).parent
     files = sorted(file for place in CODE for file in package.glob(place))
     return _digest("".join(file.read_text(encoding="utf-8") for file in files))
@@ -141,7 +141,7 @@ def _packed(seen: Seen) -> bytes:
 
 
 def _read(file: Path) -> Seen | None:
-    """None where there is no such file, or a damaged one."""
+    """Read what was seen; None if the file is missing or damaged."""
     try:
         with file.open("rb") as opened, np.load(opened, allow_pickle=False) as kept:
             labels = tuple(json.loads(str(kept["labels"])))

@@ -1,4 +1,4 @@
-"""The same classes in other words, and beside others: what a dataset's own names never test."""
+"""The same classes in other words, and among others, which a dataset's own names never test."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -24,7 +24,7 @@ class Wording:
     classes: tuple[str, ...]
     """The K classes in the dataset's order, then distractors."""
     automatic: bool = False
-    """Made of the names by rule."""
+    """Whether it was made from the names by rule."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +32,11 @@ class ClassesMap:
     """A dataset's classes in other words."""
 
     tables: dict[str, dict[str, str]] = field(default_factory=dict)
-    """By name of the wording: the words of some classes; the others keep their name."""
+    """By name of the wording, the words for some classes; the others keep their names."""
     absent: tuple[str, ...] = ()
-    """Words of which nothing is in the pictures."""
+    """Words for things that are in none of the pictures."""
     distractors: tuple[str, ...] = ()
-    """Words that are none of the classes, nor kinds or parts of them; asked for beside them."""
+    """Words to ask for as well, which are not classes, nor kinds or parts of them."""
 
     @classmethod
     def from_file(cls, name_or_path: str) -> Self:
@@ -46,7 +46,7 @@ class ClassesMap:
             name_or_path: the path, or the name of one that ships with the package (`coco`).
 
         Raises:
-            ConfigError: it cannot be read.
+            ConfigError: the file cannot be read.
             DatasetError: a value is not a word.
         """
         shipped = bundled("configs") / "classes" / f"{name_or_path}.toml"
@@ -66,10 +66,11 @@ class ClassesMap:
 
 
 def wordings(classes: Sequence[str], words: ClassesMap | None = None) -> list[Wording]:
-    """The names first, then case, a photo of, the map's tables, and more and more distractors.
+    """List the names, upper case, "a photo of", the map's tables, and ever more distractors.
 
     Raises:
-        DatasetError: the map names a class that the dataset has not, or two classes alike.
+        DatasetError: the map names a class that the dataset does not have, or gives two classes
+            the same word.
 
     >>> [each.name for each in wordings(["bus"])]
     ['names', 'upper case', 'a photo of']
@@ -100,7 +101,7 @@ def wordings(classes: Sequence[str], words: ClassesMap | None = None) -> list[Wo
     ]
     for count in DISTRACTORS:
         if len(others) >= count:
-            # Spread over the list, which is sorted by how common a word is.
+            # Spread over the list, which is sorted by frequency of the words.
             some = others[:: len(others) // count][:count]
             result.append(Wording(f"+{count:,} distractors", (*classes, *some)))
     for wording in result:
@@ -112,7 +113,7 @@ def wordings(classes: Sequence[str], words: ClassesMap | None = None) -> list[Wo
 
 
 def _words(path: Path, words: object) -> tuple[str, ...]:
-    """Different words, each a string."""
+    """Check that words are strings, and all different."""
     if not isinstance(words, list):
         raise DatasetError(f"{path} holds {words!r} where a list of words should be; mend it.")
     for word in words:
