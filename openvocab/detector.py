@@ -259,7 +259,7 @@ class OpenVocabDetector:
             One `Detections` per image, in order; equal to `detect` of each (within 1e-4).
 
         Raises:
-            ImageError: an image cannot be read (the others are then not detected in, either).
+            ImageError: an image cannot be read (nothing is detected in the others, either).
             ClassesError: the classes, negatives or thresholds cannot be used.
         """
         naming = self.naming(
@@ -294,9 +294,9 @@ class OpenVocabDetector:
         score_threshold: float | None = None,
         thresholds: Mapping[str, float] | None = None,
     ) -> sv.Detections:
-        """Return what `detect` would for the image of these regions, without running the networks.
+        """Return what `detect` would for the image of these regions, without looking at it again.
 
-        Only words that are new to the detector are encoded. Other arguments as for `detect`.
+        Only new words and example pictures are encoded. Other arguments are as for `detect`.
 
         Raises:
             ClassesError: the classes, negatives or thresholds cannot be used, or a threshold is

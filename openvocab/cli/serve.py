@@ -47,9 +47,9 @@ def serve(  # noqa: PLR0913  a command has as many parameters as it has options
         str, typer.Option(envvar="OPENVOCAB_TOKEN", help="Token that callers must send (bearer).")
     ] = "",
     batch: Annotated[int, typer.Option(min=1, max=256, help="Images per batch at most.")] = 8,
-    queue: Annotated[int, typer.Option(min=1, help="Images that may wait; beyond, 429.")] = 32,
+    queue: Annotated[int, typer.Option(min=1, help="Images that may wait; above that, 429.")] = 32,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds per request; then 504.")] = 30.0,
-    max_mb: Annotated[int, typer.Option(min=1, help="MiB per request; beyond, 413.")] = 32,
+    max_mb: Annotated[int, typer.Option(min=1, help="MiB per request; above that, 413.")] = 32,
     vocabularies: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Keep stored vocabularies in this folder.")
     ] = None,
@@ -57,28 +57,28 @@ def serve(  # noqa: PLR0913  a command has as many parameters as it has options
         list[str] | None,
         typer.Option(
             metavar="NAME=ADDRESS", envvar="OPENVOCAB_SOURCES",
-            help="Camera or film that callers may watch by this name; repeat it for more.",
+            help="Camera or film that callers may watch by this name; repeat for more.",
         ),
     ] = None,
     zones: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME=FILE",
-            help="Polygons and lines in the pictures of that source, TOML or JSON; repeatable.",
+            help="Polygons and lines in the pictures of that source, TOML or JSON; repeat for more.",
         ),
     ] = None,
-    streams: Annotated[int, typer.Option(min=0, help="Streams at once; beyond, 429.")] = 4,
+    streams: Annotated[int, typer.Option(min=0, help="Streams at once; above that, 429.")] = 4,
     allow_url: Annotated[
         list[str] | None,
         typer.Option(
             metavar="https://HOST/FOLDER/",
-            help="Pictures there may be sent as an address; repeat it for more.",
+            help="Pictures there may be sent as an address; repeat for more.",
         ),
     ] = None,
     allow_origin: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="https://SITE", help="Let its pages call from a browser; repeat it for more."
+            metavar="https://SITE", help="Let its pages call from a browser; repeat for more."
         ),
     ] = None,
     demo: Annotated[

@@ -115,7 +115,7 @@ class _Body:
 
 
 class Gone:
-    """Ends the work for callers who have gone; else impatient retries would all be worked on."""
+    """Ends the work for callers who have gone, so that repeated attempts do not pile up."""
 
     def __init__(self, app: ASGIApp) -> None:
         """Wrap an application."""
