@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-import openvocab.environment  # noqa: F401  watches for forks from the start
+import openvocab.environment  # noqa: F401  minds forks from the start
 from openvocab.errors import OpenVocabError
 
 if TYPE_CHECKING:

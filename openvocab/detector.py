@@ -44,12 +44,7 @@ class OpenVocabDetector:
     def __init__(
         self, proposer: Proposer, encoder: Encoder, preset: str | os.PathLike[str] | Preset
     ) -> None:
-        """Compose a detector from your own parts.
-
-        Args:
-            proposer: finds boxes.
-            encoder: encodes regions and words.
-            preset: gives the numbers only; the weights that it names are not loaded.
+        """Compose a detector from your own parts; `preset` gives the numbers, and loads no weights.
 
         Raises:
             ModelError: the proposer has no names, or the same name twice.
@@ -102,13 +97,11 @@ class OpenVocabDetector:
     def vocabulary(
         self, classes: Classes | Vocabulary, negatives: Sequence[str] = ()
     ) -> Vocabulary:
-        """Encode classes once, to save them or to pass them to many calls.
-
-        A `Vocabulary` is checked and returned as it is.
+        """Encode classes once, to save them or to pass them to many calls; checks a `Vocabulary`.
 
         Raises:
             ClassesError: the classes cannot be used (see `openvocab.vocabulary.parse`), or a
-                `Vocabulary` was made with another encoder or comes with further negatives.
+                `Vocabulary` is of another encoder or comes with further negatives.
         """
         if not isinstance(classes, Vocabulary):
             return Vocabulary.build(

@@ -263,6 +263,6 @@ def _summary(records: list[dict[str, Any]]) -> Table:
 
 
 def _progress(work: list[_Work]) -> Iterator[_Work]:
-    """Yield the work, with a bar on standard error if that is a terminal and there are several images."""
+    """Yield the work, with a bar on standard error if it is a terminal and images are several."""
     with progress(quiet=len(work) < 2) as bar:
         yield from bar.track(work, description="detecting")

@@ -64,7 +64,7 @@ def serve(  # noqa: PLR0913  a command has as many parameters as it has options
         list[str] | None,
         typer.Option(
             metavar="NAME=FILE",
-            help="Polygons and lines in the pictures of that source, TOML or JSON; repeat for more.",
+            help="Polygons and lines in pictures of that source, TOML or JSON; repeat for more.",
         ),
     ] = None,
     streams: Annotated[int, typer.Option(min=0, help="Streams at once; above that, 429.")] = 4,

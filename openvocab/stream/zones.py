@@ -95,11 +95,11 @@ class Zones:
 
         Args:
             polygons: by name, each of three or more points `(x, y)` in pixels.
-            lines: by name, two points each; "in" means from right to left, looking along the line
-                from its first point to its second.
+            lines: by name, two points each; "in" means from right to left, looking from the first
+                point to the second.
 
         Raises:
-            ConfigError: a polygon or line has too few points, or its points cannot be used.
+            ConfigError: there are too few points, or they cannot be used.
         """
         self._polygons, self._lines = dict(polygons or {}), dict(lines or {})
         for name, points in self._polygons.items():
