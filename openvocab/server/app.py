@@ -13,8 +13,9 @@ from starlette.routing import Match, Mount
 from openvocab import __version__
 from openvocab.detector import OpenVocabDetector
 from openvocab.server import routes
+from openvocab.server.callers import API, Gone, Site, Token
 from openvocab.server.errors import StoppingError
-from openvocab.server.limits import API, BodyLimit, Counts, Gone, Site, Token
+from openvocab.server.limits import BodyLimit, Counts
 from openvocab.server.refusals import add_refusals
 from openvocab.server.schemas import Refused
 from openvocab.server.service import MIB, Service, Settings
@@ -124,7 +125,9 @@ def _health(app: FastAPI, service: Service, registry: CollectorRegistry) -> None
 
     @app.head("/readyz", include_in_schema=False)
     @app.get(
-        "/readyz", tags=["health"], responses={503: {"description": "It is not.", "model": Refused}}
+        "/readyz",
+        tags=["health"],
+        responses={503: {"description": "The server stops.", "model": Refused}},
     )
     async def readyz() -> dict[str, str]:
         """Whether a request would be answered at this moment."""

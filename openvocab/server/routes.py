@@ -54,7 +54,9 @@ _REFUSALS: dict[int | str, dict[str, Any]] = {
     for status, said in _SAID.items()
 }
 
-_OVER: dict[int | str, dict[str, Any]] = {204: {"description": "It ended, and all was told."}}
+_OVER: dict[int | str, dict[str, Any]] = {
+    204: {"description": "The stream has ended, and all of its events were sent."}
+}
 
 
 def detection(service: Service) -> APIRouter:
