@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 Name = Annotated[str, Field(max_length=500)]
-Score = Annotated[float, Field(ge=0, le=1)]
+Score = Annotated[float, Field(ge=0, le=1, strict=True)]  # else `false` is a score of 0
 Names = Annotated[list[Name], Field(max_length=5000)]
 DOT = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNoAAAAggCBd81ytgAAAABJRU5ErkJggg=="
 """A picture of one grey pixel, for examples that work as they are."""
@@ -104,7 +104,7 @@ class AskedForm(_Strict):
     ] = []
     negatives: Annotated[list[str], Field(description='"wall, sky"')] = []
     vocabulary: str | None = None
-    score_threshold: Score | None = None
+    score_threshold: Annotated[float, Field(ge=0, le=1)] | None = None
     thresholds: Annotated[Json[dict[Name, Score]], Field(description='JSON: {"bus": 0.5}')] = {}
 
     def question(self) -> Question:

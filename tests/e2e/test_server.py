@@ -213,6 +213,8 @@ def test_vocabularies_are_stored_and_outlive_the_server(small, tmp_path):
         ({"vocabulary": "street"}, 422, "Give either"),
         ({"classes": None, "vocabulary": "nowhere"}, 404, "no vocabulary"),
         ({"score_threshold": 2}, 422, "less than or equal"),
+        ({"score_threshold": False}, 422, "valid number"),
+        ({"thresholds": {"bus": "0.5"}}, 422, "valid number"),
         ({"thresholds": {"cat": 0.5}}, 422, "not among the classes"),
         ({"negatives": ["bus"]}, 422, "among the classes and the negatives"),
         ({"surprise": 1}, 422, "Extra inputs are not permitted; /openapi.json says"),
