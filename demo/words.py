@@ -102,7 +102,7 @@ def answer(found: sv.Detections) -> str:
     if len(found):
         return note(f"Found: {summary(found)}.")
     return note(
-        "Nothing of this is in the picture. A broader word or a lower threshold finds more."
+        "Nothing of this is in the picture. Another word or a lower threshold may find more."
     )
 
 
