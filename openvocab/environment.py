@@ -13,8 +13,12 @@ from typing import Any
 
 from openvocab.errors import ModelError
 
-__all__ = ["device_name", "environment_kept", "logging_kept", "one_thread", "quiet", "required"]
+__all__ = [
+    "LOCAL", "device_name", "environment_kept", "logging_kept", "one_thread", "quiet", "required",
+]  # fmt: skip
 
+LOCAL = ("127.0.0.1", "localhost", "::1")
+"""Names by which this machine calls itself."""
 
 _CHANGING = threading.RLock()
 

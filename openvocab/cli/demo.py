@@ -7,9 +7,9 @@ from typing import Annotated, Any
 import typer
 
 from openvocab.cli.console import err, out
-from openvocab.cli.options import ENDS, HERE, Host, Port, refuse_taken
+from openvocab.cli.options import ENDS, Host, Port, refuse_taken
 from openvocab.cli.page import demo_page
-from openvocab.environment import required
+from openvocab.environment import LOCAL, required
 from openvocab.errors import ConfigError
 
 __all__ = ["demo"]
@@ -54,6 +54,6 @@ def _serve(page: Any, host: str, port: int, **options: Any) -> None:  # noqa: AN
     except OSError as error:
         raise ConfigError(f"Nothing can be served at {host}; check --host and --port.") from error
     out.print(f"openvocab is at {page.local_url} (Ctrl-C ends it)")
-    if host not in HERE and "auth" not in options:
+    if host not in LOCAL and "auth" not in options:
         err.print("Everybody who reaches this machine may use it; --auth asks for a password.")
     page.block_thread()

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ENDS",
-    "HERE",
     "Classes",
     "Device",
     "Host",
@@ -58,8 +57,6 @@ Threshold = Annotated[
 ]
 Host = Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 lets other machines in.")]
 Port = Annotated[int, typer.Option(min=1, max=65535)]
-HERE = {"127.0.0.1", "localhost", "::1"}
-"""Addresses at which only this machine is served."""
 ENDS = [
     number
     for name in ("SIGTERM", "SIGHUP")

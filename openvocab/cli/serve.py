@@ -15,7 +15,6 @@ import typer
 from openvocab.cli.console import err, out
 from openvocab.cli.options import (
     ENDS,
-    HERE,
     Device,
     Host,
     Port,
@@ -24,7 +23,7 @@ from openvocab.cli.options import (
     refuse_taken,
 )
 from openvocab.cli.page import demo_page
-from openvocab.environment import required
+from openvocab.environment import LOCAL, required
 from openvocab.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -95,14 +94,13 @@ def serve(  # noqa: PLR0913  a command has as many parameters as it has options
     refuse_taken(host, port)
     from openvocab.detector import OpenVocabDetector
     from openvocab.server.app import Settings, build
-    from openvocab.server.service import LOCAL
     from openvocab.stream.zones import Zones
 
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
     demo = demo and find_spec("gradio") is not None
     settings = Settings(
         max_batch=batch, max_waiting=queue, timeout_s=timeout, max_mb=max_mb, token=token,
-        vocabularies=vocabularies, hosts=() if token or host not in HERE else LOCAL,
+        vocabularies=vocabularies, hosts=() if token or host not in LOCAL else LOCAL,
         sources=_named(source or (), "--source", "NAME=ADDRESS"),
         zones={
             name: Zones.from_file(file)
@@ -122,7 +120,7 @@ def serve(  # noqa: PLR0913  a command has as many parameters as it has options
             if demo
             else _nothing
         )
-        if host not in HERE and not settings.token:
+        if host not in LOCAL and not settings.token:
             err.print("Everybody who reaches this machine may use it; --token asks for a token.")
         _run(app, host, port, timeout, end)
 

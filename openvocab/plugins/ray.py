@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from openvocab.batch import Chunk, OpenVocabStage, Place, Worker
-from openvocab.environment import environment_kept
+from openvocab.environment import LOCAL, environment_kept
 from openvocab.errors import OpenVocabError
 from openvocab.presets import Preset, load
 
@@ -93,7 +93,7 @@ def application(
     from ray import serve
 
     from openvocab.server.routes import LISTENERS
-    from openvocab.server.service import LOCAL, Settings
+    from openvocab.server.service import Settings
 
     settings = settings or Settings(hosts=LOCAL)
     # Ray's default is 5; how many may wait is up to the server's own queue, with its 429.

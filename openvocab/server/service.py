@@ -27,11 +27,9 @@ from openvocab.stream.capture import is_still
 from openvocab.stream.zones import Zones
 from openvocab.vocabulary import Classes, Vocabulary
 
-__all__ = ["LOCAL", "MIB", "Service", "Settings"]
+__all__ = ["MIB", "Service", "Settings"]
 
 MIB = 1024**2
-LOCAL = ("127.0.0.1", "localhost", "::1")
-"""Names by which this machine calls itself."""
 ORIGIN = re.compile(r"https?://[^/\s*?#@]+")
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -54,8 +52,8 @@ class Settings:
     max_words: int = 5000
     """Words of one request or vocabulary, including synonyms and negatives."""
     hosts: tuple[str, ...] = ()
-    """Names, without ports, by which requests may address this server, such as `LOCAL`; an empty
-    tuple allows all."""
+    """Names, without ports, by which requests may address this server, such as those in
+    `openvocab.environment.LOCAL`; an empty tuple allows all."""
     origins: tuple[str, ...] = ()
     """Sites whose pages may send requests from a browser, such as `https://app.example.com`."""
     token: str = ""
