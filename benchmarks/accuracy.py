@@ -25,19 +25,19 @@ from faster_coco_eval import COCO
 from rich.progress import track
 
 from openvocab import OpenVocabDetector, Preset, weights
-from openvocab.classifier import Regions
+from openvocab.config import load as load_preset
 from openvocab.detector import AT_LOADING
-from openvocab.evaluate.asking import Namer
-from openvocab.evaluate.calibration import Tried, fit, try_numbers
-from openvocab.evaluate.datasets import Dataset
-from openvocab.evaluate.evaluation import evaluate
-from openvocab.evaluate.formats import labels_of
-from openvocab.evaluate.formats import load as load_dataset
-from openvocab.evaluate.provenance import provenance
-from openvocab.evaluate.seen import Seen, SeenOnce
-from openvocab.evaluate.stress import ClassesMap, Wording, wordings
-from openvocab.presets import load as load_preset
-from openvocab.protocols import Image, Proposals, Proposer
+from openvocab.evaluation.calibration import Tried, fit, try_numbers
+from openvocab.evaluation.datasets import Dataset
+from openvocab.evaluation.evaluator import evaluate
+from openvocab.evaluation.feature_cache import CachedFeatures, FeatureCache
+from openvocab.evaluation.formats import labels_of
+from openvocab.evaluation.formats import load as load_dataset
+from openvocab.evaluation.inference import VariantClassifier
+from openvocab.evaluation.prompt_variants import PromptMap, PromptVariant, prompt_variants
+from openvocab.evaluation.provenance import provenance
+from openvocab.scoring.class_head import Regions
+from openvocab.types import Image, Proposals, Proposer
 
 ASKED = ("names", "synonyms", "more synonyms", "+1,000 distractors")
 PARTS = ("all", "calibration", "test")
@@ -156,8 +156,8 @@ def _alike(found: Proposals) -> Proposals:
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """All rows."""
     dataset = load_dataset(options.dataset)
-    words, preset = ClassesMap.from_file("coco"), load_preset(options.preset)
-    asked = [each for each in wordings(dataset.classes, words) if each.name in ASKED]
+    words, preset = PromptMap.from_file("coco"), load_preset(options.preset)
+    asked = [each for each in prompt_variants(dataset.classes, words) if each.name in ASKED]
     whole = OpenVocabDetector.from_preset(preset)
     gc.freeze()  # the collector need not look through all of torch each time
     chance = np.random.default_rng(0)
@@ -165,7 +165,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     samples = chance.multinomial(len(dataset), share, RESAMPLES).astype(np.float64)
     with tempfile.TemporaryDirectory() as folder:
         home = options.seen or Path(folder) / "seen"
-        see = SeenOnce(whole, home)
+        see = FeatureCache(whole, home)
         own = see
         evaluated = _evaluated(whole, dataset.part("test"), words, own)
         rows: list[dict[str, Any]] = []
@@ -176,7 +176,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             *switches(preset, square, twice=not options.quick),
         ]:
             detector = _detector(whole, switch)
-            see = SeenOnce(detector, home)
+            see = FeatureCache(detector, home)
             seen = [_seen(see(photo), switch) for photo in dataset.photos]
             found = try_numbers(
                 detector, dataset, seen, asked, words.absent,
@@ -203,7 +203,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         }
 
 
-def _seen(seen: Seen, switch: Switch) -> Seen:
+def _seen(seen: CachedFeatures, switch: Switch) -> CachedFeatures:
     if switch.keep is None:
         return seen
     found, features = seen.regions
@@ -217,26 +217,28 @@ def _row(switch: Switch, found: Tried, dataset: Dataset) -> dict[str, Any]:
     places = {photo.id: place for place, photo in enumerate(dataset.photos)}
     figures = {}
     for part in PARTS:
-        mass = np.zeros(len(dataset))
-        mass[[places[photo.id] for photo in dataset.part(part).photos]] = 1
-        fitted = fit(found, mass)
+        weights = np.zeros(len(dataset))
+        weights[[places[photo.id] for photo in dataset.part(part).photos]] = 1
+        fitted = fit(found, weights)
         figures[part] = fitted._asdict() | {"objective": fitted.objective}
     return {"name": switch.name, "parts": figures}
 
 
-def _accuracy(detector: OpenVocabDetector, dataset: Dataset, seen: Sequence[Seen]) -> float:
+def _accuracy(
+    detector: OpenVocabDetector, dataset: Dataset, seen: Sequence[CachedFeatures]
+) -> float:
     """Of the encoder alone, on labelled boxes."""
-    namer = Namer(detector, Wording("names", dataset.classes))
+    namer = VariantClassifier(detector, PromptVariant("names", dataset.classes))
     pairs = zip(dataset.photos, seen, strict=True)
     right = sum(namer.right(photo, each, len(dataset.classes)) for photo, each in pairs)
     return right / dataset.boxes
 
 
 def _evaluated(
-    detector: OpenVocabDetector, dataset: Dataset, words: ClassesMap, see: SeenOnce
+    detector: OpenVocabDetector, dataset: Dataset, words: PromptMap, see: FeatureCache
 ) -> dict[str, Any]:
     """The whole evaluation, without its longest tables."""
-    asked = wordings(dataset.classes, words)
+    asked = prompt_variants(dataset.classes, words)
     table = evaluate(detector, dataset, asked, absent=words.absent, see=see).figures()
     return {key: each for key, each in table.items() if key not in {"confusion", "classes"}}
 

@@ -20,17 +20,17 @@ from torch.nn.functional import interpolate, normalize
 from torchvision.ops import roi_align
 
 from openvocab import OpenVocabDetector
-from openvocab.classifier import Regions
+from openvocab.encoders.boxes import grown
 from openvocab.encoders.openclip import OpenClipEncoder
-from openvocab.evaluate.asking import Namer
-from openvocab.evaluate.calibration import fit, try_numbers
-from openvocab.evaluate.datasets import Dataset
-from openvocab.evaluate.formats import load as load_dataset
-from openvocab.evaluate.provenance import provenance
-from openvocab.evaluate.seen import Seen, SeenOnce
-from openvocab.evaluate.stress import ClassesMap, Wording, wordings
-from openvocab.protocols import Boxes, Features, Image
-from openvocab.regions import grown
+from openvocab.evaluation.calibration import fit, try_numbers
+from openvocab.evaluation.datasets import Dataset
+from openvocab.evaluation.feature_cache import CachedFeatures, FeatureCache
+from openvocab.evaluation.formats import load as load_dataset
+from openvocab.evaluation.inference import VariantClassifier
+from openvocab.evaluation.prompt_variants import PromptMap, PromptVariant, prompt_variants
+from openvocab.evaluation.provenance import provenance
+from openvocab.scoring.class_head import Regions
+from openvocab.types import Boxes, Features, Image
 from openvocab.weights import resolve
 
 SIDES = (448, 896)  # pixels of the longer side
@@ -71,11 +71,11 @@ class Dense:
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """A row for regions that are cut out, and one for each size of photo."""
-    dataset, words = load_dataset(options.dataset), ClassesMap.from_file("coco")
-    asked = [each for each in wordings(dataset.classes, words) if each.name in ASKED]
+    dataset, words = load_dataset(options.dataset), PromptMap.from_file("coco")
+    asked = [each for each in prompt_variants(dataset.classes, words) if each.name in ASKED]
     whole = OpenVocabDetector.from_preset("starter")
     with tempfile.TemporaryDirectory() as folder:
-        see = SeenOnce(whole, options.seen or Path(folder))
+        see = FeatureCache(whole, options.seen or Path(folder))
         seen = [see(photo) for photo in dataset.photos]
     rows = [_row("cut out", whole, dataset, seen, asked)]
     for side in SIDES:
@@ -90,7 +90,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     return {"provenance": provenance(whole), "photos": len(dataset), "rows": rows}
 
 
-def _pooled(dense: Dense, scale: float, image: Image, seen: Seen, labelled: Boxes) -> Seen:
+def _pooled(
+    dense: Dense, scale: float, image: Image, seen: CachedFeatures, labelled: Boxes
+) -> CachedFeatures:
     found = seen.regions.proposals
     features = dense(image, np.vstack([grown(found.xyxy, scale), grown(labelled, scale)]))
     return seen._replace(
@@ -102,11 +104,11 @@ def _row(
     name: str,
     whole: OpenVocabDetector,
     dataset: Dataset,
-    seen: list[Seen],
-    asked: list[Wording],
+    seen: list[CachedFeatures],
+    asked: list[PromptVariant],
 ) -> dict[str, Any]:
     found = fit(try_numbers(whole, dataset, seen, asked, ()), np.ones(len(dataset)))
-    namer = Namer(whole, Wording("names", dataset.classes))
+    namer = VariantClassifier(whole, PromptVariant("names", dataset.classes))
     pairs = zip(dataset.photos, seen, strict=True)
     right = sum(namer.right(photo, each, len(dataset.classes)) for photo, each in pairs)
     return {

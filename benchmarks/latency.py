@@ -33,18 +33,19 @@ import numpy as np
 import PIL.Image
 import torch
 
-from openvocab import OpenVocabDetector, Preset, images
+from openvocab import OpenVocabDetector, Preset
+from openvocab._internal.files import bundled
 from openvocab.cli.export import regions_of
-from openvocab.encoders.export import export
+from openvocab.config import load
+from openvocab.encoders.boxes import grown, shown
 from openvocab.encoders.openclip import OpenClipEncoder
 from openvocab.errors import ModelError
-from openvocab.evaluate.provenance import provenance
-from openvocab.files import bundled
-from openvocab.presets import load
-from openvocab.proposers.export import export_detector
+from openvocab.evaluation.provenance import provenance
+from openvocab.export.detector import export_detector
+from openvocab.export.image_encoder import export
+from openvocab.io import images
 from openvocab.proposers.ultralytics import UltralyticsProposer
-from openvocab.protocols import Image, Proposals, Proposer
-from openvocab.regions import grown, shown
+from openvocab.types import Image, Proposals, Proposer
 from openvocab.weights import resolve
 
 BOXES = (1, 10, 30, 100, 300)
@@ -294,11 +295,11 @@ def random_networks(folder: Path) -> Preset:
     import open_clip  # noqa: TID251  its stock configuration
     from safetensors.torch import save_file
 
-    from openvocab.runtimes import contained_ultralytics
+    from openvocab._internal.runtimes import isolated_ultralytics
 
     torch.manual_seed(0)
     detector = folder / "yolo26n.pt"
-    with contained_ultralytics() as ultralytics:
+    with isolated_ultralytics() as ultralytics:
         ultralytics.YOLO("yolo26n.yaml").save(detector)
     bundle = folder / "vit"
     bundle.mkdir()

@@ -16,8 +16,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from openvocab import OpenVocabDetector, images
-from openvocab.evaluate.provenance import provenance
+from openvocab import OpenVocabDetector
+from openvocab.evaluation.provenance import provenance
+from openvocab.io import images
 
 SMALL, LARGE = 128, 640  # photos
 ROUNDS = 3

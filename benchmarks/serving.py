@@ -25,8 +25,9 @@ from typing import Any
 import httpx
 import numpy as np
 
-from openvocab import OpenVocabDetector, images
-from openvocab.evaluate.provenance import provenance
+from openvocab import OpenVocabDetector
+from openvocab.evaluation.provenance import provenance
+from openvocab.io import images
 
 CLASSES = ["person", "car", "dog", "chair", "bottle"]
 ALONE, TOGETHER, MANY = 40, 120, 160  # requests

@@ -15,16 +15,16 @@ from pathlib import Path
 import numpy as np
 
 from openvocab import OpenVocabDetector
-from openvocab.prompts import split_list
-from openvocab.protocols import Frame
 from openvocab.stream.processor import StreamProcessor
-from openvocab.stream.source import Sources
+from openvocab.stream.source import VideoSources
+from openvocab.types import Frame
+from openvocab.vocabulary.prompts import split_list
 
 
 class Timed:
     """A source that times the detector alone on each frame before it gives the frame away."""
 
-    def __init__(self, source: Sources, detector: OpenVocabDetector) -> None:
+    def __init__(self, source: VideoSources, detector: OpenVocabDetector) -> None:
         self._source, self._detector = source, detector
         self.fps = source.fps
         self.alone: list[float] = []
@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("--warm-up", type=int, default=20, help="frames that do not count")
     options = parser.parse_args()
     detector = OpenVocabDetector.from_preset(options.preset)
-    source = Timed(Sources(options.film), detector)
+    source = Timed(VideoSources(options.film), detector)
     processor = StreamProcessor(detector, split_list(options.classes))
     streamed = np.array([time.perf_counter() - source.given for _ in processor.run(source)])
     alone = np.array(source.alone)

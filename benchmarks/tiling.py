@@ -20,13 +20,13 @@ import numpy as np
 import supervision as sv
 
 from openvocab import OpenVocabDetector
-from openvocab.evaluate import counting, metrics
-from openvocab.evaluate.datasets import Dataset, Photo
-from openvocab.evaluate.formats import load as load_dataset
-from openvocab.evaluate.provenance import provenance
-from openvocab.presets import load
+from openvocab.config import load
+from openvocab.evaluation import matching, metrics
+from openvocab.evaluation.datasets import Dataset, Photo
+from openvocab.evaluation.formats import load as load_dataset
+from openvocab.evaluation.provenance import provenance
 from openvocab.proposers.tiled import TiledProposer
-from openvocab.protocols import Image, Proposals, Proposer
+from openvocab.types import Image, Proposals, Proposer
 
 COUNTS = (10, 30, 100, 300)
 SIDES = {"small": (0, 32), "medium": (32, 96), "large": (96, 1e5)}  # square roots of areas
@@ -89,14 +89,14 @@ def figures(dataset: Dataset, found: Sequence[Proposals]) -> dict[str, Any]:
         for each in named
     ]
     by_size = {
-        name: counting.proposal_recall(_of_size(dataset, *sides), alike, [100])[100]
+        name: matching.proposal_recall(_of_size(dataset, *sides), alike, [100])[100]
         for name, sides in SIDES.items()
     }
-    recall = counting.proposal_recall(dataset, alike, COUNTS)
+    recall = matching.proposal_recall(dataset, alike, COUNTS)
     return {
         "recall": {str(count): _percent(share) for count, share in recall.items()},
         "recall_100": {name: _percent(share) for name, share in by_size.items()},
-        "AP50": _percent(metrics.ap50(counting.matches(dataset, named))),
+        "AP50": _percent(metrics.ap50(matching.matches(dataset, named))),
         "proposals": round(float(np.mean([len(each) for each in found])), 1),
     }
 

@@ -8,7 +8,7 @@ import threading
 from contextlib import suppress
 
 from openvocab import OpenVocabDetector
-from openvocab.stream import Event, Sources, StreamProcessor
+from openvocab.stream import Event, StreamProcessor, VideoSources
 
 
 def tell(event: Event) -> None:
@@ -25,7 +25,9 @@ def main() -> None:
 
     detector = OpenVocabDetector.from_preset("starter")
     processor = StreamProcessor(detector, arguments.classes, report=tell)
-    camera = Sources(arguments.source, report=tell, patient=True)  # it may be away at the start
+    camera = VideoSources(
+        arguments.source, report=tell, patient=True
+    )  # it may be away at the start
     end = threading.Timer(arguments.seconds, processor.stop)  # whether pictures come or not
     end.daemon = True
     end.start()

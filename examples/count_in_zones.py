@@ -1,4 +1,4 @@
-"""Counts what enters the left half of a film's picture, and what crosses its middle.
+"""MetricsMiddleware what enters the left half of a film's picture, and what crosses its middle.
 
 python examples/count_in_zones.py street.mp4 --classes person bus
 """
@@ -9,7 +9,7 @@ from collections import defaultdict
 import supervision as sv
 
 from openvocab import OpenVocabDetector, annotate
-from openvocab.stream import Event, Sources, StreamProcessor, Zones
+from openvocab.stream import Event, StreamProcessor, VideoSources, Zones
 
 
 def main() -> None:
@@ -31,7 +31,7 @@ def main() -> None:
     detector = OpenVocabDetector.from_preset("starter")
     processor = StreamProcessor(detector, arguments.classes, zones=zones, report=note)
     with sv.VideoSink("counted.mp4", info) as film:
-        for frame, found in processor.run(Sources(arguments.film)):
+        for frame, found in processor.run(VideoSources(arguments.film)):
             film.write_frame(zones.draw(annotate(frame.image, found), frame.source))
     print(*(f"{what}: {len(which)}" for what, which in tracks.items()), sep="\n")
 

@@ -10,7 +10,7 @@ import cv2
 from ultralytics import YOLO
 
 from openvocab import OpenVocabDetector
-from openvocab.labels import Labelled, write_labels
+from openvocab.io.labels import LabelledImage, write_labels
 
 
 def main() -> None:
@@ -26,7 +26,7 @@ def main() -> None:
         if (photo := cv2.imread(str(path))) is None:
             continue  # not a picture
         found = detector.detect(photo, arguments.classes, score_threshold=0.4)
-        pictures.append(Labelled(path, (photo.shape[1], photo.shape[0]), found))
+        pictures.append(LabelledImage(path, (photo.shape[1], photo.shape[0]), found))
     data = write_labels("yolo", pictures, arguments.classes, arguments.labels)
     print(f"{sum(len(each.found) for each in pictures)} boxes; correct them in {arguments.labels}")
 

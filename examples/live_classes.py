@@ -8,10 +8,10 @@ import sys
 import threading
 
 from openvocab import OpenVocabDetector, OpenVocabError
-from openvocab.stream import Sources, StreamProcessor
+from openvocab.stream import StreamProcessor, VideoSources
 
 
-def watch(processor: StreamProcessor, source: Sources) -> None:
+def watch(processor: StreamProcessor, source: VideoSources) -> None:
     shown = None
     for _, found in processor.run(source):
         seen = ", ".join(sorted(set(found.data["class_name"]))) or "nothing"
@@ -23,7 +23,7 @@ def watch(processor: StreamProcessor, source: Sources) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("source", help="film, address, or number of a camera")
-    source = Sources(parser.parse_args().source, loop=True)
+    source = VideoSources(parser.parse_args().source, loop=True)
     processor = StreamProcessor(OpenVocabDetector.from_preset("starter"), ["person"])
     threading.Thread(target=watch, args=(processor, source)).start()
     try:

@@ -3,14 +3,13 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-import openvocab.environment  # noqa: F401  minds forks from the start
+import openvocab._internal.environment  # noqa: F401  minds forks from the start
 from openvocab.errors import OpenVocabError
 
 if TYPE_CHECKING:
-    from openvocab.annotation import annotate
-    from openvocab.api import detect
-    from openvocab.detector import OpenVocabDetector
-    from openvocab.presets import Preset
+    from openvocab.config import Preset
+    from openvocab.detector import OpenVocabDetector, detect
+    from openvocab.io.annotation import annotate
     from openvocab.vocabulary import Vocabulary
 
 __all__ = ["OpenVocabDetector", "OpenVocabError", "Preset", "Vocabulary", "annotate", "detect"]
@@ -20,10 +19,10 @@ __version__ = "0.1.0"
 # Loaded on first use: importing the package must not import torch, ultralytics or OpenCV.
 _HOMES = {
     "OpenVocabDetector": "openvocab.detector",
-    "Preset": "openvocab.presets",
+    "Preset": "openvocab.config",
     "Vocabulary": "openvocab.vocabulary",
-    "annotate": "openvocab.annotation",
-    "detect": "openvocab.api",
+    "annotate": "openvocab.io.annotation",
+    "detect": "openvocab.detector",
 }
 
 

@@ -6,15 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING
 
+from openvocab.config import Preset, load
 from openvocab.detector import AT_LOADING, OpenVocabDetector
-from openvocab.images import ImageLike
-from openvocab.presets import Preset, load
+from openvocab.io.images import ImageLike
 from openvocab.vocabulary import Classes, Vocabulary
 
 if TYPE_CHECKING:
     import supervision as sv
-
-__all__ = ["detect"]
 
 _detectors: dict[tuple[object, ...], OpenVocabDetector] = {}
 """Keyed by the networks of a preset, not by its name: its file may change, or be elsewhere."""

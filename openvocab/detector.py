@@ -10,17 +10,21 @@ import numpy as np
 import supervision as sv
 from numpy.typing import NDArray
 
-from openvocab import images as doors
-from openvocab.classifier import Naming, RegionClassifier, Regions, Share
-from openvocab.encoders.caching import Recent, WordFeatures
+from openvocab.config import Preset, load
+from openvocab.encoders.boxes import grown, reachable, shown
+from openvocab.encoders.text_cache import LRUCache, TextFeatureCache
 from openvocab.errors import ClassesError, ConfigError, ModelError
+from openvocab.io import images as doors
 from openvocab.networks import networks
-from openvocab.presets import Preset, load
-from openvocab.protocols import Boxes, Encoder, Features, Image, Proposals, Proposer
-from openvocab.regions import grown, reachable, shown
-from openvocab.vocabulary import Classes, Example, Vocabulary, class_thresholds, words_alone
-
-__all__ = ["AT_LOADING", "OpenVocabDetector"]
+from openvocab.scoring.class_head import Naming, RegionClassifier, Regions, Share
+from openvocab.types import Boxes, Encoder, Features, Image, Proposals, Proposer
+from openvocab.vocabulary.vocabulary import (
+    Classes,
+    Example,
+    Vocabulary,
+    class_thresholds,
+    words_alone,
+)
 
 # Fields of the preset that the networks were loaded with.
 AT_LOADING = {
@@ -54,8 +58,8 @@ class OpenVocabDetector:
         self.proposer = proposer
         self.encoder = encoder
         self.preset = load(preset)
-        self._words = WordFeatures(encoder, self.preset.templates)
-        self._asked: Recent[Hashable, RegionClassifier] = Recent(LISTS)
+        self._words = TextFeatureCache(encoder, self.preset.templates)
+        self._asked: LRUCache[Hashable, RegionClassifier] = LRUCache(LISTS)
 
     @classmethod
     def from_preset(
@@ -90,8 +94,8 @@ class OpenVocabDetector:
         other = copy(self)
         other.preset = replace(self.preset, **numbers)
         if other.preset.templates != self.preset.templates:
-            other._words = WordFeatures(self.encoder, other.preset.templates)
-        other._asked = Recent(LISTS)
+            other._words = TextFeatureCache(self.encoder, other.preset.templates)
+        other._asked = LRUCache(LISTS)
         return other
 
     def vocabulary(
@@ -208,7 +212,7 @@ class OpenVocabDetector:
 
         Args:
             image: path, bytes, PIL image, or array `(H, W, 3)` uint8 BGR; see
-                `openvocab.images.load`.
+                `openvocab.io.images.load`.
             classes: names; or `{name: [synonym, ..., Path("example.jpg"), ...]}`; or a
                 `Vocabulary`.
             negatives: look-alikes that compete with the classes and are never returned.

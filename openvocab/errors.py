@@ -76,7 +76,7 @@ class ConfigError(OpenVocabError, ValueError):
 
 
 class DatasetError(OpenVocabError, ValueError):
-    """Labelled pictures cannot be read, do not fit their labels, or are too few."""
+    """LabelledImage pictures cannot be read, do not fit their labels, or are too few."""
 
 
 class WeightsError(OpenVocabError, ValueError):

@@ -3,11 +3,9 @@
 from pathlib import Path
 
 from openvocab import weights
+from openvocab.config import Preset, available
 from openvocab.errors import WeightsNotFoundError
-from openvocab.presets import Preset, available
-from openvocab.protocols import Encoder, Proposer
-
-__all__ = ["encoder_of", "networks", "proposer_of"]
+from openvocab.types import Encoder, Proposer
 
 
 def networks(preset: Preset, device: str | None = None) -> tuple[Proposer, Encoder]:

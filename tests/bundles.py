@@ -9,9 +9,9 @@ import open_clip
 import torch
 from safetensors.torch import save_file
 
-from openvocab.encoders.export import Floors, export
-from openvocab.encoders.towers import Record
-from openvocab.protocols import Boxes, Image
+from openvocab.encoders.image_encoder_runtime import Record
+from openvocab.export.image_encoder import ExportTolerances, export
+from openvocab.types import Boxes, Image
 
 OPENAI = {
     "mean": [0.48145466, 0.4578275, 0.40821073],
@@ -52,9 +52,13 @@ def seen(number: int = 200) -> list[tuple[Image, Boxes]]:
 
 
 def export_bundle(
-    folder: Path, runtime: str, precision: str, floors: Floors | None = None, **more: object
+    folder: Path,
+    runtime: str,
+    precision: str,
+    floors: ExportTolerances | None = None,
+    **more: object,
 ) -> Record:
     """Export a random bundle; by default whatever it is worth."""
     words: Sequence[str] = ("cat", "dog", "bus", "tree")
-    floors = floors or Floors(fp32=-1, bf16=-1, int8=-1, speed=0)
+    floors = floors or ExportTolerances(fp32=-1, bf16=-1, int8=-1, speed=0)
     return export(folder, runtime, precision, seen=seen(), words=words, floors=floors, **more)

@@ -49,10 +49,10 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path
     def make(config: str) -> Path:
         import torch
 
-        from openvocab.runtimes import contained_ultralytics
+        from openvocab._internal.runtimes import isolated_ultralytics
 
         path = tmp_path_factory.mktemp("checkpoint") / config.replace(".yaml", ".pt")
-        with torch.random.fork_rng(), contained_ultralytics() as ultralytics:
+        with torch.random.fork_rng(), isolated_ultralytics() as ultralytics:
             torch.manual_seed(0)
             ultralytics.YOLO(config).save(path)
         return path

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from openvocab.protocols import Boxes, Features, Image, Proposals
-from openvocab.regions import regions
+from openvocab.encoders.boxes import regions
+from openvocab.types import Boxes, Features, Image, Proposals
 
 # Directions in BGR space. Other words have an axis of their own each, which no region shows but
 # "background": a little of it is in every region.
@@ -29,7 +29,7 @@ class FakeProposer:
 
 
 class ColourEncoder:
-    """Counts its forward passes, so that a test can say how many a call may cost."""
+    """MetricsMiddleware its forward passes, so that a test can say how many a call may cost."""
 
     logit_scale = 20.0
     logit_bias = None

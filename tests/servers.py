@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import httpx
-from films import free_port
+from videos import free_port
 
 
 @contextmanager

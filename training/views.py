@@ -140,7 +140,7 @@ def _labelled(
     data: Path, yolo: Path, dice: random.Random
 ) -> Iterator[tuple[View, NDArray[np.uint8]]]:
     """What a COCO detector is sure of in the ImageNet photos and every fourth Caltech photo."""
-    from openvocab import images
+    from openvocab.io import images
     from openvocab.proposers.ultralytics import UltralyticsProposer
 
     proposer = UltralyticsProposer(yolo, threshold=0.5)

@@ -6,11 +6,9 @@ from typing import Annotated, Any
 import typer
 
 from openvocab import __version__
-from openvocab.cli import batch, demo, detect, doctor, evaluate, export, serve, stream, weights
+from openvocab.cli import demo, detect, doctor, evaluate, export, parquet, serve, stream, weights
 from openvocab.cli.console import complain, out
 from openvocab.errors import OpenVocabError
-
-__all__ = ["app", "main"]
 
 app = typer.Typer(
     help="Find things in pictures, in your own words.",
@@ -18,7 +16,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(detect.detect)
-app.command()(batch.batch)
+app.command()(parquet.parquet)
 app.command()(stream.stream)
 app.command()(demo.demo)
 app.command("eval")(evaluate.evaluate)

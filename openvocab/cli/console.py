@@ -6,8 +6,6 @@ from rich.text import Text
 
 from openvocab.errors import one_line
 
-__all__ = ["complain", "err", "out", "progress"]
-
 # No markup: brackets in a message or a class name are text.
 out = Console(markup=False, highlight=False)
 err = Console(markup=False, highlight=False, stderr=True)

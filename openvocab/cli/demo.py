@@ -6,13 +6,11 @@ from typing import Annotated, Any
 
 import typer
 
+from openvocab._internal.environment import LOCAL, required
 from openvocab.cli.console import err, out
 from openvocab.cli.options import ENDS, Host, Port, refuse_taken
-from openvocab.cli.page import demo_page
-from openvocab.environment import LOCAL, required
 from openvocab.errors import ConfigError
-
-__all__ = ["demo"]
+from openvocab.server.demo_page import demo_page
 
 
 def demo(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from openvocab import images
+from openvocab._internal.files import numbered, write
 from openvocab.cli.console import complain, err, out, progress
 from openvocab.cli.options import (
     Classes,
@@ -27,17 +27,15 @@ from openvocab.cli.options import (
     read_preset,
 )
 from openvocab.errors import ConfigError, ImageError, one_line
-from openvocab.files import numbered, write
-from openvocab.prompts import split_list
-from openvocab.protocols import Image
+from openvocab.io import images
+from openvocab.types import Image
+from openvocab.vocabulary.prompts import split_list
 
 if TYPE_CHECKING:
     import supervision as sv
 
     from openvocab.detector import OpenVocabDetector
     from openvocab.vocabulary import Vocabulary
-
-__all__ = ["detect"]
 
 _Work = tuple[str, Path | None]  # an image, and where its annotated picture goes
 MANY = 20  # images; from here on, counts by class are more useful than a row per box
@@ -120,7 +118,7 @@ class _Labels:
             if folder is not None:
                 raise ConfigError("--labels writes nothing by itself; give --format, too.")
             return
-        from openvocab.labels import prepare
+        from openvocab.io.labels import prepare
 
         if paths == ["-"]:
             raise ConfigError("Labels need files, not standard input; leave --format out.")
@@ -129,15 +127,15 @@ class _Labels:
     def add(self, record: dict[str, Any], found: "sv.Detections | None") -> None:
         """Add an image, unless it could not be read."""
         if self._kind is not None and found is not None:
-            from openvocab.labels import kept_small
+            from openvocab.io.labels import compress_masks
 
             size = record["width"], record["height"]
-            self._found.append(kept_small(Path(record["image"]), size, found))
+            self._found.append(compress_masks(Path(record["image"]), size, found))
 
     def write(self, classes: list[str]) -> None:
         """Write the labels of all images that were looked at."""
         if self._kind is not None:
-            from openvocab.labels import write_labels
+            from openvocab.io.labels import write_labels
 
             for folder in numbered(self._folder):
                 with suppress(ConfigError):  # somebody has written there meanwhile
@@ -201,7 +199,7 @@ def _deliver(picture: Image, found: "sv.Detections", target: Path | None, *, sho
         return
     import cv2
 
-    from openvocab.annotation import annotate
+    from openvocab.io.annotation import annotate
 
     drawn = annotate(picture, found)
     if target is not None:
@@ -216,7 +214,7 @@ def _deliver(picture: Image, found: "sv.Detections", target: Path | None, *, sho
 
 def _record(path: str, shape: tuple[int, ...], found: "sv.Detections") -> dict[str, Any]:
     """One image for JSON: the contents of `Detections`, in plain numbers."""
-    from openvocab.labels import rows
+    from openvocab.io.labels import rows
 
     listed = list(rows(found))
     return {"image": path, "width": shape[1], "height": shape[0], "detections": listed}

@@ -9,11 +9,9 @@ from importlib.util import find_spec
 import typer
 from rich.table import Table
 
-from openvocab import presets, weights
+from openvocab import config, weights
 from openvocab.cli.console import out
 from openvocab.errors import OpenVocabError
-
-__all__ = ["doctor"]
 
 # Alternative distributions: one of each group is enough.
 PACKAGES = (
@@ -66,7 +64,7 @@ def _examine() -> list[_Finding]:
         *_device(),
         _threads(),
         _tokenizers(),
-        *[_preset(name) for name in presets.available()],
+        *[_preset(name) for name in config.available()],
         _Finding("weights folder", str(weights.user_root())),
     ]
 
@@ -118,7 +116,7 @@ def _tokenizers() -> _Finding:
 
 
 def _preset(name: str) -> _Finding:
-    preset = presets.load(name)
+    preset = config.load(name)
     parts = weights.manifest()[preset.detector], weights.manifest()[preset.encoder]
     bundled = all(part.bundled for part in parts)
     try:

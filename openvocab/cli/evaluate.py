@@ -13,17 +13,15 @@ import typer
 from rich.progress import MofNCompleteColumn, TimeRemainingColumn
 from rich.table import Table
 
+from openvocab._internal.environment import required
+from openvocab._internal.files import write
 from openvocab.cli.console import complain, out, progress
 from openvocab.cli.options import Device, ImageSize, PresetName, TileSize, read_preset
-from openvocab.environment import required
-from openvocab.files import write
-from openvocab.presets import path_of
+from openvocab.config import path_of
 
 if TYPE_CHECKING:
-    from openvocab.evaluate.datasets import Dataset
-    from openvocab.evaluate.stress import ClassesMap, Wording
-
-__all__ = ["calibrate", "evaluate"]
+    from openvocab.evaluation.datasets import Dataset
+    from openvocab.evaluation.prompt_variants import PromptMap, PromptVariant
 
 Labels = Annotated[
     Path, typer.Argument(metavar="DATASET", help="COCO or LVIS .json, YOLO .yaml or its folder.")
@@ -70,13 +68,13 @@ def evaluate(  # noqa: PLR0913  a command has as many parameters as it has optio
     home = folder or Path("runs") / f"{labelled.name}-{chosen.name}"
 
     from openvocab.detector import OpenVocabDetector
-    from openvocab.evaluate.evaluation import evaluate as measure
-    from openvocab.evaluate.provenance import provenance
-    from openvocab.evaluate.report import html
-    from openvocab.evaluate.seen import SeenOnce
+    from openvocab.evaluation.evaluator import evaluate as measure
+    from openvocab.evaluation.feature_cache import FeatureCache
+    from openvocab.evaluation.provenance import provenance
+    from openvocab.evaluation.report import html
 
     detector = OpenVocabDetector.from_preset(chosen, device=device)
-    see = SeenOnce(detector, home / "seen")
+    see = FeatureCache(detector, home / "seen")
     with _bars() as track:
         found = measure(detector, labelled, asked, absent=words.absent, see=see, track=track)
     for problem in found.unread:
@@ -121,12 +119,15 @@ def calibrate(  # noqa: PLR0913  as above
     target = path_of(preset) if in_place else home / f"{chosen.name}.toml"
 
     from openvocab.detector import OpenVocabDetector
-    from openvocab.evaluate.calibrated import report, toml
-    from openvocab.evaluate.calibration import calibrate as fit
-    from openvocab.evaluate.seen import SeenOnce
+    from openvocab.evaluation.calibration import calibrate as fit
+    from openvocab.evaluation.calibration_report import report, toml
+    from openvocab.evaluation.feature_cache import FeatureCache
 
     detector = OpenVocabDetector.from_preset(chosen, device=device)
-    see, some = SeenOnce(detector, home / "seen"), [each for each in asked if not each.automatic]
+    see, some = (
+        FeatureCache(detector, home / "seen"),
+        [each for each in asked if not each.automatic],
+    )
     gc.freeze()  # torch's objects stay: no need to scan them for each of 10,000 small tables
     with _bars() as track:
         fitted = fit(detector, labelled, some, absent=words.absent, see=see, track=track)
@@ -143,16 +144,16 @@ def _given(
     part: str,
     limit: int | None,
     classes_map: str | None,
-) -> "tuple[Dataset, ClassesMap, list[Wording]]":
+) -> "tuple[Dataset, PromptMap, list[PromptVariant]]":
     """Read the photos and the words, before any network is loaded."""
     required("The evaluation", "eval", "faster_coco_eval")
-    from openvocab.evaluate.formats import load
-    from openvocab.evaluate.stress import ClassesMap, wordings
+    from openvocab.evaluation.formats import load
+    from openvocab.evaluation.prompt_variants import PromptMap, prompt_variants
 
     labelled = load(path, images, split).part(part)
     labelled = labelled.only(labelled.photos[:limit])
-    words = ClassesMap() if classes_map is None else ClassesMap.from_file(classes_map)
-    return labelled, words, wordings(labelled.classes, words)
+    words = PromptMap() if classes_map is None else PromptMap.from_file(classes_map)
+    return labelled, words, prompt_variants(labelled.classes, words)
 
 
 @contextmanager
@@ -174,7 +175,7 @@ def _table(results: dict[str, Any]) -> Table:
     threshold = results["threshold"]
     heads = "AP50", "AP", "AR", f"F1 at {threshold:.2f}", "best F1", "ECE", "encoder alone"
     table = Table("asked for", *heads, box=None, title=None)
-    for name, row in results["wordings"].items():
+    for name, row in results["prompt_variants"].items():
         keys = "AP50", "AP", "AR", "F1", "best_F1", "ECE", "encoder_accuracy"
         table.add_row(name, *(_percent(row[key]) for key in keys))
     if results["detector_alone"]:

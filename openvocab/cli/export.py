@@ -8,18 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 import typer
 
-from openvocab import images, presets, weights
+from openvocab import config, weights
 from openvocab.cli.console import complain, out, progress
 from openvocab.cli.options import ImageSize
+from openvocab.config import Preset
+from openvocab.encoders.boxes import grown
 from openvocab.errors import ConfigError, ImageError, ModelError
-from openvocab.presets import Preset
-from openvocab.protocols import Boxes, Image
-from openvocab.regions import grown
+from openvocab.io import images
+from openvocab.types import Boxes, Image
 
 if TYPE_CHECKING:
-    from openvocab.encoders.towers import Record
-
-__all__ = ["export", "regions_of"]
+    from openvocab.encoders.image_encoder_runtime import Record
 
 PICTURES, BOXES = 40, 20  # at most; boxes per picture, at each of the preset's scales
 DETECTORS = {".pt", ".onnx"}
@@ -68,7 +67,7 @@ def export(  # noqa: PLR0913  a command has as many parameters as it has options
     preset, found = _found(network)
     paths = images.find([str(pictures)]) if pictures is not None else []
     if found.suffix.lower() in DETECTORS:
-        from openvocab.proposers.export import export_detector
+        from openvocab.export.detector import export_detector
 
         written = export_detector(
             found, runtime, precision, out=folder, images=paths, image_size=imgsz,
@@ -79,8 +78,8 @@ def export(  # noqa: PLR0913  a command has as many parameters as it has options
     if imgsz is not None:
         raise ConfigError("--imgsz is of detectors; leave it out for an encoder.")
 
-    from openvocab.encoders.export import check_kind
-    from openvocab.encoders.export import export as export_tower
+    from openvocab.export.image_encoder import check_kind
+    from openvocab.export.image_encoder import export as export_tower
 
     check_kind(runtime, precision)  # before the step that takes a minute
     seen, words = regions_of(preset, paths) if paths else ([], ())
@@ -93,10 +92,10 @@ def export(  # noqa: PLR0913  a command has as many parameters as it has options
 
 def _found(network: str) -> tuple[Preset, Path]:
     """The preset whose detector finds regions for the comparison, and the network to export."""
-    if network in presets.available() or network.endswith(".toml"):
-        preset = presets.load(network)
+    if network in config.available() or network.endswith(".toml"):
+        preset = config.load(network)
         return preset, _bundle(preset.encoder)
-    return presets.load("starter"), _bundle(network)
+    return config.load("starter"), _bundle(network)
 
 
 def _bundle(name: str) -> Path:

@@ -11,30 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from openvocab._internal.files import read_lines, read_table
+from openvocab.config import Preset, load
 from openvocab.errors import ClassesError, ConfigError
-from openvocab.files import read_lines, read_table
-from openvocab.presets import Preset, load
-from openvocab.prompts import split_list
+from openvocab.vocabulary.prompts import split_list
 
 if TYPE_CHECKING:
     from openvocab.vocabulary import Vocabulary
-
-__all__ = [
-    "ENDS",
-    "Classes",
-    "Device",
-    "Host",
-    "ImageSize",
-    "Negatives",
-    "Port",
-    "PresetName",
-    "Threshold",
-    "TileSize",
-    "has_display",
-    "read_classes",
-    "read_preset",
-    "refuse_taken",
-]
 
 Classes = Annotated[
     str,

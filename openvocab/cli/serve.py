@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from openvocab._internal.environment import LOCAL, required
 from openvocab.cli.console import err, out
 from openvocab.cli.options import (
     ENDS,
@@ -22,16 +23,13 @@ from openvocab.cli.options import (
     read_preset,
     refuse_taken,
 )
-from openvocab.cli.page import demo_page
-from openvocab.environment import LOCAL, required
 from openvocab.errors import ConfigError
+from openvocab.server.demo_page import demo_page
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from openvocab.detector import OpenVocabDetector
-
-__all__ = ["serve"]
 
 IDLE_S = 10.0  # an idle connection is closed after once or twice this time
 UPLOAD_MB = 80  # for a form with a film for the demo, whose own limit is a little lower
@@ -165,7 +163,7 @@ def _demo(
 def _run(app: "FastAPI", host: str, port: int, timeout: float, end: Callable[[], None]) -> None:
     import uvicorn
 
-    from openvocab.server.connections import impatient
+    from openvocab.server.connections import idle_timeout
 
     shown = f"[{host}]" if ":" in host else host
 
@@ -186,7 +184,7 @@ def _run(app: "FastAPI", host: str, port: int, timeout: float, end: Callable[[],
 
     config = uvicorn.Config(
         app, host=host, port=port, log_level="warning", server_header=False,
-        timeout_graceful_shutdown=int(timeout) + 5, http=impatient(IDLE_S),
+        timeout_graceful_shutdown=int(timeout) + 5, http=idle_timeout(IDLE_S),
     )  # fmt: skip
     server = Server(config)
     for number in set(ENDS) - {signal.SIGTERM}:  # which uvicorn handles

@@ -26,16 +26,14 @@ from openvocab.cli.options import (
     read_preset,
 )
 from openvocab.errors import ConfigError, SinkError
-from openvocab.prompts import split_list
+from openvocab.vocabulary.prompts import split_list
 
 if TYPE_CHECKING:
     from openvocab.stream.events import Event, Report
     from openvocab.stream.processor import StreamProcessor
     from openvocab.stream.records import JsonLines
-    from openvocab.stream.source import Sources
+    from openvocab.stream.source import VideoSources
     from openvocab.stream.zones import Zones
-
-__all__ = ["stream"]
 
 EVERY_S = 10.0  # between two lines of metrics in the events file
 
@@ -107,7 +105,7 @@ def stream(  # noqa: PLR0913  a command has as many parameters as it has options
     from openvocab.stream.capture import refuse_missing
     from openvocab.stream.processor import StreamProcessor
     from openvocab.stream.records import JsonLines
-    from openvocab.stream.source import Sources
+    from openvocab.stream.source import VideoSources
     from openvocab.stream.zones import Zones
 
     refuse_missing(sources)
@@ -119,7 +117,7 @@ def stream(  # noqa: PLR0913  a command has as many parameters as it has options
             stack.callback(log.close)
         report = _reporter(log)
         detector = OpenVocabDetector.from_preset(read_preset(preset, imgsz, tile), device=device)
-        given = Sources(sources, report=report, patient=wait)
+        given = VideoSources(sources, report=report, patient=wait)
         stack.callback(given.close)
         takers = _tables(jsonl, csv, longest) + _films(save, given, sources, watched, longest)
         if show:
@@ -158,7 +156,7 @@ def _reporter(log: "JsonLines | None") -> "Report":
 
 def _run(
     processor: "StreamProcessor",
-    given: "Sources",
+    given: "VideoSources",
     max_seconds: float | None,
     log: "JsonLines | None",
 ) -> dict[str, Any]:
@@ -193,7 +191,7 @@ def _after(seconds: float, what: Callable[[], None]) -> threading.Timer:
 
 
 def _tell(
-    processor: "StreamProcessor", given: "Sources", log: "JsonLines", ended: threading.Event
+    processor: "StreamProcessor", given: "VideoSources", log: "JsonLines", ended: threading.Event
 ) -> None:
     """Write metrics to the log, even while no frames come."""
     with suppress(SinkError):  # the loop gets the same error
@@ -220,7 +218,7 @@ def _tables(jsonl: Path | None, csv: Path | None, longest: int | None) -> list[A
 
 def _films(
     save: Path | None,
-    given: "Sources",
+    given: "VideoSources",
     sources: list[str],
     zones: "Zones | None",
     longest: int | None,
@@ -228,7 +226,7 @@ def _films(
     """One film per source: `out.mp4`, or `out.0.mp4`, `out.1.mp4`, ... for several."""
     if save is None:
         return []
-    from openvocab.stream.film import VideoSink, drawing
+    from openvocab.stream.video import VideoSink, drawing
 
     if save.resolve() in {Path(source).resolve() for source in sources}:
         raise SinkError(f"{save} is the source itself; save to another file.")
@@ -260,7 +258,7 @@ class _BySource:
 
 
 def _window(quit_: Callable[[], None], zones: "Zones | None") -> Any:  # noqa: ANN401
-    from openvocab.stream.film import WindowSink, drawing
+    from openvocab.stream.video import WindowSink, drawing
 
     return WindowSink(quit_, drawing(zones))
 

@@ -7,18 +7,16 @@ import typer
 from rich.progress import DownloadColumn
 from rich.table import Table
 
-from openvocab import presets, weights
+from openvocab import config, weights
 from openvocab.cli.console import out, progress
 from openvocab.errors import WeightsNotFoundError
-
-__all__ = ["app"]
 
 app = typer.Typer(help="List, check and fetch weights.")
 
 
 @app.command("list")
 def list_weights() -> None:
-    """List weights and presets, their licences, and whether they are on this machine."""
+    """List weights and config, their licences, and whether they are on this machine."""
     table = Table("name", "kind", "size", "licence", "on this machine", box=None)
     for entry in weights.manifest().values():
         sizes = [file.bytes for file in entry.files]
@@ -28,8 +26,8 @@ def list_weights() -> None:
             entry.name, entry.kind, known, entry.licence, "yes" if _is_here(entry.name) else "no"
         )
     out.print(table)
-    for name in presets.available():
-        preset = presets.load(name)
+    for name in config.available():
+        preset = config.load(name)
         out.print(f"preset {name}: {preset.detector}, {preset.encoder}. {preset.description}")
 
 
@@ -54,7 +52,7 @@ def path_of_weights(
 
 @app.command("pull")
 def pull_weights(
-    names: Annotated[list[str], typer.Argument(help="Names of presets or weights.")],
+    names: Annotated[list[str], typer.Argument(help="Names of config or weights.")],
 ) -> None:
     """Fetch weights; no other command does."""
     for name in _bundles(names):
@@ -75,8 +73,8 @@ def _bundles(names: list[str]) -> list[str]:
     """Names of weights; the name of a preset stands for its detector and its encoder."""
     parts: list[str] = []
     for name in names:
-        if name in presets.available():
-            preset = presets.load(name)
+        if name in config.available():
+            preset = config.load(name)
             parts += preset.detector, preset.encoder
         else:
             parts.append(name)

@@ -13,19 +13,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from openvocab.encoders.cutting import Cutter
-from openvocab.encoders.towers import CONFIG, WEIGHTS, Forward, fastest, identity
-from openvocab.environment import (
+from openvocab._internal.environment import (
     device_name,
-    environment_kept,
-    logging_kept,
     one_thread,
+    preserve_environ,
+    preserve_logging,
     required,
 )
+from openvocab.encoders.crops import Cropper
+from openvocab.encoders.image_encoder_runtime import CONFIG, WEIGHTS, Forward, fastest, identity
 from openvocab.errors import ModelError, WeightsNotFoundError, summary
-from openvocab.protocols import Boxes, Features, Image
-
-__all__ = ["CONFIG", "WEIGHTS", "OpenClipEncoder", "bundle_folder"]
+from openvocab.types import Boxes, Features, Image
 
 KNOWN = {"interpolation": ("bicubic", "bilinear"), "resize_mode": ("shortest", "squash", "longest")}
 PROMPTS = 512  # per forward pass: a long list must not take all memory
@@ -69,7 +67,7 @@ class OpenClipEncoder:
         if batch_size is None:
             batch_size = 16 if self._device.type == "cpu" else 64
         self._batch = batch_size
-        with environment_kept(), logging_kept():
+        with preserve_environ(), preserve_logging():
             folder = bundle_folder(source)
             digest = identity(folder)
             self._model, self._tokenize, config = _load(folder, self._device)
@@ -80,7 +78,7 @@ class OpenClipEncoder:
             self._graph, mark = found or (None, "")
         process = _preprocessing(folder, self._model, config)
         square = process["resize_mode"] != "squash"
-        self._cut = Cutter(process["size"], square, process["interpolation"], self._device)
+        self._cut = Cropper(process["size"], square, process["interpolation"], self._device)
         tower = _ImageTower(self._model.visual, process["mean"], process["std"])
         self._tower = tower.to(self._device).eval()
         self._fingerprint = f"{digest}/{json.dumps(process, sort_keys=True)}{mark}"

@@ -8,19 +8,17 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from openvocab.batch import Chunk, OpenVocabStage, Place, Worker
-from openvocab.environment import LOCAL, environment_kept
+from openvocab._internal.environment import LOCAL, preserve_environ
+from openvocab.config import Preset, load
 from openvocab.errors import OpenVocabError
-from openvocab.presets import Preset, load
+from openvocab.plugins.parquet import Chunk, OpenVocabStage, StoragePath, Worker
 
 if TYPE_CHECKING:
     from openvocab.server.service import Settings
 
-__all__ = ["OpenVocabStage", "application", "run"]
-
 
 def run(
-    work: Sequence[Chunk], out: Place, arguments: dict[str, Any], workers: int
+    work: Sequence[Chunk], out: StoragePath, arguments: dict[str, Any], workers: int
 ) -> Iterator[int]:
     """Distribute chunks over workers; yields the number of files of each chunk as it is done.
 
@@ -32,7 +30,7 @@ def run(
         arguments: keyword arguments of `OpenVocabStage`.
         workers: number of processes, which share the cores evenly.
     """
-    with environment_kept():
+    with preserve_environ():
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # else it reports each start to Anyscale
         import ray
 
@@ -76,7 +74,7 @@ def application(
 
     Each replica has its own networks, queue and limits, and knows nothing of the others: stored
     vocabularies and streams belong to the replica that was asked for them. With more than one
-    replica, send the classes with each request (words that a replica knows cost only a look-up).
+    replica, send the classes with each request (words that a replica knows cost only a detect_table-up).
 
     Args:
         preset: a name, a .toml file, or a `Preset`. Loaded here, so replicas do not need the file.

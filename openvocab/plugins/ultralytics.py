@@ -10,19 +10,17 @@ import numpy as np
 import supervision as sv
 import torch
 
-from openvocab import presets
-from openvocab.classifier import Naming
+from openvocab import config
+from openvocab._internal.runtimes import isolated_ultralytics
+from openvocab.config import Preset
 from openvocab.detector import OpenVocabDetector
+from openvocab.encoders.boxes import reachable
 from openvocab.errors import ModelError, summary
-from openvocab.images import ImageLike, load
+from openvocab.io.images import ImageLike, load
 from openvocab.networks import encoder_of
-from openvocab.presets import Preset
-from openvocab.protocols import Image, Proposals
-from openvocab.regions import reachable
-from openvocab.runtimes import contained_ultralytics
+from openvocab.scoring.class_head import Naming
+from openvocab.types import Image, Proposals
 from openvocab.vocabulary import Classes, Vocabulary
-
-__all__ = ["Attached", "attach", "to_results"]
 
 NAMED_AT = "on_predict_postprocess_end"
 STAGE = "openvocab"
@@ -38,7 +36,7 @@ def attach(  # noqa: PLR0913  keywords, each with a default
     score_threshold: float | None = None,
     thresholds: Mapping[str, float] | None = None,
     device: str | None = None,
-) -> "Attached":
+) -> "UltralyticsHandle":
     """Make an Ultralytics detect or segment model answer in the caller's classes.
 
     `predict` (also with `stream=True`), `track` and `val` then give ordinary `Results` whose
@@ -71,21 +69,21 @@ def attach(  # noqa: PLR0913  keywords, each with a default
         raise ModelError(f"attach takes a detect or segment model, not {kind}; pass another YOLO.")
     if any(isinstance(each, _Listener) and each.hears for each in _listed(yolo)):
         raise ModelError("This model is attached to already; use its set_classes, or detach it.")
-    numbers = presets.load(preset)
+    numbers = config.load(preset)
     try:
         with (
-            contained_ultralytics()
+            isolated_ultralytics()
         ):  # names of an export need loading it, which may install packages
             names = tuple(dict.fromkeys(str(name) for name in yolo.names.values()))
     except Exception as error:  # loading a file with Ultralytics may raise anything
         raise ModelError(
             f"The model cannot be loaded ({summary(error)}); check its file, or export it again."
         ) from error
-    detector = OpenVocabDetector(_Itself(names), encoder_of(numbers, device), numbers)
+    detector = OpenVocabDetector(ExternalProposer(names), encoder_of(numbers, device), numbers)
     naming = detector.naming(
         classes, negatives=negatives, score_threshold=score_threshold, thresholds=thresholds
     )
-    attached = Attached(yolo, detector, naming, score_threshold)
+    attached = UltralyticsHandle(yolo, detector, naming, score_threshold)
     attached._listen()
     return attached
 
@@ -120,7 +118,7 @@ def to_results(
         nothing if detections.class_id is None else detections.class_id,
     ]
     masks = detections.mask
-    with contained_ultralytics() as ultralytics:
+    with isolated_ultralytics() as ultralytics:
         return ultralytics.engine.results.Results(
             load(image),
             path,
@@ -131,7 +129,7 @@ def to_results(
 
 
 @dataclass(frozen=True)
-class _Itself:
+class ExternalProposer:
     """Stands for a model that finds its boxes itself, before openvocab is called."""
 
     names: tuple[str, ...]
@@ -163,7 +161,7 @@ class _Listener:
         return self.act is not _nothing
 
 
-class Attached:
+class UltralyticsHandle:
     """What `attach` added to a model; `detach` removes it again.
 
     A copied or pickled model behaves as it did before `attach`.

@@ -6,9 +6,7 @@ import numpy as np
 import supervision as sv
 from numpy.typing import NDArray
 
-from openvocab.protocols import Boxes, Image, Proposals, Proposer
-
-__all__ = ["TiledProposer"]
+from openvocab.types import Boxes, Image, Proposals, Proposer
 
 # Chosen on mosaics of COCO photos, 3x3 and 2x2 (benchmarks/tiling.py --part calibration), with the starter
 # detector. Recall of the best 100 boxes of a 3x3 mosaic in tiles of 416, and how many sure boxes

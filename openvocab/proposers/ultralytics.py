@@ -13,12 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torchvision.ops import nms
 
-from openvocab.environment import device_name, one_thread
+from openvocab._internal.environment import device_name, one_thread
+from openvocab._internal.runtimes import isolated_ultralytics, onnx_session, onnxruntime, openvino
 from openvocab.errors import ModelError, WeightsNotFoundError, summary
-from openvocab.protocols import Boxes, Image, Proposals
-from openvocab.runtimes import contained_ultralytics, onnx_session, onnxruntime, openvino
-
-__all__ = ["UltralyticsProposer", "check_format"]
+from openvocab.types import Boxes, Image, Proposals
 
 OPENVINO = "_openvino_model"
 STRIDE = 64  # the coarsest of any YOLO, to which Ultralytics rounds image sizes up
@@ -98,7 +96,7 @@ class UltralyticsProposer:
         """Load the model and run it once; returns its names by number."""
         threads = torch.get_num_threads()  # before Ultralytics changes it
         try:
-            with contained_ultralytics() as ultralytics:
+            with isolated_ultralytics() as ultralytics:
                 _import_runtime(file)
                 self._model = ultralytics.YOLO(str(file))
                 # The task and names of an export are known only once it runs.

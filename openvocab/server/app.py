@@ -13,14 +13,12 @@ from starlette.routing import Match, Mount
 from openvocab import __version__
 from openvocab.detector import OpenVocabDetector
 from openvocab.server import routes
-from openvocab.server.callers import API, Gone, Site, Token
-from openvocab.server.errors import StoppingError
-from openvocab.server.limits import BodyLimit, Counts
-from openvocab.server.refusals import add_refusals
-from openvocab.server.schemas import Refused
+from openvocab.server.error_responses import add_error_handlers
+from openvocab.server.errors import ShuttingDownError
+from openvocab.server.limits import BodyLimit, MetricsMiddleware
+from openvocab.server.middleware import API, CancelOnDisconnect, OriginGuard, Token
+from openvocab.server.schemas import ErrorResponse
 from openvocab.server.service import MIB, Service, Settings
-
-__all__ = ["Settings", "build", "mount"]
 
 
 def build(detector: OpenVocabDetector, settings: Settings | None = None) -> FastAPI:
@@ -56,7 +54,7 @@ def build(detector: OpenVocabDetector, settings: Settings | None = None) -> Fast
     )
     app.state.service = service
     registry = CollectorRegistry()
-    add_refusals(app)
+    add_error_handlers(app)
     asked = [Depends(HTTPBearer(auto_error=False))] if settings.token else []  # for OpenAPI
     for made in (
         routes.detection, routes.vocabularies, routes.streams, routes.watching, routes.about,
@@ -66,14 +64,14 @@ def build(detector: OpenVocabDetector, settings: Settings | None = None) -> Fast
     app.include_router(routes.metrics(registry), dependencies=asked)
     # What is added last comes first.
     page = settings.upload_mb is not None
-    app.add_middleware(Gone)
+    app.add_middleware(CancelOnDisconnect)
     app.add_middleware(
         BodyLimit, max_bytes=settings.max_mb * MIB, seconds=settings.timeout_s,
         upload=settings.upload_mb * MIB if settings.upload_mb is not None else None,
     )  # fmt: skip
     if settings.token:
         app.add_middleware(Token, token=settings.token, page=page)
-    app.add_middleware(Site, hosts=settings.hosts, origins=settings.origins)
+    app.add_middleware(OriginGuard, hosts=settings.hosts, origins=settings.origins)
     # Gradio drops its own rules where it finds these.
     app.add_middleware(
         CORSMiddleware,
@@ -82,7 +80,7 @@ def build(detector: OpenVocabDetector, settings: Settings | None = None) -> Fast
         allow_headers=["*"],
         expose_headers=["Retry-After"],
     )
-    app.add_middleware(Counts, registry=registry, paths=app.openapi()["paths"])
+    app.add_middleware(MetricsMiddleware, registry=registry, paths=app.openapi()["paths"])
     return app
 
 
@@ -127,10 +125,10 @@ def _health(app: FastAPI, service: Service, registry: CollectorRegistry) -> None
     @app.get(
         "/readyz",
         tags=["health"],
-        responses={503: {"description": "The server stops.", "model": Refused}},
+        responses={503: {"description": "The server stops.", "model": ErrorResponse}},
     )
     async def readyz() -> dict[str, str]:
         """Whether a request would be answered at this moment."""
         if service.ending or not service.batcher.alive:
-            raise StoppingError("The server stops; try another one.")
+            raise ShuttingDownError("The server stops; try another one.")
         return {"status": "ready"}

@@ -8,12 +8,10 @@ from typing import NamedTuple, TypeVar
 
 import supervision as sv
 
-from openvocab.classifier import Naming, Regions
 from openvocab.detector import OpenVocabDetector
-from openvocab.protocols import Image, Proposals
-from openvocab.server.errors import BusyError, StoppingError
-
-__all__ = ["Batcher"]
+from openvocab.scoring.class_head import Naming, Regions
+from openvocab.server.errors import BusyError, ShuttingDownError
+from openvocab.types import Image, Proposals
 
 BOXES = 128  # encoded in one turn, besides those of the oldest image, which may have any number
 T = TypeVar("T", bound="_Job | _Seen")
@@ -67,11 +65,11 @@ class Batcher:
 
         Raises:
             BusyError: the maximum number of images is waiting.
-            StoppingError: the server is stopping.
+            ShuttingDownError: the server is stopping.
         """
         with self._changed:
             if self._stopped:
-                raise StoppingError("The server stops; try another one.")
+                raise ShuttingDownError("The server stops; try another one.")
             self._jobs = [job for job in self._jobs if not job.answer.done()]
             if len(self._jobs) >= self._max_waiting:
                 raise BusyError("Too many requests wait; try again later.")

@@ -4,12 +4,10 @@ from typing import Any
 
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
-__all__ = ["impatient"]
-
 _Protocol: Any = AutoHTTPProtocol
 
 
-def impatient(seconds: float) -> Any:  # noqa: ANN401  a class, for `uvicorn.Config(http=...)`
+def idle_timeout(seconds: float) -> Any:  # noqa: ANN401  a class, for `uvicorn.Config(http=...)`
     """Uvicorn's protocol, but closing connections on which no request comes, or only half of one.
 
     Args:

@@ -2,16 +2,14 @@
 
 from openvocab.errors import OpenVocabError
 
-__all__ = ["BusyError", "LacksError", "StoppingError"]
-
 
 class BusyError(OpenVocabError):
     """The maximum number of requests is waiting, or of streams is running."""
 
 
-class StoppingError(OpenVocabError):
+class ShuttingDownError(OpenVocabError):
     """The server is stopping; another one may answer."""
 
 
-class LacksError(OpenVocabError):
+class NotFoundError(OpenVocabError):
     """There is no vocabulary, source or stream of this name."""

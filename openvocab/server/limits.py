@@ -7,9 +7,7 @@ from collections.abc import Collection
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from openvocab.server.refusals import refusal
-
-__all__ = ["BodyLimit", "Counts"]
+from openvocab.server.error_responses import error_response
 
 NOBODY = 499
 """Status counted if the caller had already gone, as in nginx."""
@@ -58,7 +56,7 @@ class BodyLimit:
                 408: f"The body took more than {seconds:g} s to come; send less.",
                 413: f"The body has more than {max_bytes} bytes; send less.",
             }
-            await refusal(body.refused, said[body.refused])(scope, receive, send)
+            await error_response(body.refused, said[body.refused])(scope, receive, send)
 
     async def _answered(self, scope: Scope, body: "_Body", send: Send) -> None:
         """Let the application answer, unless the body is refused meanwhile."""
@@ -105,8 +103,8 @@ class _Body:
         return message
 
 
-class Counts:
-    """Counts answers for Prometheus, including refusals, and how long they took."""
+class MetricsMiddleware:
+    """MetricsMiddleware answers for Prometheus, including refusals, and how long they took."""
 
     def __init__(self, app: ASGIApp, registry: CollectorRegistry, paths: Collection[str]) -> None:
         """Wrap an application.

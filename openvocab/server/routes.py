@@ -16,21 +16,19 @@ from pydantic import ValidationError
 from openvocab import __version__
 from openvocab.server.errors import BusyError
 from openvocab.server.schemas import (
-    Answer,
-    Asked,
-    AskedBatch,
-    AskedForm,
-    AskedStream,
+    DetectBatchRequest,
+    DetectForm,
+    DetectRequest,
+    DetectResponse,
+    ErrorResponse,
     Info,
-    Question,
-    Refused,
+    Query,
+    StreamRequest,
     StreamState,
     Words,
 )
 from openvocab.server.service import Service
 from openvocab.server.streams import Stream
-
-__all__ = ["about", "detection", "metrics", "streams", "vocabularies", "watching"]
 
 LISTENERS = 64  # to the events of streams, at once
 POLL_S = 0.2  # between checks for new events, which come from threads at their own rate
@@ -47,7 +45,9 @@ _SAID = {
     503: "The server stops.",
     504: "It took too long.",
 }
-_REFUSED = {"application/json": {"schema": {"$ref": f"#/components/schemas/{Refused.__name__}"}}}
+_REFUSED = {
+    "application/json": {"schema": {"$ref": f"#/components/schemas/{ErrorResponse.__name__}"}}
+}
 _REFUSALS: dict[int | str, dict[str, Any]] = {
     # Not by `model`, which would be described with the media type of the good answer.
     status: {"description": said, "content": _REFUSED}
@@ -64,15 +64,15 @@ def detection(service: Service) -> APIRouter:
     routes = APIRouter(prefix="/v1/detect", tags=["detection"], responses=_REFUSALS)
 
     @routes.post("")
-    async def detect(asked: Asked) -> Answer:
+    async def detect(asked: DetectRequest) -> DetectResponse:
         """Find things in one picture, sent in base64."""
         (found,) = await service.detect([asked.image], asked)
         return found
 
     @routes.post("/file")
     async def detect_file(
-        asked: Annotated[AskedForm, Form(media_type="multipart/form-data")],
-    ) -> Answer:
+        asked: Annotated[DetectForm, Form(media_type="multipart/form-data")],
+    ) -> DetectResponse:
         """Find things in one picture, sent as a file."""
         try:
             question = asked.question()
@@ -82,7 +82,7 @@ def detection(service: Service) -> APIRouter:
         return found
 
     @routes.post("/batch")
-    async def detect_batch(asked: AskedBatch) -> list[Answer]:
+    async def detect_batch(asked: DetectBatchRequest) -> list[DetectResponse]:
         """Find things in several pictures: all are answered, or none is."""
         return await service.detect(asked.images, asked)
 
@@ -131,7 +131,7 @@ def streams(service: Service) -> APIRouter:
         return [StreamState.of(stream) for stream in service.streams.all()]
 
     @routes.post("/streams", status_code=201)
-    async def start(asked: AskedStream) -> StreamState:
+    async def start(asked: StreamRequest) -> StreamState:
         """Start to watch a source; state and events tell whether it could be opened."""
         return StreamState.of(await service.watch(asked.source, asked))
 
@@ -141,7 +141,7 @@ def streams(service: Service) -> APIRouter:
         return StreamState.of(service.streams.get(number))
 
     @routes.put("/streams/{number}/classes", status_code=204)
-    async def classes(number: int, asked: Question) -> None:
+    async def classes(number: int, asked: Query) -> None:
         """Look for other things from the next frame on; tracks are named anew."""
         await service.change(service.streams.get(number), asked)
 

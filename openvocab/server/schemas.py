@@ -8,26 +8,9 @@ from fastapi import UploadFile
 from pydantic import BaseModel, ConfigDict, Field, Json, model_validator
 
 from openvocab.errors import ClassesError
-from openvocab.labels import rows
-from openvocab.prompts import split_list
+from openvocab.io.labels import rows
 from openvocab.server.streams import Stream
-
-__all__ = [
-    "Answer",
-    "Asked",
-    "AskedBatch",
-    "AskedForm",
-    "AskedStream",
-    "Classes",
-    "Example",
-    "Found",
-    "Info",
-    "Question",
-    "Refused",
-    "StreamState",
-    "Words",
-    "answer",
-]
+from openvocab.vocabulary.prompts import split_list
 
 Name = Annotated[str, Field(max_length=500)]
 Score = Annotated[float, Field(ge=0, le=1, strict=True)]  # else `false` is a score of 0
@@ -71,7 +54,7 @@ class Words(_Strict):
     negatives: Names = []
 
 
-class Question(_Strict):
+class Query(_Strict):
     """What to look for, and how sure it must be."""
 
     classes: Classes | None = None
@@ -83,7 +66,7 @@ class Question(_Strict):
     thresholds: Annotated[dict[Name, Score], Field(max_length=5000)] = {}
 
 
-class Asked(Question):
+class DetectRequest(Query):
     """A question about one picture."""
 
     model_config = ConfigDict(
@@ -95,7 +78,7 @@ class Asked(Question):
     ]
 
 
-class AskedForm(_Strict):
+class DetectForm(_Strict):
     """A question about one picture, as a form."""
 
     image: UploadFile
@@ -107,14 +90,14 @@ class AskedForm(_Strict):
     score_threshold: Annotated[float, Field(ge=0, le=1)] | None = None
     thresholds: Annotated[Json[dict[Name, Score]], Field(description='JSON: {"bus": 0.5}')] = {}
 
-    def question(self) -> Question:
+    def question(self) -> Query:
         """The question without the picture.
 
         Raises:
             ValidationError: there are too many words, or some are too long.
             ClassesError: the classes begin like JSON but are not JSON.
         """
-        return Question(
+        return Query(
             classes=_listed(self.classes) or None,
             negatives=_listed(self.negatives),
             vocabulary=self.vocabulary,
@@ -123,7 +106,7 @@ class AskedForm(_Strict):
         )
 
 
-class AskedBatch(Question):
+class DetectBatchRequest(Query):
     """A question about several pictures."""
 
     model_config = ConfigDict(
@@ -137,7 +120,7 @@ class AskedBatch(Question):
     ]
 
 
-class AskedStream(Question):
+class StreamRequest(Query):
     """A source to watch, and what to look for."""
 
     model_config = ConfigDict(
@@ -168,7 +151,7 @@ class StreamState(BaseModel):
         )  # fmt: skip
 
 
-class Found(BaseModel):
+class Detection(BaseModel):
     """One thing that was found."""
 
     class_name: str
@@ -182,12 +165,12 @@ class Found(BaseModel):
     proposal_label: str
 
 
-class Answer(BaseModel):
+class DetectResponse(BaseModel):
     """What was found in one picture, best first."""
 
     width: int
     height: int
-    detections: list[Found]
+    detections: list[Detection]
 
 
 class Info(BaseModel):
@@ -207,7 +190,7 @@ class Info(BaseModel):
     timeout_s: float
 
 
-class Refused(BaseModel):
+class ErrorResponse(BaseModel):
     """Why a request was refused, in one line that ends with the remedy."""
 
     detail: str
@@ -223,7 +206,7 @@ def _listed(given: list[str]) -> Any:  # noqa: ANN401  JSON is of any form
     return [word for each in given for word in split_list(each)]
 
 
-def answer(size_wh: tuple[int, int], found: sv.Detections) -> Answer:
+def answer(size_wh: tuple[int, int], found: sv.Detections) -> DetectResponse:
     """Convert detections to plain numbers."""
-    listed = [Found.model_validate(row) for row in rows(found)]
-    return Answer(width=size_wh[0], height=size_wh[1], detections=listed)
+    listed = [Detection.model_validate(row) for row in rows(found)]
+    return DetectResponse(width=size_wh[0], height=size_wh[1], detections=listed)

@@ -12,22 +12,20 @@ import cv2
 import supervision as sv
 from fastapi.concurrency import run_in_threadpool
 
-from openvocab import images
 from openvocab.detector import OpenVocabDetector
 from openvocab.errors import ClassesError, ConfigError, ImageError
-from openvocab.protocols import Image
+from openvocab.io import images
 from openvocab.server import schemas
 from openvocab.server.batching import Batcher
-from openvocab.server.errors import BusyError, LacksError, StoppingError
-from openvocab.server.pictures import Pictures
-from openvocab.server.schemas import Answer, Example, Question, Words, answer
+from openvocab.server.errors import BusyError, NotFoundError, ShuttingDownError
+from openvocab.server.image_inputs import Pictures
+from openvocab.server.schemas import DetectResponse, Example, Query, Words, answer
 from openvocab.server.streams import Stream, Streams
 from openvocab.server.vocabularies import Vocabularies
 from openvocab.stream.capture import is_still
 from openvocab.stream.zones import Zones
+from openvocab.types import Image
 from openvocab.vocabulary import Classes, Vocabulary
-
-__all__ = ["MIB", "Service", "Settings"]
 
 MIB = 1024**2
 ORIGIN = re.compile(r"https?://[^/\s*?#@]+")
@@ -53,7 +51,7 @@ class Settings:
     """Words of one request or vocabulary, including synonyms and negatives."""
     hosts: tuple[str, ...] = ()
     """Names, without ports, by which requests may address this server, such as those in
-    `openvocab.environment.LOCAL`; an empty tuple allows all."""
+    `openvocab._internal.environment.LOCAL`; an empty tuple allows all."""
     origins: tuple[str, ...] = ()
     """Sites whose pages may send requests from a browser, such as `https://app.example.com`."""
     token: str = ""
@@ -135,7 +133,9 @@ class Service:
         await run_in_threadpool(self.batcher.close)
         await self._pictures.close()
 
-    async def detect(self, pictures: Sequence[bytes | str], question: Question) -> list[Answer]:
+    async def detect(
+        self, pictures: Sequence[bytes | str], question: Query
+    ) -> list[DetectResponse]:
         """Answer for files, or pictures as `Pictures` reads them, in order; all or none."""
         count = len(pictures) + len(_shown(question.classes))
         return await self._in_time(count, self._detect, pictures, question)
@@ -150,32 +150,32 @@ class Service:
         self.vocabularies.check(name)
         await self._in_time(len(_shown(words.classes)), self._store, name, words)
 
-    async def watch(self, source: str, question: Question) -> Stream:
+    async def watch(self, source: str, question: Query) -> Stream:
         """Start a stream.
 
         Raises:
-            LacksError, BusyError, ClassesError: as `Streams.start`.
+            NotFoundError, BusyError, ClassesError: as `Streams.start`.
             ImageError: an example picture cannot be read.
         """
         return await self._in_time(len(_shown(question.classes)), self._watch, source, question)
 
-    async def change(self, stream: Stream, question: Question) -> None:
+    async def change(self, stream: Stream, question: Query) -> None:
         """Make a stream look for other things.
 
         Raises:
-            LacksError: the stream has ended.
+            NotFoundError: the stream has ended.
             ClassesError: they cannot be used; the stream continues with the present ones.
             ImageError: an example picture cannot be read.
         """
         if not stream.runs:
-            raise LacksError(f"Stream {stream.number} has ended; start another.")
+            raise NotFoundError(f"Stream {stream.number} has ended; start another.")
         await self._in_time(len(_shown(question.classes)), self._change, stream, question)
 
     async def draw(self, stream: Stream) -> bytes:
         """Draw the newest frame of a stream with its detections, as JPEG.
 
         Raises:
-            LacksError: there is no frame yet.
+            NotFoundError: there is no frame yet.
         """
         return await self._in_time(1, _threaded, _jpeg, stream)
 
@@ -198,7 +198,7 @@ class Service:
         if self.inside + taken > self.settings.max_waiting + self.settings.max_batch:
             raise BusyError("Too many requests wait; try again later.")
         if self.ending:
-            raise StoppingError("The server stops; try another one.")
+            raise ShuttingDownError("The server stops; try another one.")
         # Counted before anything is decoded, which limits the pictures in memory.
         self.inside += taken
         task = asyncio.create_task(work(*args, **more))
@@ -213,7 +213,9 @@ class Service:
         finally:
             task.cancel()
 
-    async def _detect(self, pictures: Sequence[bytes | str], question: Question) -> list[Answer]:
+    async def _detect(
+        self, pictures: Sequence[bytes | str], question: Query
+    ) -> list[DetectResponse]:
         naming = await _threaded(self.detector.naming, **await self._wanted(question))
         loaded = await self._loaded(pictures, "image")
         futures: list[Future[sv.Detections]] = []
@@ -235,16 +237,16 @@ class Service:
         made = await _threaded(self.detector.vocabulary, classes, words.negatives)
         await _threaded(self.vocabularies.put, name, made)
 
-    async def _watch(self, source: str, question: Question) -> Stream:
+    async def _watch(self, source: str, question: Query) -> Stream:
         self.streams.check(source)
         stream = await _threaded(self.streams.prepare, source, await self._wanted(question))
         self.streams.start(stream)  # not in a thread: a request given up meanwhile starts nothing
         return stream
 
-    async def _change(self, stream: Stream, question: Question) -> None:
+    async def _change(self, stream: Stream, question: Query) -> None:
         await _threaded(stream.set_classes, await self._wanted(question))
 
-    async def _wanted(self, question: Question) -> dict[str, Any]:
+    async def _wanted(self, question: Query) -> dict[str, Any]:
         """Classes, negatives and thresholds, as keyword arguments of `naming` and of streams."""
         if (question.classes is None) == (question.vocabulary is None):
             raise ClassesError("Give either classes or the name of a stored vocabulary.")
@@ -316,6 +318,6 @@ def _jpeg(stream: Stream) -> bytes:
     picture = stream.picture()
     if picture is None:
         later = "ask again in a second" if stream.runs else "its state says why"
-        raise LacksError(f"There is no frame of stream {stream.number}; {later}.")
+        raise NotFoundError(f"There is no frame of stream {stream.number}; {later}.")
     _, encoded = cv2.imencode(".jpg", picture)
     return encoded.tobytes()

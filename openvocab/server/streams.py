@@ -14,23 +14,21 @@ import supervision as sv
 
 from openvocab.detector import OpenVocabDetector
 from openvocab.errors import one_line
-from openvocab.protocols import Frame, Image
-from openvocab.server.errors import BusyError, LacksError
+from openvocab.server.errors import BusyError, NotFoundError
 from openvocab.stream.capture import is_still
 from openvocab.stream.events import Event
-from openvocab.stream.film import drawing
 from openvocab.stream.processor import StreamProcessor
 from openvocab.stream.records import event_record
-from openvocab.stream.source import Sources
+from openvocab.stream.source import VideoSources
+from openvocab.stream.video import drawing
 from openvocab.stream.zones import Zones
-
-__all__ = ["Stream", "Streams", "Told"]
+from openvocab.types import Frame, Image
 
 log = logging.getLogger(__name__)
 KEPT = 1000  # events per stream; later callers are told how many they missed
 
 
-class Told(NamedTuple):
+class EventRecord(NamedTuple):
     """An event and its number, one more than that of the previous event of its stream."""
 
     number: int
@@ -54,7 +52,7 @@ class Stream:
         Args:
             number: number by which callers refer to it.
             source: name that callers know; they need not know the address.
-            address: as for `Sources`.
+            address: as for `VideoSources`.
             detector: detector whose networks are run.
             wanted: classes, negatives and thresholds, as for `StreamProcessor`.
             zones: polygons and lines, not shared with other streams.
@@ -66,11 +64,11 @@ class Stream:
         self._newest: tuple[Frame, sv.Detections] | None = None
         self._draw = drawing(zones)
         self._lost, self._failed = False, False
-        self._told: deque[Told] = deque(maxlen=KEPT)
+        self._told: deque[EventRecord] = deque(maxlen=KEPT)
         # In milliseconds: no event of an earlier server has the number of one of this stream.
         self._none = self._last = time.time_ns() // 10**6
         self._lock = threading.Lock()
-        self._sources: Sources | None = None
+        self._sources: VideoSources | None = None
         self._processor = StreamProcessor(
             detector, tracker=None if is_still(address) else "bytetrack", report=self._report,
             zones=zones, **wanted,
@@ -122,7 +120,7 @@ class Stream:
         dropped = 0 if self._sources is None else self._sources.dropped
         return self._processor.metrics.snapshot(dropped)
 
-    def after(self, number: int) -> list[Told]:
+    def after(self, number: int) -> list[EventRecord]:
         """The events after number `number`; for those no longer kept, one event with their count.
 
         If no event of this stream has that number, all events are new to the caller.
@@ -136,7 +134,7 @@ class Stream:
         if not missed:
             return kept
         record = {"event": "missed", "time_s": kept[0].record["time_s"], "source": self.source}
-        return [Told(number + missed, record | {"events": missed}), *kept]
+        return [EventRecord(number + missed, record | {"events": missed}), *kept]
 
     def end(self) -> None:
         """Make it end after the current frame."""
@@ -154,7 +152,7 @@ class Stream:
 
     def _run(self) -> None:
         try:
-            self._sources = Sources(self._address, report=self._report, patient=True)
+            self._sources = VideoSources(self._address, report=self._report, patient=True)
             for frame, found in self._processor.run(self._sources):
                 self._newest = frame, found
         except Exception as error:  # noqa: BLE001  the server lives on
@@ -178,7 +176,7 @@ class Stream:
     def _tell(self, record: dict[str, Any]) -> None:
         with self._lock:
             self._last += 1
-            self._told.append(Told(self._last, record))
+            self._told.append(EventRecord(self._last, record))
 
 
 class Streams:
@@ -208,11 +206,11 @@ class Streams:
         """Refuse a stream that could not be started, before any work is done.
 
         Raises:
-            LacksError: no source has that name.
+            NotFoundError: no source has that name.
             BusyError: the maximum number of streams is running.
         """
         if source not in self.sources:
-            raise LacksError(f"There is no source {source!r}; GET /v1/sources lists them.")
+            raise NotFoundError(f"There is no source {source!r}; GET /v1/sources lists them.")
         if sum(each.runs for each in self.all()) >= self._max_streams:
             raise BusyError(f"{self._max_streams} streams may run; stop one.")
 
@@ -242,11 +240,11 @@ class Streams:
         """Return a stream by its number.
 
         Raises:
-            LacksError: no stream has that number.
+            NotFoundError: no stream has that number.
         """
         found = self._streams.get(number)
         if found is None:
-            raise LacksError(f"There is no stream {number}; start one.")
+            raise NotFoundError(f"There is no stream {number}; start one.")
         return found
 
     def all(self) -> list[Stream]:
@@ -257,7 +255,7 @@ class Streams:
         """Stop a stream and forget it.
 
         Raises:
-            LacksError: no stream has that number.
+            NotFoundError: no stream has that number.
         """
         self.get(number).stop()
         with self._lock:

@@ -6,10 +6,8 @@ from pathlib import Path
 
 from openvocab.detector import OpenVocabDetector
 from openvocab.errors import ClassesError, ConfigError, OpenVocabError
-from openvocab.server.errors import LacksError
+from openvocab.server.errors import NotFoundError
 from openvocab.vocabulary import Vocabulary
-
-__all__ = ["Vocabularies"]
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 MOST = 256
@@ -76,18 +74,18 @@ class Vocabularies:
         """Return a vocabulary by its name.
 
         Raises:
-            LacksError: there is no vocabulary of that name.
+            NotFoundError: there is no vocabulary of that name.
         """
         found = self._known.get(name)
         if found is None:
-            raise LacksError(f"There is no vocabulary {name!r}; store it first.")
+            raise NotFoundError(f"There is no vocabulary {name!r}; store it first.")
         return found
 
     def remove(self, name: str) -> None:
         """Forget a vocabulary.
 
         Raises:
-            LacksError: there is no vocabulary of that name.
+            NotFoundError: there is no vocabulary of that name.
             OpenVocabError: its file cannot be removed.
         """
         with self._lock:

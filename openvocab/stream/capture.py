@@ -12,19 +12,9 @@ import av.error
 import cv2
 import numpy as np
 
-from openvocab import images
 from openvocab.errors import ImageError, SourceError
-from openvocab.protocols import Image
-
-__all__ = [
-    "FPS",
-    "Capture",
-    "is_address",
-    "is_still",
-    "open_capture",
-    "refuse_missing",
-    "shown_name",
-]
+from openvocab.io import images
+from openvocab.types import Image
 
 OPEN_S, READ_S = 10.0, 5.0  # time-outs; OpenCV's own would block for 30 s
 DAMAGED = 50  # unreadable places in a row, after which a film counts as ended

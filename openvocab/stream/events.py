@@ -7,9 +7,7 @@ from typing import Any, TypeVar
 
 import supervision as sv
 
-from openvocab.protocols import Frame
-
-__all__ = ["GONE_S", "Event", "Report", "TrackEvents", "forget", "ignore", "named"]
+from openvocab.types import Frame
 
 T = TypeVar("T")
 

@@ -7,13 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openvocab.errors import ConfigError
-from openvocab.protocols import Boxes, Features, Image, Proposals
+from openvocab.types import Boxes, Features, Image, Proposals
 
-__all__ = ["MemorySettings", "TrackMemory"]
-
-SETTLE_S = 0.3  # between the first looks, because consecutive frames show the same thing
+SETTLE_S = 0.3  # between the first encode_counts, because consecutive frames show the same thing
 URGENT = 1.5  # half overdue; tracks that are merely due wait for others, as a batch is cheaper
-LOOK = 12  # pixels per side of the small grey picture that shows whether a track looks different
+LOOK = 12  # pixels per side of the small grey picture that shows whether a track encode_counts different
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +72,8 @@ class _Track:
     """The class that leads at present, if it is not the label."""
     lead: int = 0
     """Encodings in a row in which the rival has led."""
-    judged: int = 0
-    """Number of encodings when the label was last judged."""
+    last_decided_at: int = 0
+    """Number of encodings when the label was last last_decided_at."""
 
 
 class TrackMemory:
@@ -93,14 +91,14 @@ class TrackMemory:
     ) -> NDArray[np.intp]:
         """Note N boxes of tracks `(N,)`; return rows to encode, most overdue first, in budget."""
         self._forget(time_s)
-        overdue, looks = np.zeros(len(found)), _looks(image, found.xyxy)
+        overdue, encode_counts = np.zeros(len(found)), _looks(image, found.xyxy)
         for row in np.flatnonzero(ids >= 0):
             track = self._tracks.setdefault(int(ids[row]), _Track())
             track.seen_s = time_s
             sure = float(found.objectness[row])
             steady = self._settings.momentum if track.objectness else 0.0
             track.objectness = steady * track.objectness + (1 - steady) * sure
-            track.look = looks[row]
+            track.look = encode_counts[row]
             overdue[row] = self._overdue(track, found.xyxy[row], time_s)
         if not (overdue >= URGENT).any():
             return np.empty(0, np.intp)
@@ -121,7 +119,7 @@ class TrackMemory:
             track.area = max(track.area, _area(box))
             track.encoded_s, track.encoded_look = time_s, track.look
 
-    def looks(self, ids: NDArray[np.intp]) -> NDArray[np.intp]:
+    def encode_counts(self, ids: NDArray[np.intp]) -> NDArray[np.intp]:
         """How often each of the tracks `(M,)`, which must have been seen, has been encoded."""
         return np.array([self._tracks[each].encoded for each in ids.tolist()], np.intp)
 
@@ -155,7 +153,7 @@ class TrackMemory:
 
     def _label(self, track: _Track, claims: NDArray[np.float32]) -> int:
         best = int(claims.argmax())
-        fresh, track.judged = track.encoded > track.judged, track.encoded
+        fresh, track.last_decided_at = track.encoded > track.last_decided_at, track.encoded
         if track.label < 0 or (fresh and track.encoded <= self._settings.settle):
             track.label, track.rival, track.lead = best, -1, 0
         elif not fresh:
@@ -207,5 +205,5 @@ def _looks(image: Image, boxes: Boxes) -> NDArray[np.float32]:
     first, sides = boxes[:, :2, None] / 4, (boxes[:, 2:, None] - boxes[:, :2, None]) / 4
     places = (first + sides * steps).astype(np.intp)  # (N, x and y, LOOK)
     columns, rows = places[:, 0].clip(0, width - 1), places[:, 1].clip(0, height - 1)
-    looks = grey[rows[:, :, None], columns[:, None, :]]
-    return looks - looks.mean(axis=(1, 2), keepdims=True)
+    encode_counts = grey[rows[:, :, None], columns[:, None, :]]
+    return encode_counts - encode_counts.mean(axis=(1, 2), keepdims=True)

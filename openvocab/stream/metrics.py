@@ -7,13 +7,11 @@ from typing import Any
 import numpy as np
 import psutil
 
-__all__ = ["Metrics"]
-
 WINDOW = 300  # frames over which speed and latency are measured
 
 
 class Metrics:
-    """Counts of one run; written by its loop, readable from any thread."""
+    """MetricsMiddleware of one run; written by its loop, readable from any thread."""
 
     def __init__(self) -> None:
         self.frames = 0

@@ -8,20 +8,18 @@ import numpy as np
 import supervision as sv
 from numpy.typing import NDArray
 
-from openvocab.classifier import Naming
 from openvocab.detector import OpenVocabDetector
+from openvocab.encoders.boxes import grown
 from openvocab.errors import ConfigError
-from openvocab.protocols import Frame, Proposals, Source
-from openvocab.regions import grown
+from openvocab.scoring.class_head import Naming
 from openvocab.stream.events import Event, Report, TrackEvents, ignore
 from openvocab.stream.memory import MemorySettings, TrackMemory
 from openvocab.stream.metrics import Metrics
-from openvocab.stream.sink import Taker, Writer
+from openvocab.stream.sink import SinkLike, Writer
 from openvocab.stream.tracking import Tracker
 from openvocab.stream.zones import Zones
+from openvocab.types import Frame, Proposals, Source
 from openvocab.vocabulary import Classes, Vocabulary
-
-__all__ = ["StreamProcessor"]
 
 WAIT_S = 0.5  # between checks whether a pause is over, so that Ctrl-C gets through
 
@@ -46,7 +44,7 @@ class StreamProcessor:
         memory: MemorySettings | None = None,
         every: int = 1,
         zones: Zones | None = None,
-        sinks: Iterable[Taker] = (),
+        sinks: Iterable[SinkLike] = (),
         report: Report = ignore,
     ) -> None:
         """Compose a processor; nothing is read yet.
@@ -140,7 +138,7 @@ class StreamProcessor:
         """
         self._source = source
         self.metrics = Metrics()
-        lanes: dict[str, _Lane] = {}
+        lanes: dict[str, SourceState] = {}
         with Writer(self._takers, self.metrics.frame_out) as writer:
             try:
                 for frame in self._taken(source):
@@ -171,24 +169,24 @@ class StreamProcessor:
                 return
             yield frame
 
-    def _events(self, lane: "_Lane", frame: Frame, found: sv.Detections) -> Iterator[Event]:
+    def _events(self, lane: "SourceState", frame: Frame, found: sv.Detections) -> Iterator[Event]:
         if self._tracker is not None:
             yield from lane.events.update(frame, found)
             if self._zones is not None and lane.looked:
                 yield from self._zones.update(frame, found)
 
-    def _last_events(self, lanes: Iterable["_Lane"]) -> Iterator[Event]:
+    def _last_events(self, lanes: Iterable["SourceState"]) -> Iterator[Event]:
         if self._zones is not None:
             yield from self._zones.end()
         for lane in lanes:
             yield from lane.events.end()
 
-    def _lane(self, fps: float) -> "_Lane":
+    def _lane(self, fps: float) -> "SourceState":
         tracker = None if self._tracker is None else Tracker(self._tracker, fps / self._every)
-        return _Lane(self._detector, self._every, tracker, TrackMemory(self._memory))
+        return SourceState(self._detector, self._every, tracker, TrackMemory(self._memory))
 
 
-class _Lane:
+class SourceState:
     """The state of one source: its tracks, what is known of them, and the last detections."""
 
     def __init__(

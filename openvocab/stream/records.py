@@ -11,14 +11,11 @@ from typing import Any
 
 import supervision as sv
 
+from openvocab._internal.files import numbered
 from openvocab.errors import SinkError
-from openvocab.files import numbered
-from openvocab.labels import rows
-from openvocab.protocols import Frame
+from openvocab.io.labels import rows
 from openvocab.stream.events import Event
-
-__all__ = ["CsvSink", "JsonLines", "JsonLinesSink", "event_record"]
-
+from openvocab.types import Frame
 
 KEYS = "class_name", "class_id", "confidence", "xyxy", "tracker_id"
 

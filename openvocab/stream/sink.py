@@ -11,20 +11,18 @@ from typing import Self
 import supervision as sv
 
 from openvocab.errors import SinkError
-from openvocab.protocols import Frame, Sink
-
-__all__ = ["Taker", "Writer"]
+from openvocab.types import Frame, Sink
 
 BEHIND = 8  # frames that may wait for the sinks; beyond that, the loop waits
 FINISH_S = 30.0  # sinks that take longer to finish are left behind
 
-Taker = Sink | Callable[[Frame, sv.Detections], None]
+SinkLike = Sink | Callable[[Frame, sv.Detections], None]
 
 
 class Writer:
     """Gives every frame to every sink, in a thread; a sink's error is raised in the loop."""
 
-    def __init__(self, takers: Sequence[Taker], frame_out: Callable[[float], None]) -> None:
+    def __init__(self, takers: Sequence[SinkLike], frame_out: Callable[[float], None]) -> None:
         """Start with `with`; `frame_out` is called with the capture time of each written frame."""
         self._takers, self._frame_out = takers, frame_out
         self._waiting: queue.Queue[tuple[Frame, sv.Detections] | None] = queue.Queue(BEHIND)

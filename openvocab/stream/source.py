@@ -8,11 +8,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from openvocab.errors import SourceError
-from openvocab.protocols import Frame, Image
 from openvocab.stream.capture import FPS, Capture, is_address, open_capture, shown_name
 from openvocab.stream.events import Event, Report, ignore
-
-__all__ = ["Sources"]
+from openvocab.types import Frame, Image
 
 AHEAD = 4  # frames of a film that are read before they are needed
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
@@ -21,7 +19,7 @@ WAIT_S = 0.5
 JOIN_S = 3.0  # readers that hang in their driver are left behind after this
 
 
-class Sources:
+class VideoSources:
     """One film or camera, or several at once; can be iterated once.
 
     A film or folder gives every frame and then ends. A live source (camera, stream) gives its

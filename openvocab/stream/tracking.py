@@ -6,9 +6,7 @@ import trackers
 from numpy.typing import NDArray
 
 from openvocab.errors import ConfigError
-from openvocab.protocols import Proposals
-
-__all__ = ["TRACKERS", "Tracker"]
+from openvocab.types import Proposals
 
 TRACKERS = {
     "bytetrack": trackers.ByteTrackTracker,

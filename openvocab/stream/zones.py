@@ -10,12 +10,10 @@ from typing import Any
 import numpy as np
 import supervision as sv
 
+from openvocab._internal.files import read_table
 from openvocab.errors import ConfigError
-from openvocab.files import read_table
-from openvocab.protocols import Frame, Image
 from openvocab.stream.events import GONE_S, Event, forget, named
-
-__all__ = ["Zones"]
+from openvocab.types import Frame, Image
 
 FOOT = (sv.Position.BOTTOM_CENTER,)  # where a thing stands
 STEADY = 3  # frames in a row on the other side, because the edges of boxes jitter

@@ -6,8 +6,8 @@ import tempfile
 from pathlib import Path
 
 from browsers import ask, chromium, demo, open_tab, start_camera, upload, wait_for_text
-from films import mjpeg, pan
 from playwright.sync_api import Page
+from videos import mjpeg, pan
 
 ASSETS = Path(importlib.util.find_spec("ultralytics").submodule_search_locations[0]) / "assets"
 

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
-from films import mjpeg, pan
+from videos import mjpeg, pan
 
 pytest.importorskip("playwright", reason="the browser tests need playwright")
 pytest.importorskip("gradio_client", reason="the demo needs gradio")

@@ -85,7 +85,7 @@ def test_with_a_token_the_page_asks_for_it(assets):
 FETCHES = """
 import asyncio, sys
 import httpx
-from openvocab.cli.page import demo_page
+from openvocab.server.demo_page import demo_page
 asked = []
 sys.addaudithook(lambda event, given: asked.append(given) if event == "socket.getaddrinfo" else None)
 with demo_page(public=True) as (page, options):

@@ -17,10 +17,11 @@ from bundles import OPENAI, SIGMOID, SMALL, SMALL_TEXT, SQUASH, export_bundle, s
 from fakes import ColourEncoder
 from safetensors.torch import load_file, save_file
 
-from openvocab import images, weights
+from openvocab import weights
 from openvocab.encoders.openclip import OpenClipEncoder
 from openvocab.errors import ModelError, WeightsNotFoundError
-from openvocab.protocols import Encoder, Features, Image
+from openvocab.io import images
+from openvocab.types import Encoder, Features, Image
 
 BOXES = np.array(
     [[17, 230, 801, 768], [48, 398, 245, 902], [670, 392, 810, 878], [300, 300, 303, 304]],
@@ -198,7 +199,7 @@ def test_where_its_edges_lie_between_it_shows_the_same(large, monkeypatch):
     encoder = OpenClipEncoder(weights.resolve("starter-encoder"))
     boxes = (LARGE + np.array([1, 3, 2, 1])).astype(np.float32)
     (halved,) = encoder.encode_regions([large], [boxes])
-    monkeypatch.setattr("openvocab.encoders.cutting.GAP", 1000)
+    monkeypatch.setattr("openvocab.encoders.crops.GAP", 1000)
     (exact,) = encoder.encode_regions([large], [boxes])
     assert 0.99 < cosines(halved, exact).min() < 1 - 1e-6
 

@@ -9,11 +9,12 @@ import pytest
 import supervision as sv
 from fakes import FakeProposer
 
-from openvocab import images, weights
+from openvocab import weights
 from openvocab.errors import ModelError, WeightsNotFoundError
+from openvocab.io import images
 from openvocab.proposers.tiled import TiledProposer
 from openvocab.proposers.ultralytics import UltralyticsProposer
-from openvocab.protocols import Image, Proposer
+from openvocab.types import Image, Proposer
 
 IOU = 0.7
 Build = Callable[[pytest.FixtureRequest], Proposer]

@@ -14,7 +14,8 @@ import cv2
 import PIL.Image
 import pytest
 
-from openvocab import OpenVocabDetector, cli, images, weights
+from openvocab import OpenVocabDetector, cli, weights
+from openvocab.io import images
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from openvocab.environment import environment_kept
+from openvocab._internal.environment import preserve_environ
 
 WATCH = """
 import os, sys
@@ -70,7 +70,7 @@ for suffix in ("engine", "mnn", "pt", "torchscript", "tflite", "mlpackage"):
     else:
         raise SystemExit(path + " was loaded")
 assert checks.AUTOINSTALL is True
-from openvocab import images
+from openvocab.io import images
 from openvocab.errors import ImageError
 try:
     images.load(b"I am no picture")
@@ -113,8 +113,8 @@ assert json.loads((home / "settings.json").read_text())["runs_dir"] == "/mine"
 before = (home / "settings.json").read_bytes()
 for name in [name for name in sys.modules if name.split(".")[0] == "ultralytics"]:
     del sys.modules[name]
-from openvocab.runtimes import contained_ultralytics
-with contained_ultralytics() as ultralytics:
+from openvocab._internal.runtimes import isolated_ultralytics
+with isolated_ultralytics() as ultralytics:
     assert ultralytics.settings["runs_dir"] == "/mine"
 assert (home / "settings.json").read_bytes() == before
 assert [each for each in os.listdir(TEMP) if each.startswith("openvocab")] == []
@@ -139,7 +139,7 @@ print("[]", [])
 OPENVINO = """
 import os, sys
 sys.addaudithook(watch)
-from openvocab.runtimes import openvino
+from openvocab._internal.runtimes import openvino
 from openvocab.weights import resolve
 openvino().Core().read_model(resolve("starter-encoder") / "image.onnx")
 assert "openvino_telemetry" not in sys.modules
@@ -149,7 +149,9 @@ print(seen, [])
 REST = """
 import time
 import numpy as np
-from openvocab import OpenVocabDetector, images, matching
+from openvocab import OpenVocabDetector
+from openvocab.io import images
+from openvocab.scoring import log_odds
 detector, photo = OpenVocabDetector.from_preset(), images.load(PHOTO)
 words = ["bus", "person", *(f"thing {number}" for number in range(500))]
 chance = np.random.default_rng(0)
@@ -188,7 +190,7 @@ print(seen, [])
 
 EXPORT_DETECTOR = """
 from pathlib import Path
-from openvocab.proposers.export import export_detector
+from openvocab.export.detector import export_detector
 before = dict(os.environ)
 sys.addaudithook(watch)
 for runtime in ("onnx", "openvino"):
@@ -243,7 +245,7 @@ def test_the_users_settings_of_ultralytics_are_read_and_left_alone(tmp_path, ass
 
 def test_no_thread_loses_the_variables_it_has_set_to_another():
     def keeps(name: str) -> bool:
-        with environment_kept():
+        with preserve_environ():
             os.environ[name] = "1"
             time.sleep(0.001)  # others come and go
             return name in os.environ

@@ -10,11 +10,12 @@ import supervision as sv
 from numpy.testing import assert_allclose
 
 import openvocab
-from openvocab import OpenVocabDetector, OpenVocabError, api, errors, images, weights
+from openvocab import OpenVocabDetector, OpenVocabError, detector, errors, weights
+from openvocab.config import load
 from openvocab.encoders.openclip import OpenClipEncoder
 from openvocab.errors import ConfigError, ModelError, WeightsNotFoundError
-from openvocab.presets import load
-from openvocab.protocols import Features, Image
+from openvocab.io import images
+from openvocab.types import Features, Image
 
 BUS, PEOPLE = (17, 230, 801, 768), ((48, 398, 245, 902), (221, 405, 345, 861), (670, 392, 810, 878))
 TIE = (980, 302, 1028, 423)

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import httpx
 import pytest
-from films import pan
 from servers import serving
+from videos import pan
 
-from openvocab.runtimes import contained_ultralytics
+from openvocab._internal.runtimes import isolated_ultralytics
 from openvocab.weights import resolve
 
 ROOT = Path(__file__).parents[2]
@@ -85,7 +85,7 @@ def execute(code, names) -> str:
     with contextlib.redirect_stdout(out), contextlib.ExitStack() as stack:
         if "from ultralytics" in code:
             stack.enter_context(
-                contained_ultralytics()
+                isolated_ultralytics()
             )  # imported without what that does to this process
         exec(code, names)  # noqa: S102  our own pages
     return out.getvalue()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from openvocab.files import bundled
+from openvocab._internal.files import bundled
 
 LABELS = {
     "images": [
@@ -57,7 +57,10 @@ def test_eval_writes_a_table_json_and_a_page(labels, tmp_path):
     classes = {row["class"]: row["AP50"] for row in results["classes"]}
     assert classes["bus"] == pytest.approx(1)
     assert classes["person"] > 0.7
-    assert results["wordings"]["upper case"]["AP50"] == results["wordings"]["names"]["AP50"]
+    assert (
+        results["prompt_variants"]["upper case"]["AP50"]
+        == results["prompt_variants"]["names"]["AP50"]
+    )
     made = results["provenance"]
     assert len(made["weights"]["detector"]) == len(made["weights"]["encoder"]) == 64
     assert made["versions"]["ultralytics"]
@@ -115,8 +118,8 @@ def test_the_starter_is_as_right_as_it_claims(shared, tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "out/results.json").read_text())
-    ap50 = {name: row["AP50"] for name, row in results["wordings"].items()}
-    names = results["wordings"]["names"]
+    ap50 = {name: row["AP50"] for name, row in results["prompt_variants"].items()}
+    names = results["prompt_variants"]["names"]
     assert ap50["names"] >= results["detector_alone"]["AP50"] - 0.005
     assert ap50["synonyms"] >= 0.85 * ap50["names"]
     assert ap50["more synonyms"] >= 0.85 * ap50["names"]

@@ -20,8 +20,8 @@ import httpx
 import matplotlib as mpl
 import numpy as np
 import pytest
-from films import CameraServer, free_port, pan
 from servers import serving
+from videos import CameraServer, free_port, pan
 
 import openvocab
 from openvocab.weights import resolve
@@ -123,7 +123,7 @@ def photo(place: Place) -> None:
 
 
 def many_photos(place: Place) -> None:
-    said = place.run("many_photos.py", "photos")
+    said = place.run("many_images.py", "photos")
     assert re.search(r"^bus\.jpg: .*\b1 bus\b", said, re.MULTILINE)
     assert re.search(r"^zidane\.jpg: 2 pedestrian$", said, re.MULTILINE)
     assert openvocab.Vocabulary.load(place.folder / "classes.npz").names == ("bus", "pedestrian")

@@ -10,9 +10,10 @@ import pytest
 import supervision as sv
 import torch
 
-from openvocab import OpenVocabDetector, images, labels
+from openvocab import OpenVocabDetector
+from openvocab._internal.runtimes import isolated_ultralytics
+from openvocab.io import images, labels
 from openvocab.plugins.ultralytics import to_results
-from openvocab.runtimes import contained_ultralytics
 
 WORDS = ["bus", "pedestrian"]
 
@@ -30,7 +31,7 @@ def detect(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("config", ["yolo26n.yaml", "yolo26n-seg.yaml"])
 def test_results_go_to_detections_and_back_without_loss(config, checkpoint, assets):
-    with contained_ultralytics() as ultralytics:
+    with isolated_ultralytics() as ultralytics:
         yolo = ultralytics.YOLO(str(checkpoint(config)))
     more = {"verbose": False, "device": "cpu", "conf": 1e-9, "max_det": 5, "retina_masks": True}
     (result,) = yolo.predict(assets / "bus.jpg", **more)

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from openvocab import OpenVocabDetector, images
+from openvocab import OpenVocabDetector
+from openvocab._internal.runtimes import isolated_ultralytics
 from openvocab.errors import ClassesError, ModelError
+from openvocab.io import images
 from openvocab.plugins.ultralytics import attach
-from openvocab.runtimes import contained_ultralytics
 from openvocab.weights import resolve
 
 TRACKERS = ("bytetrack", "botsort", "ocsort", "deepocsort", "fasttrack", "tracktrack")
@@ -20,7 +21,7 @@ WORDS = ["bus", "pedestrian", "dog"]
 
 
 def load(source) -> object:
-    with contained_ultralytics() as ultralytics:
+    with isolated_ultralytics() as ultralytics:
         return ultralytics.YOLO(
             str(source), task="detect" if str(source).endswith("onnx") else None
         )
@@ -243,7 +244,7 @@ def test_callbacks_that_are_taken_off_are_missed_by_nobody_but_set_classes(start
 
 def test_pictures_of_other_channels_are_refused_in_a_line(checkpoint):
     yolo = load(checkpoint("yolo26n.yaml"))
-    with contained_ultralytics() as ultralytics:
+    with isolated_ultralytics() as ultralytics:
         yolo.model = ultralytics.nn.tasks.DetectionModel("yolo26n.yaml", ch=4, verbose=False)
     attach(yolo, ["bus"])
     with pytest.raises(ModelError, match="4 channels"):

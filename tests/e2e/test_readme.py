@@ -5,9 +5,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from films import pan
+from videos import pan
 
-from openvocab.runtimes import contained_ultralytics
+from openvocab._internal.runtimes import isolated_ultralytics
 from openvocab.weights import resolve
 
 ROOT = Path(__file__).parents[2]
@@ -22,7 +22,7 @@ def test_its_python_runs(tmp_path, monkeypatch, capsys, assets):
     names: dict[str, object] = {}
     shutil.copy(resolve("starter-detector"), tmp_path / "yolo.onnx")
     images, plugin, films = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    with contained_ultralytics():  # Ultralytics is imported without what that does to this process
+    with isolated_ultralytics():  # Ultralytics is imported without what that does to this process
         exec(plugin, {})  # noqa: S102
     named = capsys.readouterr().out
     assert named.count("pedestrian") >= 3

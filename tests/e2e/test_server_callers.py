@@ -15,12 +15,12 @@ from contextlib import contextmanager
 import httpx
 import pytest
 import uvicorn
-from films import free_port
 from servers import serving
+from videos import free_port
 
 from openvocab.errors import ConfigError
 from openvocab.server.app import Settings
-from openvocab.server.connections import impatient
+from openvocab.server.connections import idle_timeout
 
 WORDS = ["bus", "pedestrian"]
 SITE = "https://app.example.com"
@@ -132,7 +132,7 @@ def test_a_token_may_come_by_any_spelling_of_its_scheme(scheme):
 
 def test_examples_of_the_description_work_as_they_are(client):
     described = client.get("/openapi.json").json()["components"]["schemas"]
-    for name, path in (("Asked", "/v1/detect"), ("AskedBatch", "/v1/detect/batch")):
+    for name, path in (("DetectRequest", "/v1/detect"), ("DetectBatchRequest", "/v1/detect/batch")):
         for example in described[name]["examples"]:
             assert client.post(path, json=example).status_code == 200
 
@@ -162,7 +162,7 @@ def test_a_connection_that_asks_for_nothing_is_closed():
             await send({"type": "http.response.start", "status": 204, "headers": []})
             await send({"type": "http.response.body"})
 
-    with listening(app, http=impatient(0.2)) as port:
+    with listening(app, http=idle_timeout(0.2)) as port:
         for said in (b"", b"GET / HTTP/1.1\r\nHost: x", b"GET / HTTP/1.1\r\nHost: x\r\n\r\nGET"):
             with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
                 client.sendall(said)

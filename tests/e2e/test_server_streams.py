@@ -14,8 +14,8 @@ import cv2
 import httpx
 import numpy as np
 import pytest
-from films import free_port, pan
 from servers import serving
+from videos import free_port, pan
 
 ASKED = {"source": "street", "classes": ["bus", "pedestrian"]}
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import av
 import pytest
-from films import CameraServer, pan
+from videos import CameraServer, pan
 
-from openvocab.stream import Sources
+from openvocab.stream import VideoSources
 
 COMMAND = [sys.executable, "-m", "openvocab", "stream"]
 
@@ -134,7 +134,7 @@ def test_a_disk_that_fills_up_ends_it_and_what_was_written_opens(film, small_dis
     assert "check the disk" in errors[0]
     films = [path for path in small_disk.glob("*.mp4") if path.stat().st_size > 20_000]
     assert films
-    frames = {path.stat().st_size: len(list(Sources(path))) for path in films}
+    frames = {path.stat().st_size: len(list(VideoSources(path))) for path in films}
     assert min(frames.values()) >= 5, frames  # a fragment at least; their last second may be cut
     assert lines_of(tmp_path / "out.jsonl")
 

@@ -9,12 +9,12 @@ import numpy as np
 import psutil
 import pytest
 from fakes import ColourEncoder
-from films import CameraServer, RtspServer, pan
+from videos import CameraServer, RtspServer, pan
 
 from openvocab import OpenVocabDetector, Preset
-from openvocab.protocols import Proposals
-from openvocab.stream import Sources, StreamProcessor
+from openvocab.stream import StreamProcessor, VideoSources
 from openvocab.stream import source as module
+from openvocab.types import Proposals
 
 pytestmark = pytest.mark.slow
 PRESET = Preset(name="test", detector="", encoder="", templates="none", context_scales=(1.0,))
@@ -60,7 +60,7 @@ def quick_pauses(monkeypatch):
 
 def test_a_server_killed_twenty_times_comes_back_twenty_times(server, quick_pauses):
     events, dice = [], random.Random(0)  # noqa: S311  moments, no secrets
-    source = Sources(server.url, report=events.append)
+    source = VideoSources(server.url, report=events.append)
     frames, sizes = iter(source), set()
     next(frames)
     open_files = len(list(Path("/proc/self/fd").iterdir()))
@@ -82,7 +82,7 @@ def test_a_server_killed_twenty_times_comes_back_twenty_times(server, quick_paus
 
 def test_a_server_that_hangs_is_lost_and_comes_back(server, quick_pauses):
     events = []
-    source = Sources(server.url, report=events.append)
+    source = VideoSources(server.url, report=events.append)
     frames = iter(source)
     next(frames)
     server.hold()
@@ -100,7 +100,7 @@ def test_latency_does_not_grow_when_a_camera_is_faster_than_the_processor():
     server = CameraServer(fps=100)
     compute = 0.03
     processor = StreamProcessor(detector(count=5, seconds=compute), ["red"])
-    source, latencies, taken = Sources(server.url), [], time.monotonic()
+    source, latencies, taken = VideoSources(server.url), [], time.monotonic()
     try:
         for frame, _ in processor.run(source):
             now = time.monotonic()
@@ -121,7 +121,7 @@ def test_twenty_thousand_frames_cost_no_memory(assets, tmp_path):
     film = pan(assets / "bus.jpg", tmp_path / "film.mp4", 50)
     processor = StreamProcessor(detector(), ["red", "blue"])
     process, used = psutil.Process(), []
-    for index, _ in enumerate(processor.run(Sources(film, loop=True))):
+    for index, _ in enumerate(processor.run(VideoSources(film, loop=True))):
         if index in (1000, 20_000):
             used.append(process.memory_info().rss / 2**20)
             assert processor.metrics.tracks <= 2000 + 200

@@ -8,8 +8,8 @@ import open_clip
 import pytest
 from bundles import OPENAI, save_bundle
 
-from openvocab import images, matching
 from openvocab.encoders.openclip import OpenClipEncoder
+from openvocab.io import images
 
 # The four of the seven photos that show a thing with a name in LVIS, among the three best names.
 EXPECTED = {

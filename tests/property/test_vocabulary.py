@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from openvocab import OpenVocabDetector, Preset, Vocabulary
 from openvocab.errors import ClassesError
-from openvocab.prompts import folded, tidy
 from openvocab.vocabulary import parse
+from openvocab.vocabulary.prompts import folded, tidy
 
 PRESET = Preset(name="test", detector="", encoder="")
 WORD = st.text(min_size=1, max_size=20).filter(tidy)

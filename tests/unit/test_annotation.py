@@ -11,8 +11,8 @@ from fontTools.ttLib import TTFont
 from matplotlib import font_manager
 
 from openvocab import annotate
-from openvocab.annotation import _colour, _installed
 from openvocab.errors import ConfigError
+from openvocab.io.annotation import _colour, _installed
 
 
 def detections(*names: str, mask: np.ndarray | None = None, score: float | None = 0.9):

@@ -5,9 +5,9 @@ import threading
 import numpy as np
 import pytest
 
-from openvocab.protocols import Proposals
 from openvocab.server.batching import BOXES, Batcher
-from openvocab.server.errors import BusyError, StoppingError
+from openvocab.server.errors import BusyError, ShuttingDownError
+from openvocab.types import Proposals
 
 BROKEN = 13  # boxes of a picture that cannot be encoded
 
@@ -146,5 +146,5 @@ def test_it_answers_what_waits_before_it_ends(batcher, slow):
     batcher.close()
     assert [each.result(0) for each in waiting] == list(range(2, 10))
     assert not batcher.alive
-    with pytest.raises(StoppingError):
+    with pytest.raises(ShuttingDownError):
         ask(batcher, 1)

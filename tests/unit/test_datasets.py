@@ -8,8 +8,8 @@ import PIL.Image
 import pytest
 
 from openvocab.errors import DatasetError, ImageError
-from openvocab.evaluate.datasets import Dataset
-from openvocab.evaluate.formats import load
+from openvocab.evaluation.datasets import Dataset
+from openvocab.evaluation.formats import load
 
 SIZE = (40, 30)
 

@@ -11,9 +11,9 @@ import pytest
 from fakes import ColourEncoder, FakeProposer
 
 from openvocab import OpenVocabDetector, OpenVocabError, Preset, Vocabulary
-from openvocab.classifier import RegionClassifier
 from openvocab.errors import ClassesError, ImageError, ModelError
-from openvocab.protocols import Encoder, Proposer
+from openvocab.scoring.class_head import RegionClassifier
+from openvocab.types import Encoder, Proposer
 
 LEFT, RIGHT = (0, 0, 20, 20), (20, 0, 40, 20)
 PRESET = Preset(name="test", detector="", encoder="", templates="none", context_scales=(1.0,))
@@ -205,7 +205,7 @@ def test_other_numbers_are_used_at_once(detector, picture):
 
 
 class Counting(ColourEncoder):
-    """Counts the regions it is shown."""
+    """MetricsMiddleware the regions it is shown."""
 
     shown = 0
 

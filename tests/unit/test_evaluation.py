@@ -11,14 +11,14 @@ from fakes import ColourEncoder, FakeProposer
 
 from openvocab import OpenVocabDetector, Preset
 from openvocab.errors import ConfigError, DatasetError
-from openvocab.evaluate import calibrated, calibration, report
-from openvocab.evaluate.asking import absent_words
-from openvocab.evaluate.calibration import calibrate
-from openvocab.evaluate.datasets import Dataset, Photo
-from openvocab.evaluate.evaluation import evaluate
-from openvocab.evaluate.provenance import provenance
-from openvocab.evaluate.seen import SeenOnce
-from openvocab.evaluate.stress import ClassesMap, Wording, wordings
+from openvocab.evaluation import calibration, calibration_report, report
+from openvocab.evaluation.calibration import calibrate
+from openvocab.evaluation.datasets import Dataset, Photo
+from openvocab.evaluation.evaluator import evaluate
+from openvocab.evaluation.feature_cache import FeatureCache
+from openvocab.evaluation.inference import absent_words
+from openvocab.evaluation.prompt_variants import PromptMap, PromptVariant, prompt_variants
+from openvocab.evaluation.provenance import provenance
 
 LEFT, RIGHT = (10, 10, 50, 50), (60, 10, 100, 50)
 RED, BLUE, GREY = (0, 0, 255), (255, 0, 0), (128, 128, 128)
@@ -58,9 +58,9 @@ def detector(encoder) -> OpenVocabDetector:
 
 
 def test_what_is_right_is_counted_right_in_any_words(detector, dataset):
-    words = ClassesMap(tables={"synonyms": {"red": "crimson"}})
-    found = evaluate(detector, dataset, wordings(CLASSES, words))
-    figures = found.figures()["wordings"]
+    words = PromptMap(tables={"synonyms": {"red": "crimson"}})
+    found = evaluate(detector, dataset, prompt_variants(CLASSES, words))
+    figures = found.figures()["prompt_variants"]
     assert list(figures) == ["names", "upper case", "a photo of", "synonyms"]
     for name in ("names", "a photo of", "synonyms"):
         assert figures[name]["AP50"] == pytest.approx(1)
@@ -68,13 +68,13 @@ def test_what_is_right_is_counted_right_in_any_words(detector, dataset):
 
 
 def test_swapped_words_are_counted_wrong(detector, dataset):
-    found = evaluate(detector, dataset, [Wording("swapped", ("blue", "red"))])
-    assert found.figures()["wordings"]["swapped"]["AP50"] == 0
+    found = evaluate(detector, dataset, [PromptVariant("swapped", ("blue", "red"))])
+    assert found.figures()["prompt_variants"]["swapped"]["AP50"] == 0
     assert found.confusion[:2, :2].trace() == 0
 
 
 def test_the_proposals_are_judged_without_names(detector, dataset):
-    recall = evaluate(detector, dataset, [Wording("swapped", ("blue", "red"))]).recall
+    recall = evaluate(detector, dataset, [PromptVariant("swapped", ("blue", "red"))]).recall
     assert recall == dict.fromkeys((10, 30, 100, 300), 1.0)
 
 
@@ -84,7 +84,9 @@ def test_the_proposals_are_judged_without_names(detector, dataset):
 )
 def test_the_detector_by_itself_is_measured_if_it_knows_a_class(encoder, dataset, labels, known):
     proposer = FakeProposer(LEFT, RIGHT, labels=labels)
-    found = evaluate(OpenVocabDetector(proposer, encoder, PRESET), dataset, wordings(CLASSES)[:1])
+    found = evaluate(
+        OpenVocabDetector(proposer, encoder, PRESET), dataset, prompt_variants(CLASSES)[:1]
+    )
     assert (found.own is not None) == known
 
 
@@ -101,11 +103,14 @@ def test_absent_classes_are_not_in_the_photo_and_the_same_each_time(dataset):
 
 def test_false_labels_are_boxes_for_what_is_not_there(detector, dataset):
     calm = evaluate(
-        detector, dataset, wordings(CLASSES)[:1], absent=["cat", "dog", "cow", "hat", "pen"]
+        detector, dataset, prompt_variants(CLASSES)[:1], absent=["cat", "dog", "cow", "hat", "pen"]
     )
     assert calm.false_labels == {"absent words": 0}
     wild = evaluate(
-        detector, dataset, wordings(CLASSES)[:1], absent=["green", "dog", "cow", "hat", "crimson"]
+        detector,
+        dataset,
+        prompt_variants(CLASSES)[:1],
+        absent=["green", "dog", "cow", "hat", "crimson"],
     )
     assert wild.false_labels["absent words"] > 0
 
@@ -115,20 +120,20 @@ def test_a_run_goes_on_where_it_stopped(detector, encoder, dataset, tmp_path):
         yield from photos[:2]
         raise KeyboardInterrupt
 
-    see = SeenOnce(detector, tmp_path / "seen")
+    see = FeatureCache(detector, tmp_path / "seen")
     with pytest.raises(KeyboardInterrupt):
-        evaluate(detector, dataset, wordings(CLASSES), see=see, track=stopped)
+        evaluate(detector, dataset, prompt_variants(CLASSES), see=see, track=stopped)
     first = encoder.image_forwards
-    whole = evaluate(detector, dataset, wordings(CLASSES), see=see)
+    whole = evaluate(detector, dataset, prompt_variants(CLASSES), see=see)
     assert encoder.image_forwards == 2 * first
-    again = evaluate(detector, dataset, wordings(CLASSES), see=see)
+    again = evaluate(detector, dataset, prompt_variants(CLASSES), see=see)
     assert encoder.image_forwards == 2 * first
     first, second = ({**each.figures(), "seconds_per_photo": 0} for each in (whole, again))
     assert json.dumps(first) == json.dumps(second)  # NaN is not equal to NaN
 
 
 def test_a_damaged_file_is_seen_again(detector, encoder, dataset, tmp_path):
-    see = SeenOnce(detector, tmp_path / "seen")
+    see = FeatureCache(detector, tmp_path / "seen")
     see(dataset.photos[0])
     (kept,) = (tmp_path / "seen").rglob("*.npz")
     kept.write_bytes(kept.read_bytes()[:100])
@@ -138,21 +143,21 @@ def test_a_damaged_file_is_seen_again(detector, encoder, dataset, tmp_path):
 
 
 def test_another_preset_sees_for_itself(detector, dataset, tmp_path):
-    SeenOnce(detector, tmp_path)(dataset.photos[0])
-    SeenOnce(detector.tuned(context_scales=(1.0,)), tmp_path)(dataset.photos[0])
-    SeenOnce(detector.tuned(fusion_exponent=0.9), tmp_path)(dataset.photos[0])
+    FeatureCache(detector, tmp_path)(dataset.photos[0])
+    FeatureCache(detector.tuned(context_scales=(1.0,)), tmp_path)(dataset.photos[0])
+    FeatureCache(detector.tuned(fusion_exponent=0.9), tmp_path)(dataset.photos[0])
     assert len([folder for folder in tmp_path.iterdir() if folder.is_dir()]) == 2
 
 
 def test_photos_that_cannot_be_read_are_left_out_and_named(detector, dataset):
     dataset.photos[1].path.write_bytes(b"no")
-    found = evaluate(detector, dataset, wordings(CLASSES)[:1])
+    found = evaluate(detector, dataset, prompt_variants(CLASSES)[:1])
     assert len(found.dataset) == 3
     assert "001.png" in found.figures()["dataset"]["unread"][0]
 
 
 def test_photos_of_one_name_and_changed_photos_are_not_mistaken(detector, encoder, tmp_path):
-    see = SeenOnce(detector, tmp_path / "seen")
+    see = FeatureCache(detector, tmp_path / "seen")
     for camera, colour in (("one", RED), ("two", BLUE)):
         (tmp_path / camera).mkdir()
         photo = drawn(tmp_path / camera, 1, colour, GREY)
@@ -165,7 +170,7 @@ def test_photos_of_one_name_and_changed_photos_are_not_mistaken(detector, encode
 def test_nothing_labelled_is_an_error(detector, tmp_path):
     empty = Dataset("empty", "coco", CLASSES, (drawn(tmp_path, 1, GREY, GREY),), "hash")
     with pytest.raises(DatasetError, match="has a labelled box; label some"):
-        evaluate(detector, empty, wordings(CLASSES)[:1])
+        evaluate(detector, empty, prompt_variants(CLASSES)[:1])
 
 
 def test_a_class_that_is_there_is_never_absent(dataset):
@@ -178,12 +183,12 @@ def test_no_photo_at_all_is_an_error(detector, dataset):
     for photo in dataset.photos:
         photo.path.unlink()
     with pytest.raises(DatasetError, match="No photo of drawn can be read"):
-        evaluate(detector, dataset, wordings(CLASSES)[:1])
+        evaluate(detector, dataset, prompt_variants(CLASSES)[:1])
 
 
 def test_the_page_needs_nothing_else_and_escapes_names(detector, dataset, encoder):
     evil = Dataset("<script>", "coco", ("<b>red</b>", "blue"), dataset.photos, "hash")
-    found = evaluate(detector, evil, [Wording("names", ("crimson", "red"))])
+    found = evaluate(detector, evil, [PromptVariant("names", ("crimson", "red"))])
     results = {"provenance": provenance(detector), "preset": {"name": "mine"}} | found.figures()
     text = report.html(found, results)
     assert "<script>" not in text
@@ -216,7 +221,7 @@ def little(monkeypatch):
 def test_too_little_is_not_fitted_to(detector, tmp_path, monkeypatch, photos, boxes):
     monkeypatch.setattr(calibration, "LEAST_BOXES", boxes)
     with pytest.raises(DatasetError, match="label at least 50 photos"):
-        calibrate(detector, many(tmp_path, photos), wordings(CLASSES)[:1])
+        calibrate(detector, many(tmp_path, photos), prompt_variants(CLASSES)[:1])
 
 
 @pytest.mark.usefixtures("little")
@@ -224,11 +229,11 @@ def test_a_bad_number_is_mended_and_a_good_one_stays(encoder, tmp_path):
     data = many(tmp_path, 60)
     # Grey boxes score as high as coloured ones when the posterior does not count at all.
     blind = OpenVocabDetector(FakeProposer(LEFT, RIGHT), encoder, PRESET).tuned(fusion_exponent=0.0)
-    fitted = calibrate(blind, data, wordings(CLASSES)[:1])
+    fitted = calibrate(blind, data, prompt_variants(CLASSES)[:1])
     assert fitted.better
     assert fitted.numbers["fusion_exponent"] > 0
     assert fitted.after.objective > fitted.before.objective
-    again = calibrate(blind.tuned(**fitted.numbers), data, wordings(CLASSES)[:1])
+    again = calibrate(blind.tuned(**fitted.numbers), data, prompt_variants(CLASSES)[:1])
     assert again.numbers["fusion_exponent"] == fitted.numbers["fusion_exponent"]
     assert again.after.objective >= fitted.after.objective
 
@@ -237,12 +242,12 @@ def test_a_bad_number_is_mended_and_a_good_one_stays(encoder, tmp_path):
 def test_before_is_the_preset_at_its_own_threshold(detector, tmp_path):
     data = many(tmp_path, 60)
     deaf = detector.tuned(score_threshold=0.99)
-    fitted = calibrate(deaf, data, wordings(CLASSES)[:1])
+    fitted = calibrate(deaf, data, prompt_variants(CLASSES)[:1])
     assert (fitted.before.threshold, fitted.before.f1) == (0.99, 0)
     assert fitted.after.f1 > 0.5
     assert fitted.numbers["score_threshold"] == fitted.after.threshold
     assert np.isnan(fitted.after.false_labels)  # no absent class was asked for
-    lines = calibrated.report(fitted)
+    lines = calibration_report.report(fitted)
     assert not any("absent" in line for line in lines)
     told = [line.split(":")[0] for line in lines]
     assert fitted.changed.keys() == set(told) & fitted.numbers.keys()
@@ -252,28 +257,28 @@ def test_before_is_the_preset_at_its_own_threshold(detector, tmp_path):
 def test_a_scale_that_the_encoder_had_is_told_when_it_changes(encoder, tmp_path):
     steep = OpenVocabDetector(FakeProposer(LEFT, RIGHT), encoder, replace(PRESET, logit_scale=None))
     data = many(tmp_path, 60)
-    fitted = calibrate(steep, data, wordings(CLASSES)[:1])
+    fitted = calibrate(steep, data, prompt_variants(CLASSES)[:1])
     assert fitted.start["logit_scale"] == encoder.logit_scale
-    written = calibrated.toml(steep.preset, fitted, data, "all")
+    written = calibration_report.toml(steep.preset, fitted, data, "all")
     told = f"# logit_scale: {encoder.logit_scale:g} -> "
     assert (told in written) == ("\nlogit_scale" in written) == ("logit_scale" in fitted.changed)
     moved = replace(fitted, numbers=fitted.numbers | {"logit_scale": 14.0})
-    assert f"{told}14\n" in calibrated.toml(steep.preset, moved, data, "all")
+    assert f"{told}14\n" in calibration_report.toml(steep.preset, moved, data, "all")
 
 
 @pytest.mark.usefixtures("little")
 def test_an_unreadable_photo_is_left_out_of_a_fit(detector, tmp_path):
     data = many(tmp_path, 60)
     data.photos[5].path.write_bytes(b"no")
-    assert calibrate(detector, data, wordings(CLASSES)[:1]).after.f1 > 0
+    assert calibrate(detector, data, prompt_variants(CLASSES)[:1]).after.f1 > 0
 
 
 @pytest.mark.usefixtures("little")
 def test_what_was_fitted_is_a_preset_that_says_why(detector, tmp_path):
     data = many(tmp_path, 60)
-    fitted = calibrate(detector, data, wordings(CLASSES)[:1])
+    fitted = calibrate(detector, data, prompt_variants(CLASSES)[:1])
     file = tmp_path / "mine.toml"
-    file.write_text(calibrated.toml(PRESET, fitted, data, "all"))
+    file.write_text(calibration_report.toml(PRESET, fitted, data, "all"))
     preset = Preset.from_file(file)
     assert {key: getattr(preset, key) for key in fitted.numbers} == fitted.numbers
     assert preset.background == PRESET.background

@@ -1,4 +1,4 @@
-"""Exported image towers: the gate, the tie to the weights, the choice, the fingerprint."""
+"""Exported image image_encoder_runtime: the gate, the tie to the weights, the choice, the fingerprint."""
 
 import json
 import shutil
@@ -10,12 +10,12 @@ import pytest
 from bundles import OPENAI, SMALL, export_bundle, save_bundle, seen
 from safetensors.torch import load_file, save_file
 
-from openvocab.encoders import towers
-from openvocab.encoders.export import Floors, export
-from openvocab.encoders.graph import traced
+from openvocab._internal.environment import required
+from openvocab.encoders import image_encoder_runtime
 from openvocab.encoders.openclip import WEIGHTS, OpenClipEncoder
-from openvocab.environment import required
 from openvocab.errors import ModelError, OpenVocabError
+from openvocab.export.graph import traced
+from openvocab.export.image_encoder import ExportTolerances, export
 
 KINDS = [("onnx", "fp32"), ("onnx", "int8"), ("openvino", "fp32"), ("openvino", "bf16")]
 
@@ -64,25 +64,25 @@ def test_fingerprints_change_where_features_do(made):
 
 
 def test_figures_stand_beside_the_graph(made):
-    (record,) = towers.read_records(made("openvino", "bf16"))
+    (record,) = image_encoder_runtime.read_records(made("openvino", "bf16"))
     assert record.regions == 200
     assert 0.99 < record.cosine_min <= record.cosine_mean <= 1
     assert 0.9 < record.agreement <= 1
-    assert record.bundle_sha256 == towers.identity(made("openvino", "bf16"))
-    assert towers.read_records(made("onnx", "fp32")) == []
+    assert record.bundle_sha256 == image_encoder_runtime.identity(made("openvino", "bf16"))
+    assert image_encoder_runtime.read_records(made("onnx", "fp32")) == []
 
 
 @pytest.mark.parametrize(
     ("kind", "floors", "reason"),
     [
-        (("openvino", "bf16"), Floors(bf16=1.1, speed=0), "cosine of .* under 1.1"),
+        (("openvino", "bf16"), ExportTolerances(bf16=1.1, speed=0), "cosine of .* under 1.1"),
         (
             ("onnx", "int8"),
-            Floors(int8=1.1, speed=0),
+            ExportTolerances(int8=1.1, speed=0),
             r"keeps the name of .*% of 200 .* under 110%",
         ),
-        (("onnx", "fp32"), Floors(fp32=1.1), "cosine of .* under 1.1"),
-        (("openvino", "bf16"), Floors(speed=1e6), "no gain"),
+        (("onnx", "fp32"), ExportTolerances(fp32=1.1), "cosine of .* under 1.1"),
+        (("openvino", "bf16"), ExportTolerances(speed=1e6), "no gain"),
     ],
 )
 @pytest.mark.parametrize("apart", [False, True], ids=["in place", "out"])
@@ -117,15 +117,15 @@ def test_a_package_that_lacks_is_named():
 def test_the_fastest_that_can_run_is_chosen(made, tmp_path, monkeypatch, caplog):
     folder = shutil.copytree(made("onnx", "int8"), tmp_path / "both")
     export_bundle(folder, "openvino", "bf16")
-    records = towers.read_records(folder)
+    records = image_encoder_runtime.read_records(folder)
     assert {record.precision for record in records} == {"int8", "bf16"}
     for first in ("int8", "bf16"):
-        rows = json.loads((folder / towers.RECORDS).read_text())["towers"]
+        rows = json.loads((folder / image_encoder_runtime.RECORDS).read_text())["towers"]
         for row in rows:
             row["speed"] = 2.0 if row["precision"] == first else 1.5
-        (folder / towers.RECORDS).write_text(json.dumps({"towers": rows}))
+        (folder / image_encoder_runtime.RECORDS).write_text(json.dumps({"towers": rows}))
         assert f"-{first}" in OpenClipEncoder(folder).fingerprint
-    monkeypatch.setattr(towers, "find_spec", lambda _: None)
+    monkeypatch.setattr(image_encoder_runtime, "find_spec", lambda _: None)
     assert "-int8" in OpenClipEncoder(folder).fingerprint
     assert "OpenVINO, which is not installed" in caplog.text
 
@@ -133,7 +133,7 @@ def test_the_fastest_that_can_run_is_chosen(made, tmp_path, monkeypatch, caplog)
 def test_exporting_again_replaces(made, tmp_path):
     folder = shutil.copytree(made("openvino", "bf16"), tmp_path / "again")
     export_bundle(folder, "openvino", "bf16")
-    assert len(towers.read_records(folder)) == 1
+    assert len(image_encoder_runtime.read_records(folder)) == 1
 
 
 @pytest.mark.parametrize("kind", KINDS[1:], ids=" ".join)
@@ -150,7 +150,7 @@ def test_a_tower_of_other_weights_is_refused(made, tmp_path, kind):
 @pytest.mark.parametrize("text", ["{", "[]", '{"towers": [{}]}', '{"towers": 3}', "\x80"])
 def test_a_damaged_record_is_a_one_line_error(made, tmp_path, text):
     folder = shutil.copytree(made("openvino", "bf16"), tmp_path / "bundle")
-    (folder / towers.RECORDS).write_bytes(text.encode("latin-1"))
+    (folder / image_encoder_runtime.RECORDS).write_bytes(text.encode("latin-1"))
     with pytest.raises(ModelError, match=r"image\.json cannot be read .*delete it") as caught:
         OpenClipEncoder(folder)
     assert "\n" not in str(caught.value)
@@ -158,10 +158,10 @@ def test_a_damaged_record_is_a_one_line_error(made, tmp_path, text):
 
 def test_a_graph_that_was_exchanged_is_refused(made, tmp_path):
     folder = shutil.copytree(made("onnx", "int8"), tmp_path / "bundle")
-    shutil.copy(folder / towers.GRAPH, folder / towers.INT8_GRAPH)
+    shutil.copy(folder / image_encoder_runtime.GRAPH, folder / image_encoder_runtime.INT8_GRAPH)
     with pytest.raises(ModelError, match=r"image-int8\.onnx is not the one of image\.json"):
         OpenClipEncoder(folder)
-    (folder / towers.INT8_GRAPH).unlink()
+    (folder / image_encoder_runtime.INT8_GRAPH).unlink()
     with pytest.raises(ModelError, match=r"image-int8\.onnx cannot be loaded"):
         OpenClipEncoder(folder)
 

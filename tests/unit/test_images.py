@@ -9,8 +9,8 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from openvocab import images
 from openvocab.errors import ImageError
+from openvocab.io import images
 
 RED_BGR = (0, 0, 255)
 

@@ -10,10 +10,10 @@ import pytest
 import supervision as sv
 from PIL import Image
 
+from openvocab._internal.runtimes import isolated_ultralytics
 from openvocab.errors import ConfigError, OpenVocabError
-from openvocab.evaluate.formats import load
-from openvocab.labels import FORMATS, Labelled, kept_small, to_hf, write_labels
-from openvocab.runtimes import contained_ultralytics
+from openvocab.evaluation.formats import load
+from openvocab.io.labels import FORMATS, LabelledImage, compress_masks, to_hf, write_labels
 
 CLASSES = ("bus", 'a "red" <Löwe>, & more')
 SIZE = (200, 100)
@@ -36,14 +36,14 @@ def detections(*, masks: bool = False) -> sv.Detections:
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> list[Labelled]:
+def pictures(tmp_path: Path) -> list[LabelledImage]:
     """Two of one name in two folders, and one in which nothing was found."""
     found = [detections(), detections()[[1]], detections()[np.zeros(2, bool)]]
     paths = [tmp_path / "photos" / name for name in ("a/x.jpg", "b/x.jpg", "nichts ä.png")]
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
         cv2.imencode(path.suffix, np.zeros((SIZE[1], SIZE[0], 3), np.uint8))[1].tofile(path)
-    return [Labelled(path, SIZE, each) for path, each in zip(paths, found, strict=True)]
+    return [LabelledImage(path, SIZE, each) for path, each in zip(paths, found, strict=True)]
 
 
 def by_name(dataset: sv.DetectionDataset) -> dict[str, sv.Detections]:
@@ -79,7 +79,7 @@ def test_coco_has_outlines_where_there_are_masks(pictures, tmp_path):
 @pytest.mark.parametrize("kind", FORMATS)
 def test_masks_that_were_kept_small_give_the_same_labels(kind, pictures, tmp_path):
     dense = pictures[0]._replace(found=detections(masks=True))
-    small = kept_small(*dense)
+    small = compress_masks(*dense)
     assert not isinstance(small.found.mask, np.ndarray)
     first = write_labels(kind, [dense], CLASSES, tmp_path / "dense").read_text()
     second = write_labels(kind, [small], CLASSES, tmp_path / "small").read_text()
@@ -117,7 +117,7 @@ def test_two_pictures_of_one_stem_keep_a_file_of_labels_each(tmp_path):
     for suffix, some in ((".jpg", [0, 1]), (".png", [1])):
         path = tmp_path / f"x{suffix}"
         cv2.imwrite(str(path), np.zeros((SIZE[1], SIZE[0], 3), np.uint8))
-        pictures.append(Labelled(path, SIZE, detections()[some]))
+        pictures.append(LabelledImage(path, SIZE, detections()[some]))
     write_labels("yolo", pictures, CLASSES, tmp_path / "out")
     lines = {
         file.name: len(file.read_text().splitlines())
@@ -134,7 +134,8 @@ def test_links_keep_the_names_they_have(tmp_path):
     for name in ("one.jpg", "two.jpg"):
         (tmp_path / "photos" / name).symlink_to(tmp_path / "blobs/ab12.jpg")
     pictures = [
-        Labelled(tmp_path / "photos" / name, SIZE, detections()) for name in ("one.jpg", "two.jpg")
+        LabelledImage(tmp_path / "photos" / name, SIZE, detections())
+        for name in ("one.jpg", "two.jpg")
     ]
     table = json.loads(write_labels("coco", pictures, CLASSES, tmp_path / "out").read_text())
     assert [image["file_name"] for image in table["images"]] == ["one.jpg", "two.jpg"]
@@ -161,10 +162,10 @@ def test_yolo_finds_the_labels_of_every_picture_even_when_the_folder_was_moved(t
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", SIZE, "red").save(path)
-    pictures = [Labelled(path, SIZE, detections()) for path in paths]
+    pictures = [LabelledImage(path, SIZE, detections()) for path in paths]
     write_labels("yolo", pictures, ("a\x7fb\u2028", "x: y"), tmp_path / "out")
     moved = (tmp_path / "out").rename(tmp_path / "moved")
-    with contained_ultralytics() as ultralytics:
+    with isolated_ultralytics() as ultralytics:
         table = ultralytics.data.utils.check_det_dataset(str(moved / "data.yaml"))
         dataset = ultralytics.data.YOLODataset(table["train"], data=table, imgsz=64)
     assert [len(each["cls"]) for each in dataset.labels] == [2, 2, 2, 2]
@@ -172,7 +173,7 @@ def test_yolo_finds_the_labels_of_every_picture_even_when_the_folder_was_moved(t
 
 
 def test_cvat_reads_names_that_xml_has_no_signs_for(tmp_path):
-    picture = Labelled(tmp_path / "a\x1b.jpg", SIZE, detections())
+    picture = LabelledImage(tmp_path / "a\x1b.jpg", SIZE, detections())
     root = ElementTree.parse(write_labels("cvat", [picture], CLASSES, tmp_path))  # noqa: S314  ours
     assert root.find("image").get("name") == "a\N{REPLACEMENT CHARACTER}.jpg"
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import supervision as sv
 
-from openvocab.evaluate import counting, metrics
-from openvocab.evaluate.datasets import Dataset, Photo
-from openvocab.evaluate.formats import load
+from openvocab.evaluation import matching, metrics
+from openvocab.evaluation.datasets import Dataset, Photo
+from openvocab.evaluation.formats import load
 
 EXACT = 1e-6
 
@@ -108,7 +108,7 @@ def by_pycocotools(file: Path, results: list[dict]) -> np.ndarray:
     return run.stats
 
 
-def ours(precision: counting.Precision) -> list[float]:
+def ours(precision: matching.Precision) -> list[float]:
     p = precision
     return [p.ap, p.ap50, p.ap75, p.small, p.medium, p.large, p.ar]
 
@@ -119,7 +119,7 @@ def test_average_precision_is_that_of_pycocotools(tmp_path, seed):
     data = read(tmp_path, table)
     reference = by_pycocotools(tmp_path / "instances.json", results)[[0, 1, 2, 3, 4, 5, 8]]
     reference[reference == -1] = np.nan
-    figures = ours(counting.precision(data, detections(data, table, results)))
+    figures = ours(matching.precision(data, detections(data, table, results)))
     # Labels are kept in float32 pixels, so that a box at IoU .75 to seven digits may fall either way.
     np.testing.assert_allclose(figures, reference, atol=EXACT, rtol=0)
 
@@ -148,7 +148,7 @@ def test_federated_precision_is_that_of_lvis(tmp_path, seed, monkeypatch):
     run = LVISEval(truth, LVISResults(truth, results), "bbox")
     run.run()
     reference = run.get_results()
-    precision = counting.precision(data, detections(data, table, results))
+    precision = matching.precision(data, detections(data, table, results))
     figures = [precision.ap, precision.ap50, precision.ap75, precision.ar]
     expected = [reference[key] for key in ("AP", "AP50", "AP75", "AR@300")]
     expected += [reference[f"AP{key}"] for key in "rcf"]
@@ -171,7 +171,7 @@ def test_average_precision_on_real_photos_is_that_of_pycocotools(shared):
         for each in table["annotations"]
     ]  # fmt: skip
     reference = by_pycocotools(shared / "coco-dev/instances.json", results)[[0, 1, 2, 3, 4, 5, 8]]
-    figures = ours(counting.precision(data, detections(data, table, results)))
+    figures = ours(matching.precision(data, detections(data, table, results)))
     np.testing.assert_allclose(figures, reference, atol=EXACT, rtol=0)
 
 
@@ -180,13 +180,13 @@ def test_ap50_of_matches_is_that_of_coco_and_counts_photos_as_often_as_asked(tmp
     table, results = at_random(seed)
     data = read(tmp_path, table)
     found = detections(data, table, results)
-    matches = counting.matches(data, found)
-    assert metrics.ap50(matches) == pytest.approx(counting.precision(data, found).ap50, abs=1e-9)
+    matches = matching.matches(data, found)
+    assert metrics.ap50(matches) == pytest.approx(matching.precision(data, found).ap50, abs=1e-9)
     some = np.arange(0, len(data), 2)
     mass = np.zeros(len(data))
     mass[some] = 3  # thrice as often is the same as once
     part = data.only([data.photos[place] for place in some])
-    expected = counting.precision(part, [found[place] for place in some]).ap50
+    expected = matching.precision(part, [found[place] for place in some]).ap50
     assert metrics.ap50(matches, mass) == pytest.approx(expected, abs=1e-9)
 
 
@@ -194,13 +194,13 @@ def test_lvis_counts_the_best_300_of_a_photo():
     one = photo(1, [LEFT, RIGHT], [0, 1])
     data = dataset(one, kind="lvis", frequencies=("r", "f"))
     many = found([AWAY] * 300 + [RIGHT], [0] * 300 + [1], [0.9] * 300 + [0.1])
-    assert counting.precision(data, [many]).ap50 == 0
+    assert matching.precision(data, [many]).ap50 == 0
 
 
 @pytest.mark.parametrize("kind", ["coco", "lvis"])
 def test_proposals_need_no_class_of_the_labels(kind):
     data = dataset(photo(1, [LEFT], [1]), kind=kind, frequencies=("r", "f"))
-    assert counting.proposal_recall(data, [found([LEFT], [0], [0.9])], [10]) == {10: 1.0}
+    assert matching.proposal_recall(data, [found([LEFT], [0], [0.9])], [10]) == {10: 1.0}
 
 
 @pytest.mark.parametrize(
@@ -217,7 +217,7 @@ def test_proposals_need_no_class_of_the_labels(kind):
 )
 def test_a_box_is_right_wrong_or_neither(boxes, classes, scores, verdicts):
     data = dataset(photo(1, [LEFT, RIGHT], [0, 1], [False, True]))
-    matches = counting.matches(data, [found(boxes, classes, scores)])
+    matches = matching.matches(data, [found(boxes, classes, scores)])
     assert matches.verdicts.tolist() == verdicts
     assert matches.labelled == 1
 
@@ -233,7 +233,7 @@ def test_lvis_does_not_judge_what_nobody_looked_for():
         from dataclasses import replace
 
         data = dataset(replace(one, **known), kind="lvis", frequencies=("r", "f"))
-        return counting.matches(data, [more]).verdicts.tolist()
+        return matching.matches(data, [more]).verdicts.tolist()
 
     assert verdicts(**every) == [1, -1, 0]
     assert verdicts(**looked) == [1, 0, 0]
@@ -243,7 +243,7 @@ def test_lvis_does_not_judge_what_nobody_looked_for():
 def test_matches_know_photo_and_row():
     data = dataset(photo(1, [LEFT], [0]), photo(2, [RIGHT], [1]))
     rows = [found([AWAY, LEFT], [5, 0], [0.9, 0.8]), found([RIGHT], [1], [0.7])]
-    matches = counting.matches(data, rows)
+    matches = matching.matches(data, rows)
     assert matches.photos.tolist() == [0, 1]
     assert matches.rows.tolist() == [1, 0]  # class 5 is a distractor: left out
     assert matches.class_ids.tolist() == [0, 1]
@@ -252,13 +252,13 @@ def test_matches_know_photo_and_row():
 def test_proposals_are_counted_from_the_best():
     data = dataset(photo(1, [LEFT, RIGHT], [0, 1]))
     proposals = found([AWAY, LEFT, RIGHT], [0, 0, 0], [0.9, 0.8, 0.1])
-    assert counting.proposal_recall(data, [proposals], (1, 2, 3)) == {1: 0.0, 2: 0.5, 3: 1.0}
+    assert matching.proposal_recall(data, [proposals], (1, 2, 3)) == {1: 0.0, 2: 0.5, 3: 1.0}
 
 
 def test_confusion_says_what_boxes_were_called():
     data = dataset(photo(1, [LEFT, RIGHT, AWAY], [0, 0, 1], [False, False, True]))
     called = [found([LEFT, RIGHT], [1, 0], [0.9, 0.2])]
-    table = counting.confusion(data, called, data.classes, 0.3)
+    table = matching.confusion(data, called, data.classes, 0.3)
     assert table.tolist() == [[0, 1, 1], [0, 0, 0], [0, 0, 0]]
 
 
@@ -271,5 +271,5 @@ def test_scores_that_are_shares_have_no_calibration_error():
 
 def test_nothing_found_is_no_figure():
     assert np.isnan(metrics.calibration_error(np.zeros(0), np.zeros(0, bool)))
-    empty = counting.precision(dataset(photo(1, [LEFT], [0])), [found([], [], [])])
+    empty = matching.precision(dataset(photo(1, [LEFT], [0])), [found([], [], [])])
     assert (empty.ap50, empty.by_class[1, 0]) == (0, pytest.approx(np.nan, nan_ok=True))

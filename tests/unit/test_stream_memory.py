@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from openvocab.errors import ConfigError
-from openvocab.protocols import Proposals
 from openvocab.stream.memory import MemorySettings, TrackMemory
+from openvocab.types import Proposals
 
 IMAGE = np.random.default_rng(0).integers(0, 255, (200, 400, 3), np.uint8)
 CAT, DOG = np.eye(2, dtype=np.float32)

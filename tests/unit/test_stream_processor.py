@@ -10,10 +10,10 @@ from fakes import ColourEncoder, FakeProposer
 
 from openvocab import OpenVocabDetector, Preset
 from openvocab.errors import ClassesError, ConfigError
-from openvocab.protocols import Frame
 from openvocab.stream.memory import MemorySettings
 from openvocab.stream.processor import StreamProcessor
 from openvocab.stream.zones import Zones
+from openvocab.types import Frame
 
 PRESET = Preset(name="test", detector="", encoder="", templates="none", context_scales=(1.0,))
 RED, BLUE = (0, 0, 255), (255, 0, 0)

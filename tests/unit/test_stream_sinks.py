@@ -14,10 +14,10 @@ import pytest
 import supervision as sv
 
 from openvocab.errors import ConfigError, SinkError
-from openvocab.protocols import Frame, Sink
-from openvocab.stream.film import VideoSink
 from openvocab.stream.records import CsvSink, JsonLines, JsonLinesSink
+from openvocab.stream.video import VideoSink
 from openvocab.stream.zones import Zones
+from openvocab.types import Frame, Sink
 
 
 def frame(index=0, size=(64, 48), time_s=None):

@@ -14,14 +14,14 @@ import av
 import cv2
 import numpy as np
 import pytest
-from films import CameraServer, pan
+from videos import CameraServer, pan
 
 from openvocab.errors import SourceError
-from openvocab.protocols import Source
 from openvocab.stream import capture as capture_module
 from openvocab.stream import source as module
 from openvocab.stream.capture import open_capture, shown_name
-from openvocab.stream.source import Sources
+from openvocab.stream.source import VideoSources
+from openvocab.types import Source
 
 FFMPEG = shutil.which("ffmpeg")
 
@@ -43,7 +43,7 @@ def threads() -> int:
 
 
 def test_a_film_gives_every_frame_in_order_with_its_time(film):
-    source = Sources(film)
+    source = VideoSources(film)
     assert isinstance(source, Source)
     frames = list(source)
     assert [frame.index for frame in frames] == list(range(25))
@@ -74,7 +74,7 @@ def test_a_picture_of_a_pixel_is_none_and_a_clock_that_is_set_is_followed_forwar
     told = SimpleNamespace(time=lambda: clock[0], monotonic=time.monotonic)
     monkeypatch.setattr(module, "time", told)
     times = []
-    with closing(Sources(0)) as source:
+    with closing(VideoSources(0)) as source:
         for frame in source:
             times.append(frame.time_s)
             assert frame.image.shape == (8, 8, 3)
@@ -87,14 +87,14 @@ def test_a_picture_of_a_pixel_is_none_and_a_clock_that_is_set_is_followed_forwar
 
 def test_a_slow_consumer_of_a_film_loses_nothing(film):
     count = 0
-    for _ in Sources(film):
+    for _ in VideoSources(film):
         time.sleep(0.01)
         count += 1
     assert count == 25
 
 
 def test_a_looping_film_goes_on_with_rising_times(film):
-    source = Sources(film, loop=True)
+    source = VideoSources(film, loop=True)
     times = [frame.time_s for frame, _ in zip(source, range(60), strict=False)]
     source.close()
     assert len(times) == 60
@@ -102,14 +102,14 @@ def test_a_looping_film_goes_on_with_rising_times(film):
 
 
 def test_pictures_of_a_folder_are_a_source(assets):
-    frames = list(Sources(assets))
+    frames = list(VideoSources(assets))
     assert len(frames) == 2
 
 
 def test_a_picture_that_cannot_be_read_is_named_after_the_others(assets, tmp_path):
     (tmp_path / "a.jpg").write_bytes(b"no picture")
     (tmp_path / "b.jpg").write_bytes((assets / "bus.jpg").read_bytes())
-    frames = iter(Sources(tmp_path))
+    frames = iter(VideoSources(tmp_path))
     assert next(frames).image.shape == (1080, 810, 3)
     with pytest.raises(SourceError, match=r"1 of 2 pictures could not be read: .*a\.jpg"):
         next(frames)
@@ -117,7 +117,7 @@ def test_a_picture_that_cannot_be_read_is_named_after_the_others(assets, tmp_pat
 
 def test_several_films_are_told_apart(film, assets, tmp_path):
     other = pan(assets / "zidane.jpg", tmp_path / "other.mp4", frames=5)
-    frames = list(Sources([film, other]))
+    frames = list(VideoSources([film, other]))
     counts = {name: sum(f.source == name for f in frames) for name in {f.source for f in frames}}
     assert counts == {str(film): 25, str(other): 5}
 
@@ -133,21 +133,21 @@ def test_several_films_are_told_apart(film, assets, tmp_path):
 )
 def test_what_cannot_be_opened_is_one_error_without_the_password(where, said):
     with pytest.raises(SourceError, match=said) as caught:
-        Sources(where)
+        VideoSources(where)
     assert "secret" not in str(caught.value)
 
 
 def test_text_named_as_a_film_is_an_error(tmp_path):
     (tmp_path / "x.mp4").write_text("no film")
     with pytest.raises(SourceError, match="cannot be opened as a film"):
-        Sources(tmp_path / "x.mp4")
+        VideoSources(tmp_path / "x.mp4")
 
 
 def test_a_playlist_may_not_lead_out_of_the_files(tmp_path, camera):
     """A file from elsewhere must not make this machine fetch an address."""
     (tmp_path / "x.m3u8").write_text(f"#EXTM3U\n#EXTINF:1,\n{camera.url}a.ts\n#EXT-X-ENDLIST\n")
     with pytest.raises(SourceError):
-        list(Sources(tmp_path / "x.m3u8"))
+        list(VideoSources(tmp_path / "x.m3u8"))
 
 
 def test_a_playlist_may_not_name_other_films_of_this_machine(film, tmp_path):
@@ -162,7 +162,7 @@ def test_a_playlist_may_not_name_other_films_of_this_machine(film, tmp_path):
     for name in ("x.m3u8", "x.mp4"):
         (tmp_path / name).write_text(lines)
         with pytest.raises(SourceError):
-            Sources(tmp_path / name)
+            VideoSources(tmp_path / name)
 
 
 def test_a_truncated_film_gives_what_can_be_read(film, assets, tmp_path):
@@ -170,15 +170,15 @@ def test_a_truncated_film_gives_what_can_be_read(film, assets, tmp_path):
     half = tmp_path / "half.mp4"
     half.write_bytes(data[: len(data) // 2])
     with pytest.raises(SourceError, match=r"half\.mp4"):  # an MP4 has its index at the end
-        list(Sources(half))
+        list(VideoSources(half))
     avi = pan(assets / "bus.jpg", tmp_path / "whole.avi", frames=25)
     cut = tmp_path / "cut.avi"
     cut.write_bytes(avi.read_bytes()[: avi.stat().st_size // 2])
-    assert 5 < len(list(Sources(cut))) < 25
+    assert 5 < len(list(VideoSources(cut))) < 25
 
 
 def test_a_live_source_gives_the_newest_frame_and_counts_the_dropped(camera):
-    source = Sources(camera.url)
+    source = VideoSources(camera.url)
     ages, indices = [], []
     for frame in source:
         ages.append(time.monotonic() - frame.captured_s)
@@ -194,7 +194,7 @@ def test_a_live_source_gives_the_newest_frame_and_counts_the_dropped(camera):
 def test_a_lost_camera_comes_back_with_another_size(camera, monkeypatch):
     monkeypatch.setattr(module, "FIRST_PAUSE_S", 0.1)
     events = []
-    source = Sources(camera.url, report=events.append)
+    source = VideoSources(camera.url, report=events.append)
     before = len(list(Path("/proc/self/fd").iterdir()))
     shapes, killed = set(), 0
     for frame in source:
@@ -215,7 +215,7 @@ def test_a_lost_camera_comes_back_with_another_size(camera, monkeypatch):
 
 def test_a_dead_camera_does_not_slow_another(camera, film):
     events = []
-    source = Sources([film, "http://127.0.0.1:1/"], report=events.append)
+    source = VideoSources([film, "http://127.0.0.1:1/"], report=events.append)
     begun = time.monotonic()
     for frame in source:
         if frame.index == 24:
@@ -225,7 +225,7 @@ def test_a_dead_camera_does_not_slow_another(camera, film):
 
 
 def test_close_from_another_thread_ends_the_iteration(camera):
-    source = Sources(camera.url)
+    source = VideoSources(camera.url)
     threading.Timer(0.3, source.close).start()
     begun = time.monotonic()
     for _ in source:
@@ -239,14 +239,14 @@ def test_a_film_that_changes_its_size_goes_on(tmp_path):
     path = tmp_path / "x.mjpeg"
     pictures = [np.full((side, 2 * side, 3), 90, np.uint8) for side in (64, 64, 128, 128)]
     path.write_bytes(b"".join(cv2.imencode(".jpg", each)[1].tobytes() for each in pictures))
-    assert {frame.image.shape for frame in Sources(path)} == {(64, 128, 3), (128, 256, 3)}
+    assert {frame.image.shape for frame in VideoSources(path)} == {(64, 128, 3), (128, 256, 3)}
 
 
 def test_a_camera_that_is_away_at_the_start_is_waited_for_among_several(film, monkeypatch):
     monkeypatch.setattr(module, "FIRST_PAUSE_S", 0.05)
     server, events = CameraServer(), []
     server.kill()
-    source = Sources([film, server.url], report=events.append)
+    source = VideoSources([film, server.url], report=events.append)
     for frame in source:
         if frame.source == str(film) and frame.index == 24:
             server.start()
@@ -261,8 +261,8 @@ def test_a_single_camera_is_waited_for_if_it_is_asked_for(monkeypatch):
     server = CameraServer()
     server.kill()
     with pytest.raises(SourceError):
-        Sources(server.url)
-    source = Sources(server.url, patient=True)
+        VideoSources(server.url)
+    source = VideoSources(server.url, patient=True)
     server.start()
     assert next(iter(source)).source == server.url
     source.close()
@@ -271,9 +271,9 @@ def test_a_single_camera_is_waited_for_if_it_is_asked_for(monkeypatch):
 
 def test_a_mistyped_film_among_several_is_an_error(film):
     with pytest.raises(SourceError, match="no film"):
-        Sources([film, "absent.mp4"])
+        VideoSources([film, "absent.mp4"])
     with pytest.raises(SourceError, match="no film"):
-        Sources("absent.mp4", patient=True)
+        VideoSources("absent.mp4", patient=True)
     assert threads() == 0
 
 
@@ -283,7 +283,7 @@ def test_a_server_that_says_nothing_is_given_up(monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         begun = time.monotonic()
         with pytest.raises(SourceError, match="cannot be opened"):
-            Sources(f"http://127.0.0.1:{silent.getsockname()[1]}/")
+            VideoSources(f"http://127.0.0.1:{silent.getsockname()[1]}/")
         assert time.monotonic() - begun < 5
 
 
@@ -311,7 +311,7 @@ def test_a_film_without_a_frame_rate_gives_every_frame(tmp_path):
             picture = np.full((48, 64, 3), 20 * level, np.uint8)
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="bgr24")))
         container.mux(stream.encode(None))
-    source = Sources(path)
+    source = VideoSources(path)
     frames = list(source)
     assert source.fps > 0
     assert len(frames) == 12
@@ -327,13 +327,13 @@ def test_a_film_that_was_turned_stands_upright(film, tmp_path):
     quiet = [FFMPEG, "-loglevel", "error", "-i"]
     subprocess.run([*quiet, str(film), *turn, str(path)], check=True)
     subprocess.run([*quiet, str(path), "-frames:v", "1", str(tmp_path / "up.png")], check=True)
-    upright = next(iter(Sources(path))).image
+    upright = next(iter(VideoSources(path))).image
     assert upright.shape == (480, 360, 3)
     assert np.abs(upright.astype(int) - cv2.imread(str(tmp_path / "up.png"))).mean() < 2
 
 
 def test_two_cameras_that_differ_in_what_is_hidden_are_told_apart(camera):
-    source = Sources([f"{camera.url}?channel=1", f"{camera.url}?channel=2"])
+    source = VideoSources([f"{camera.url}?channel=1", f"{camera.url}?channel=2"])
     assert len(set(source.names)) == 2
     frames = iter(source)
     seen = set()

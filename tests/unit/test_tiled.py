@@ -9,7 +9,7 @@ import pytest
 from fakes import FakeProposer
 
 from openvocab.proposers.tiled import TiledProposer
-from openvocab.protocols import Proposals
+from openvocab.types import Proposals
 
 TILE = 100  # tiles begin every 80 pixels; what ends within a pixel of an edge of one is cut
 SIZE = (260, 340)  # tiles begin at 0, 80, 160 down, and at 0, 80, 160, 240 across

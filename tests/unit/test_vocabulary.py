@@ -5,9 +5,9 @@ import pytest
 from fakes import ColourEncoder, FakeProposer
 
 from openvocab import OpenVocabDetector, Preset, Vocabulary
-from openvocab.encoders.caching import WordFeatures
+from openvocab.encoders.text_cache import TextFeatureCache
 from openvocab.errors import ClassesError, ConfigError
-from openvocab.prompts import render
+from openvocab.vocabulary.prompts import render
 
 LVIS = 1203
 
@@ -66,7 +66,7 @@ def test_classes_and_negatives_share_one_text_forward(detector, encoder):
 
 
 def test_the_words_used_longest_ago_are_forgotten_first(encoder):
-    words = WordFeatures(encoder, "none", capacity=2)
+    words = TextFeatureCache(encoder, "none", capacity=2)
     words(["red", "green"])
     words(["red"])
     words(["blue"])  # green goes
@@ -78,7 +78,7 @@ def test_the_words_used_longest_ago_are_forgotten_first(encoder):
 
 
 def test_more_words_than_are_remembered_still_get_their_features(encoder):
-    words = WordFeatures(encoder, "none", capacity=1)
+    words = TextFeatureCache(encoder, "none", capacity=1)
     assert words(["red", "green", "blue"]).shape[0] == 3
 
 

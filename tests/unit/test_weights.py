@@ -313,7 +313,7 @@ def test_the_hash_the_server_publishes_is_checked(served: Served, root: Path) ->
 def test_no_published_hash_is_said(
     served: Served, root: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with caplog.at_level(logging.WARNING, "openvocab.download"):
+    with caplog.at_level(logging.WARNING, "openvocab.weights.download"):
         weights.pull("net", entries=entries(served.url, None, None))
     assert "no hash published" in caplog.text
 

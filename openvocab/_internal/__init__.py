@@ -1,0 +1,1 @@
+"""Containment of other libraries, threads, caches and files."""

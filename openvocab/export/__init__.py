@@ -1,0 +1,1 @@
+"""Image encoders and detectors as graphs for other runtimes."""

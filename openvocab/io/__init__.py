@@ -1,0 +1,1 @@
+"""Images in; detections out as annotated images and label files."""

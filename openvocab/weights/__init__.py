@@ -1,0 +1,18 @@
+"""Weights by name: where they are on this machine, and how they are pulled."""
+
+from openvocab.weights.download import Progress
+from openvocab.weights.manifest import (
+    Weights,
+    WeightsFile,
+    bundled_root,
+    manifest,
+    pull,
+    resolve,
+    user_root,
+    verify,
+)
+
+__all__ = [
+    "Progress", "Weights", "WeightsFile", "bundled_root", "manifest", "pull", "resolve",
+    "user_root", "verify",
+]  # fmt: skip
