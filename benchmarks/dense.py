@@ -20,7 +20,7 @@ from torch.nn.functional import interpolate, normalize
 from torchvision.ops import roi_align
 
 from openvocab import OpenVocabDetector
-from openvocab.encoders.boxes import grown
+from openvocab.encoders.boxes import expand_boxes
 from openvocab.encoders.openclip import OpenClipEncoder
 from openvocab.evaluation.calibration import fit, try_numbers
 from openvocab.evaluation.datasets import Dataset
@@ -94,7 +94,9 @@ def _pooled(
     dense: Dense, scale: float, image: Image, seen: CachedFeatures, labelled: Boxes
 ) -> CachedFeatures:
     found = seen.regions.proposals
-    features = dense(image, np.vstack([grown(found.xyxy, scale), grown(labelled, scale)]))
+    features = dense(
+        image, np.vstack([expand_boxes(found.xyxy, scale), expand_boxes(labelled, scale)])
+    )
     return seen._replace(
         regions=Regions(found, features[: len(found)]), truth=features[len(found) :]
     )

@@ -34,10 +34,10 @@ import PIL.Image
 import torch
 
 from openvocab import OpenVocabDetector, Preset
-from openvocab._internal.files import bundled
+from openvocab._internal.files import package_data
 from openvocab.cli.export import regions_of
 from openvocab.config import load
-from openvocab.encoders.boxes import grown, shown
+from openvocab.encoders.boxes import expand_boxes, shown
 from openvocab.encoders.openclip import OpenClipEncoder
 from openvocab.errors import ModelError
 from openvocab.evaluation.provenance import provenance
@@ -112,7 +112,7 @@ class Pair:
     def floor(self, detector: OpenVocabDetector, pictures: list[Image]) -> Way:
         """The two networks on what they take, ready made."""
         (scale,) = self.whole.preset.context_scales[:1]
-        boxes = [grown(each.xyxy, scale) for each in detector.proposer.propose(pictures)]
+        boxes = [expand_boxes(each.xyxy, scale) for each in detector.proposer.propose(pictures)]
         batches = list(self.whole.encoder.regions(pictures, boxes))
         yolo = self.whole.proposer
 
@@ -195,7 +195,7 @@ def linear(rows: dict[str, Any]) -> dict[str, float]:
 def by_classes(pair: Pair) -> dict[str, Any]:
     """The same 30 boxes, and more and more classes whose text is known; and one that is new."""
     detector = pair.detector(30)
-    lines = (bundled("configs") / "classes/distractors.txt").read_text().splitlines()
+    lines = (package_data("configs") / "classes/distractors.txt").read_text().splitlines()
     words = [*FEW, *(line for line in lines if line[:1] not in ("", "#") and line not in FEW)]
     words += [f"thing number {number}" for number in range(max(CLASSES) - len(words))]
     lists = {str(count): words[:count] for count in CLASSES}

@@ -6,8 +6,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Self, get_args, get_origin
 
-from openvocab._internal.files import bundled, read_table
-from openvocab.errors import ConfigError, near
+from openvocab._internal.files import package_data, read_table
+from openvocab.errors import ConfigError, did_you_mean
 from openvocab.vocabulary.prompts import TEMPLATES
 
 __all__ = ["Preset", "available", "load", "path_of"]
@@ -136,7 +136,7 @@ class Preset:
         known = [field.name for field in fields(cls)]
         for key in raw:
             if key not in known:
-                raise ConfigError(f"{path}: unknown key {key!r}; {near(key, known)}")
+                raise ConfigError(f"{path}: unknown key {key!r}; {did_you_mean(key, known)}")
         values = dict(raw)
         for key in ("detector", "encoder"):
             beside = path.parent / str(values.get(key, ""))
@@ -190,7 +190,7 @@ def available() -> tuple[str, ...]:
     >>> "starter" in available()
     True
     """
-    return tuple(sorted(path.stem for path in bundled("configs").glob("*.toml")))
+    return tuple(sorted(path.stem for path in package_data("configs").glob("*.toml")))
 
 
 def path_of(name_or_path: str | os.PathLike[str]) -> Path:
@@ -206,10 +206,10 @@ def path_of(name_or_path: str | os.PathLike[str]) -> Path:
     if text.endswith(".toml"):
         return Path(text)
     if text in available():
-        return bundled("configs") / f"{text}.toml"
+        return package_data("configs") / f"{text}.toml"
     if Path(text).suffix:
         raise ConfigError(f"{text} is no preset; give a .toml with detector = {text!r} in it.")
-    raise ConfigError(f"Unknown preset {text!r}; {near(text, available())}")
+    raise ConfigError(f"Unknown preset {text!r}; {did_you_mean(text, available())}")
 
 
 def load(name_or_path: "str | os.PathLike[str] | Preset") -> Preset:

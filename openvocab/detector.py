@@ -1,6 +1,7 @@
 """The five stages in order: propose, encode regions, encode classes, match, keep."""
 
 import os
+import threading
 from collections.abc import Hashable, Mapping, Sequence
 from copy import copy
 from dataclasses import fields, replace
@@ -11,7 +12,7 @@ import supervision as sv
 from numpy.typing import NDArray
 
 from openvocab.config import Preset, load
-from openvocab.encoders.boxes import grown, reachable, shown
+from openvocab.encoders.boxes import expand_boxes, reachable, shown
 from openvocab.encoders.text_cache import LRUCache, TextFeatureCache
 from openvocab.errors import ClassesError, ConfigError, ModelError
 from openvocab.io import images as doors
@@ -187,7 +188,7 @@ class OpenVocabDetector:
         looks = [np.unique(shown(found, SAME_LOOK), return_inverse=True) for found in boxes]
         # (N, scales, 4): all scales of a box stay together
         seen = [
-            np.stack([grown(found[first], scale) for scale in scales], axis=1).reshape(-1, 4)
+            np.stack([expand_boxes(found[first], scale) for scale in scales], axis=1).reshape(-1, 4)
             for found, (first, _) in zip(boxes, looks, strict=True)
         ]
         means = [
@@ -262,7 +263,7 @@ class OpenVocabDetector:
         naming = self.naming(
             classes, negatives=negatives, score_threshold=score_threshold, thresholds=thresholds
         )
-        pictures = doors.load_all(images)
+        pictures = doors.load_images(images)
         return list(map(naming.detections, self.see(pictures, [naming.lowest] * len(pictures))))
 
     def regions(self, image: doors.ImageLike, *, score_threshold: float | None = None) -> Regions:
@@ -349,3 +350,47 @@ class OpenVocabDetector:
             for picture in pictures
         ]
         return np.concatenate(self.encoder.encode_regions(pictures, whole))
+
+
+_detectors: dict[tuple[object, ...], OpenVocabDetector] = {}
+"""Keyed by the networks of a preset, not by its name: its file may change, or be elsewhere."""
+_lock = threading.Lock()
+
+
+def detect(
+    image: doors.ImageLike,
+    classes: Classes | Vocabulary,
+    *,
+    preset: str | os.PathLike[str] | Preset = "starter",
+    negatives: Sequence[str] = (),
+    score_threshold: float | None = None,
+    thresholds: Mapping[str, float] | None = None,
+) -> sv.Detections:
+    """Find the caller's classes in one image, with a preset that is loaded once and kept.
+
+    Never downloads. Arguments, result, shapes and errors are those of
+    `OpenVocabDetector.detect`; `preset` is as for `OpenVocabDetector.from_preset`.
+
+    Raises:
+        OpenVocabError: one of its subclasses, as listed for those two methods.
+    """
+    return _detector(load(preset)).detect(
+        image,
+        classes,
+        negatives=negatives,
+        score_threshold=score_threshold,
+        thresholds=thresholds,
+    )
+
+
+def _detector(preset: Preset) -> OpenVocabDetector:
+    key = tuple(getattr(preset, name) for name in AT_LOADING)
+    with _lock:
+        known = _detectors.get(key)
+        if known is None:
+            known = OpenVocabDetector.from_preset(preset)
+        elif known.preset != preset:  # other numbers, the same networks
+            names = {field.name for field in fields(Preset)} - AT_LOADING
+            known = known.tuned(**{name: getattr(preset, name) for name in names})
+        _detectors[key] = known
+        return known

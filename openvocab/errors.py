@@ -14,9 +14,9 @@ __all__ = [
     "SourceError",
     "WeightsError",
     "WeightsNotFoundError",
-    "near",
+    "did_you_mean",
     "one_line",
-    "summary",
+    "first_line",
 ]
 
 
@@ -31,20 +31,20 @@ def one_line(text: str) -> str:
     )
 
 
-def summary(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     r"""The kind and the first line of a foreign error, cut to fit a message.
 
-    >>> summary(ValueError("no header\n  at byte 3"))
+    >>> first_line(ValueError("no header\n  at byte 3"))
     'ValueError: no header'
     """
     lines = str(error).strip().splitlines() or [""]
     return f"{type(error).__name__}: {lines[0]}"[:160]
 
 
-def near(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: str, known: Iterable[str]) -> str:
     """The known name that an unknown one probably means, or else all known names.
 
-    >>> near("startr", ["starter", "fast"]), near("x", ["starter", "fast"])
+    >>> did_you_mean("startr", ["starter", "fast"]), did_you_mean("x", ["starter", "fast"])
     ("did you mean 'starter'?", 'use one of starter, fast.')
     """
     names = list(known)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from openvocab.encoders.boxes import regions
+from openvocab.encoders.boxes import clip_to_pixels
 from openvocab.types import Boxes, Features, Image, Proposals
 
 # Directions in BGR space. Other words have an axis of their own each, which no region shows but
@@ -62,7 +62,7 @@ def _direction(prompt: str) -> Features:
 
 def _regions(image: Image, boxes: Boxes) -> Features:
     rows = np.tile(_direction("background") * np.float32(0.3), (len(boxes), 1))
-    inside = regions(boxes, (image.shape[1], image.shape[0]))
+    inside = clip_to_pixels(boxes, (image.shape[1], image.shape[0]))
     for row, (x1, y1, x2, y2) in zip(rows, inside, strict=True):
         row[:3] = image[y1:y2, x1:x2].reshape(-1, 3).mean(axis=0) / 255
     return _unit(rows)

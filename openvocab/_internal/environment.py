@@ -13,7 +13,7 @@ from typing import Any
 
 from openvocab.errors import ModelError
 
-LOCAL = ("127.0.0.1", "localhost", "::1")
+LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "::1")
 """Names by which this machine calls itself."""
 
 _CHANGING = threading.RLock()
@@ -56,13 +56,13 @@ def preserve_environ() -> Iterator[None]:
             os.environ.update(before)
 
 
-def device_name(wanted: str | None) -> str:
+def resolve_device(wanted: str | None) -> str:
     """The torch device of that name; without a name, `cuda:0` if there is one, else `cpu`.
 
     Raises:
         ModelError: there is no such device on this machine.
 
-    >>> device_name("cpu")
+    >>> resolve_device("cpu")
     'cpu'
     """
     import torch
@@ -78,14 +78,14 @@ def device_name(wanted: str | None) -> str:
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
+def single_openmp_thread() -> Iterator[None]:
     """Limit torch to one core in this thread, around a call of ONNX Runtime.
 
     A second OpenMP thread, once woken, spins while it waits for more work and takes a core from
     ONNX Runtime's own threads: on two cores, a detector takes twice as long beside it.
 
     >>> import torch
-    >>> with one_thread():
+    >>> with single_openmp_thread():
     ...     torch.get_num_threads()
     1
     """
@@ -112,10 +112,10 @@ def preserve_logging() -> Iterator[None]:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def silence_logs() -> Iterator[None]:
     """Suppress logs and warnings: exporters report on their own internals.
 
-    >>> with quiet():
+    >>> with silence_logs():
     ...     warnings.warn("torch.jit.trace is deprecated")
     """
     before = logging.root.manager.disable
@@ -128,7 +128,7 @@ def quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-def required(what: str, extra: str, *packages: str) -> None:
+def require_packages(what: str, extra: str, *packages: str) -> None:
     """Refuse something that needs an optional package if that is missing.
 
     Args:
@@ -139,7 +139,7 @@ def required(what: str, extra: str, *packages: str) -> None:
     Raises:
         ModelError: a package is missing; the message names it.
 
-    >>> required("Nothing", "none", "numpy")
+    >>> require_packages("Nothing", "none", "numpy")
     """
     for name in packages:
         if find_spec(name) is None:

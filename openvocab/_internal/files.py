@@ -13,10 +13,10 @@ from typing import Any
 from openvocab.errors import ConfigError, OpenVocabError
 
 
-def bundled(folder: str) -> Path:
+def package_data(folder: str) -> Path:
     """A folder that ships with the package: in the wheel, else in the source checkout.
 
-    >>> (bundled("configs") / "starter.toml").is_file()
+    >>> (package_data("configs") / "starter.toml").is_file()
     True
     """
     package = Path(__file__).parents[1]
@@ -24,10 +24,10 @@ def bundled(folder: str) -> Path:
     return (inside if inside.is_dir() else package.parent) / folder
 
 
-def numbered(path: Path) -> Iterator[Path]:
+def numbered_paths(path: Path) -> Iterator[Path]:
     """`out.mp4`, `out-2.mp4`, `out-3.mp4`, ...
 
-    >>> names = numbered(Path("out.mp4"))
+    >>> names = numbered_paths(Path("out.mp4"))
     >>> next(names).name, next(names).name
     ('out.mp4', 'out-2.mp4')
     """
@@ -75,7 +75,7 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write(path: str | os.PathLike[str], payload: bytes) -> None:
+def write_atomic(path: str | os.PathLike[str], payload: bytes) -> None:
     """Write to a temporary file beside the target, then rename it; creates folders.
 
     Raises:

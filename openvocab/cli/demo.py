@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from openvocab._internal.environment import LOCAL, required
+from openvocab._internal.environment import LOOPBACK_HOSTS, require_packages
 from openvocab.cli.console import err, out
 from openvocab.cli.options import ENDS, Host, Port, refuse_taken
 from openvocab.errors import ConfigError
@@ -28,7 +28,7 @@ def demo(
     user, colon, password = auth.partition(":")
     if auth and not (user and password):
         raise ConfigError("--auth needs a user and a password; give user:password.")
-    required("The demo", "demo", "gradio")
+    require_packages("The demo", "demo", "gradio")
     refuse_taken(host, port)
     for number in ENDS:  # then visitors' files are deleted, too
         signal.signal(number, signal.default_int_handler)
@@ -52,6 +52,6 @@ def _serve(page: Any, host: str, port: int, **options: Any) -> None:  # noqa: AN
     except OSError as error:
         raise ConfigError(f"Nothing can be served at {host}; check --host and --port.") from error
     out.print(f"openvocab is at {page.local_url} (Ctrl-C ends it)")
-    if host not in LOCAL and "auth" not in options:
+    if host not in LOOPBACK_HOSTS and "auth" not in options:
         err.print("Everybody who reaches this machine may use it; --auth asks for a password.")
     page.block_thread()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from openvocab._internal.files import numbered, write
+from openvocab._internal.files import numbered_paths, write_atomic
 from openvocab.cli.console import complain, err, out, progress
 from openvocab.cli.options import (
     Classes,
@@ -137,7 +137,7 @@ class _Labels:
         if self._kind is not None:
             from openvocab.io.labels import write_labels
 
-            for folder in numbered(self._folder):
+            for folder in numbered_paths(self._folder):
                 with suppress(ConfigError):  # somebody has written there meanwhile
                     written = write_labels(self._kind, self._found, classes, folder)
                     break
@@ -187,7 +187,9 @@ def _targets(paths: list[str], folder: Path | None) -> list[Path | None]:
         suffix = path.suffix.lower() if path.suffix.lower() in {".png", ".webp"} else ".jpg"
         if folder.resolve() == path.resolve().parent:
             raise ImageError(f"{folder} holds the source {path.name}; save to another folder.")
-        free = (to for to in numbered(folder / f"{stem}{suffix}") if to.resolve() not in taken)
+        free = (
+            to for to in numbered_paths(folder / f"{stem}{suffix}") if to.resolve() not in taken
+        )
         target = next(free)
         taken.add(target.resolve())
         targets.append(target)
@@ -206,7 +208,7 @@ def _deliver(picture: Image, found: "sv.Detections", target: Path | None, *, sho
         done, encoded = cv2.imencode(target.suffix, drawn)
         if not done:
             raise ImageError(f"{target} is too large for {target.suffix}; use a smaller picture.")
-        write(target, encoded.tobytes())
+        write_atomic(target, encoded.tobytes())
     if show:
         cv2.imshow("openvocab: any key for the next", drawn)
         cv2.waitKey(0)
@@ -229,7 +231,7 @@ def _report(records: list[dict[str, Any]], head: dict[str, Any], json_file: str 
         sys.stdout.flush()
         return
     if json_file is not None:
-        write(json_file, payload)
+        write_atomic(json_file, payload)
     out.print(_summary(records) if len(records) > MANY else _table(records))
 
 

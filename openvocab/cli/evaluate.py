@@ -13,8 +13,8 @@ import typer
 from rich.progress import MofNCompleteColumn, TimeRemainingColumn
 from rich.table import Table
 
-from openvocab._internal.environment import required
-from openvocab._internal.files import write
+from openvocab._internal.environment import require_packages
+from openvocab._internal.files import write_atomic
 from openvocab.cli.console import complain, out, progress
 from openvocab.cli.options import Device, ImageSize, PresetName, TileSize, read_preset
 from openvocab.config import path_of
@@ -84,8 +84,8 @@ def evaluate(  # noqa: PLR0913  a command has as many parameters as it has optio
         | {"part": part}
         | found.figures()
     )
-    write(home / "results.json", (json.dumps(results, indent=1) + "\n").encode())
-    write(home / "report.html", html(found, results).encode(errors="replace"))
+    write_atomic(home / "results.json", (json.dumps(results, indent=1) + "\n").encode())
+    write_atomic(home / "report.html", html(found, results).encode(errors="replace"))
     out.print(_table(results))
     out.print(_below(results))
     out.print(f"{home / 'report.html'}, {home / 'results.json'}", soft_wrap=True)
@@ -131,7 +131,7 @@ def calibrate(  # noqa: PLR0913  as above
     gc.freeze()  # torch's objects stay: no need to scan them for each of 10,000 small tables
     with _bars() as track:
         fitted = fit(detector, labelled, some, absent=words.absent, see=see, track=track)
-    write(target, toml(detector.preset, fitted, labelled, part).encode())
+    write_atomic(target, toml(detector.preset, fitted, labelled, part).encode())
     for line in report(fitted):
         out.print(line, soft_wrap=True)
     out.print(str(target), soft_wrap=True)
@@ -146,7 +146,7 @@ def _given(
     classes_map: str | None,
 ) -> "tuple[Dataset, PromptMap, list[PromptVariant]]":
     """Read the photos and the words, before any network is loaded."""
-    required("The evaluation", "eval", "faster_coco_eval")
+    require_packages("The evaluation", "eval", "faster_coco_eval")
     from openvocab.evaluation.formats import load
     from openvocab.evaluation.prompt_variants import PromptMap, prompt_variants
 

@@ -12,13 +12,13 @@ from openvocab import config, weights
 from openvocab.cli.console import complain, out, progress
 from openvocab.cli.options import ImageSize
 from openvocab.config import Preset
-from openvocab.encoders.boxes import grown
+from openvocab.encoders.boxes import expand_boxes
 from openvocab.errors import ConfigError, ImageError, ModelError
 from openvocab.io import images
 from openvocab.types import Boxes, Image
 
 if TYPE_CHECKING:
-    from openvocab.encoders.image_encoder_runtime import Record
+    from openvocab.encoders.image_encoder_runtime import ExportReport
 
 PICTURES, BOXES = 40, 20  # at most; boxes per picture, at each of the preset's scales
 DETECTORS = {".pt", ".onnx"}
@@ -123,7 +123,7 @@ def regions_of(
             complain(str(error))
             continue
         (found,) = proposer.propose([picture])
-        boxes = np.vstack([grown(found.xyxy, scale) for scale in preset.context_scales])
+        boxes = np.vstack([expand_boxes(found.xyxy, scale) for scale in preset.context_scales])
         seen.append((picture, boxes))
     if not seen:
         raise ModelError("None of the pictures can be read; give others (--images).")
@@ -135,7 +135,7 @@ def _progress(paths: Sequence[Path]) -> Iterator[Path]:
         yield from bar.track(paths, description="looking")
 
 
-def _report(made: "Record") -> None:
+def _report(made: "ExportReport") -> None:
     compared = f"{made.regions} regions" if made.regions else "noise, for want of --images"
     out.print(
         f"{made.runtime} {made.precision}, compared with torch fp32 on {compared}: "

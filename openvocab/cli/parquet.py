@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 from rich.progress import MofNCompleteColumn, TimeRemainingColumn
 
-from openvocab._internal.environment import required
+from openvocab._internal.environment import require_packages
 from openvocab.cli.console import complain, out, progress
 from openvocab.cli.options import (
     Classes,
@@ -83,7 +83,7 @@ def _check(engine: str) -> None:
     if engine not in needed:
         raise ConfigError(f"There is no engine {engine!r}; use local or ray.")
     for package, extra in needed[engine].items():
-        required(f"The engine {engine}", extra, package)
+        require_packages(f"The engine {engine}", extra, package)
 
 
 def _engine(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from openvocab._internal.environment import LOCAL, required
+from openvocab._internal.environment import LOOPBACK_HOSTS, require_packages
 from openvocab.cli.console import err, out
 from openvocab.cli.options import (
     ENDS,
@@ -88,17 +88,18 @@ def serve(  # noqa: PLR0913  a command has as many parameters as it has options
     POST /v1/detect and more, described at /openapi.json. Ctrl-C or SIGTERM stops the server once
     running requests are answered.
     """
-    required("The server", "serve", "fastapi", "uvicorn", "prometheus_client")
+    require_packages("The server", "serve", "fastapi", "uvicorn", "prometheus_client")
     refuse_taken(host, port)
     from openvocab.detector import OpenVocabDetector
-    from openvocab.server.app import Settings, build
+    from openvocab.server.app import build
+    from openvocab.server.service import Settings
     from openvocab.stream.zones import Zones
 
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
     demo = demo and find_spec("gradio") is not None
     settings = Settings(
         max_batch=batch, max_waiting=queue, timeout_s=timeout, max_mb=max_mb, token=token,
-        vocabularies=vocabularies, hosts=() if token or host not in LOCAL else LOCAL,
+        vocabularies=vocabularies, hosts=() if token or host not in LOOPBACK_HOSTS else LOOPBACK_HOSTS,
         sources=_named(source or (), "--source", "NAME=ADDRESS"),
         zones={
             name: Zones.from_file(file)
@@ -118,7 +119,7 @@ def serve(  # noqa: PLR0913  a command has as many parameters as it has options
             if demo
             else _nothing
         )
-        if host not in LOCAL and not settings.token:
+        if host not in LOOPBACK_HOSTS and not settings.token:
             err.print("Everybody who reaches this machine may use it; --token asks for a token.")
         _run(app, host, port, timeout, end)
 

@@ -1,4 +1,4 @@
-"""Boxes worth encoding: grown by their context, laid on whole pixels, without near-duplicates."""
+"""Boxes worth encoding: expand_boxes by their context, laid on whole pixels, without near-duplicates."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,12 +13,12 @@ def reachable(found: Proposals, threshold: float, preset: Preset) -> NDArray[np.
     return np.flatnonzero(found.objectness >= threshold**power)[: preset.max_regions]
 
 
-def grown(xyxy: Boxes, scale: float | NDArray[np.float32]) -> Boxes:
+def expand_boxes(xyxy: Boxes, scale: float | NDArray[np.float32]) -> Boxes:
     """Grow each box `(N, 4)` about its centre, by one `scale` or one per box `(N,)`.
 
     Source: the two context scales 1.0 and 1.5 are from ViLD (Gu et al., ICLR 2022).
 
-    >>> grown(np.array([[2, 2, 4, 6]], np.float32), 1.5)
+    >>> expand_boxes(np.array([[2, 2, 4, 6]], np.float32), 1.5)
     array([[1.5, 1. , 4.5, 7. ]], dtype=float32)
     """
     factor = np.reshape(scale, (-1, 1))
@@ -27,15 +27,17 @@ def grown(xyxy: Boxes, scale: float | NDArray[np.float32]) -> Boxes:
     return np.hstack([centre - half, centre + half]).astype(np.float32)
 
 
-def regions(xyxy: Boxes, size_wh: tuple[int, int], *, square: bool = False) -> NDArray[np.int64]:
+def clip_to_pixels(
+    xyxy: Boxes, size_wh: tuple[int, int], *, square: bool = False
+) -> NDArray[np.int64]:
     """Each box `(N, 4)` in whole pixels, clipped to the image, with sides of at least one pixel.
 
     `square` first grows the short side to the length of the long one, so a model that crops the
     centre sees context instead of losing the ends.
 
-    >>> regions(np.array([[1.5, 1, 4.5, 7]], np.float32), (10, 6))
+    >>> clip_to_pixels(np.array([[1.5, 1, 4.5, 7]], np.float32), (10, 6))
     array([[1, 1, 5, 6]])
-    >>> regions(np.array([[-9, -9, -8, -8]], np.float32), (10, 10))
+    >>> clip_to_pixels(np.array([[-9, -9, -8, -8]], np.float32), (10, 10))
     array([[0, 0, 1, 1]])
     """
     centre = (xyxy[:, :2] + xyxy[:, 2:]).astype(np.float64) / 2

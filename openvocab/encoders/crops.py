@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
-from openvocab.encoders.boxes import regions
+from openvocab.encoders.boxes import clip_to_pixels
 from openvocab.types import Boxes, Image
 
 GREY = 114
@@ -63,7 +63,7 @@ class Cropper:
         height, width = image.shape[:2]
         pixels = torch.from_numpy(np.require(image, requirements=["C", "W"])).to(self.device)
         halves = [pixels.permute(2, 0, 1)[None]]
-        for x1, y1, x2, y2 in regions(boxes, (width, height), square=self.square).tolist():
+        for x1, y1, x2, y2 in clip_to_pixels(boxes, (width, height), square=self.square).tolist():
             level = self._level(min(x2 - x1, y2 - y1))
             while len(halves) <= level:
                 halves.append(_half(halves[-1]))

@@ -14,15 +14,15 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from openvocab._internal.environment import (
-    device_name,
-    one_thread,
     preserve_environ,
     preserve_logging,
-    required,
+    require_packages,
+    resolve_device,
+    single_openmp_thread,
 )
 from openvocab.encoders.crops import Cropper
 from openvocab.encoders.image_encoder_runtime import CONFIG, WEIGHTS, Forward, fastest, identity
-from openvocab.errors import ModelError, WeightsNotFoundError, summary
+from openvocab.errors import ModelError, WeightsNotFoundError, first_line
 from openvocab.types import Boxes, Features, Image
 
 KNOWN = {"interpolation": ("bicubic", "bilinear"), "resize_mode": ("shortest", "squash", "longest")}
@@ -63,7 +63,7 @@ class OpenClipEncoder:
         """
         if batch_size is not None and batch_size < 1:
             raise ModelError(f"A batch of {batch_size} regions holds nothing; give 1 or more.")
-        self._device = torch.device(device_name(device))
+        self._device = torch.device(resolve_device(device))
         if batch_size is None:
             batch_size = 16 if self._device.type == "cpu" else 64
         self._batch = batch_size
@@ -93,7 +93,7 @@ class OpenClipEncoder:
             raise
         except Exception as error:  # from torch, ONNX Runtime or OpenVINO
             raise ModelError(
-                f"{folder} cannot be run ({summary(error)}); use another device, or pull or "
+                f"{folder} cannot be run ({first_line(error)}); use another device, or pull or "
                 "export it again."
             ) from error
 
@@ -137,7 +137,7 @@ class OpenClipEncoder:
     @torch.inference_mode()
     def encode_regions(self, images: Sequence[Image], boxes: Sequence[Boxes]) -> list[Features]:
         """Encode the boxes of each BGR image as `(N_i, D)`, in batches across images."""
-        with nullcontext() if self._graph is None else one_thread():
+        with nullcontext() if self._graph is None else single_openmp_thread():
             parts = [self.forward(batch) for batch in self.regions(images, boxes)]
         if not parts:
             return [np.empty((0, self._width), np.float32) for _ in images]
@@ -235,7 +235,7 @@ def _load(folder: Path, device: torch.device) -> tuple[Any, Any, dict[str, Any]]
     # open_clip, safetensors and json each raise their own errors on a damaged bundle.
     except Exception as error:
         raise ModelError(
-            f"{folder} cannot be loaded as an open_clip bundle ({summary(error)}); pull it again."
+            f"{folder} cannot be loaded as an open_clip bundle ({first_line(error)}); pull it again."
         ) from error
     model.eval().to(memory_format=torch.channels_last)
     return model, tokenizer, config
@@ -261,7 +261,7 @@ def _preprocessing(folder: Path, model: Any, config: dict[str, Any]) -> dict[str
             raise ValueError(f"{side} pixels, {found['mean']}, {found['std']}")  # noqa: TRY301
     except (ValueError, TypeError, LookupError) as error:
         raise ModelError(
-            f"{folder / CONFIG} says no preprocessing that can be done ({summary(error)}); "
+            f"{folder / CONFIG} says no preprocessing that can be done ({first_line(error)}); "
             "pull it again."
         ) from error
     return found
@@ -269,4 +269,4 @@ def _preprocessing(folder: Path, model: Any, config: dict[str, Any]) -> dict[str
 
 def _check_tokenizer(folder: Path, text: dict[str, Any]) -> None:
     if text.get("hf_tokenizer_name"):
-        required(f"The tokenizer of {folder}", "transformers", "transformers")
+        require_packages(f"The tokenizer of {folder}", "transformers", "transformers")

@@ -125,7 +125,7 @@ def try_numbers(  # noqa: PLR0913  keywords, each with a default
         post: function applied to what is found.
     """
     found = {}
-    for wording in prompt_variants:
+    for variant in prompt_variants:
         namer = VariantClassifier(detector, variant, negatives)
         found[variant.name] = matching.matches(dataset, [post(namer(each)) for each in seen])
     rows = []

@@ -28,7 +28,7 @@ def report(fitted: Calibration) -> list[str]:
 
 
 def _line(each: Fit) -> str:
-    ap50 = ", ".join(f"{wording} {100 * value:.1f}" for variant, value in each.ap50.items())
+    ap50 = ", ".join(f"{variant} {100 * value:.1f}" for variant, value in each.ap50.items())
     line = f"AP50 {ap50}; F1 {100 * each.f1:.1f} at {each.threshold:.2f}; ECE {each.ece:.3f}"
     if np.isnan(each.false_labels):
         return line

@@ -161,7 +161,7 @@ def evaluate(
     Raises:
         DatasetError: no photo can be read, none has a labelled box, or the size of one is not the
             one that its labels state.
-        ClassesError: a wording cannot be used.
+        ClassesError: a variant cannot be used.
     """
     tally = _Tally(detector, dataset, prompt_variants, absent)
     unread: list[str] = []
@@ -185,7 +185,7 @@ class _Tally:
         absent: Sequence[str],
     ) -> None:
         self._detector, self._dataset, self._absent = detector, dataset, absent
-        self._namers = [VariantClassifier(detector, variant) for wording in prompt_variants]
+        self._namers = [VariantClassifier(detector, variant) for variant in prompt_variants]
         self.photos: list[Photo] = []
         self._found: list[list[sv.Detections]] = [[] for _ in prompt_variants]
         self._right = [0] * len(prompt_variants)

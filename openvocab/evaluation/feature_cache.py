@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 import openvocab
-from openvocab._internal.files import write
+from openvocab._internal.files import write_atomic
 from openvocab.detector import OpenVocabDetector
 from openvocab.encoders.boxes import reachable
 from openvocab.errors import ImageError
@@ -90,7 +90,7 @@ class FeatureCache:
         kept = _read(file)
         if kept is None:
             kept = self._see(photo)
-            write(file, _packed(kept))
+            write_atomic(file, _packed(kept))
         return kept
 
     def _see(self, photo: Photo) -> CachedFeatures:

@@ -24,7 +24,7 @@ class VariantClassifier:
     def __init__(
         self, detector: OpenVocabDetector, variant: PromptVariant, negatives: Sequence[str] = ()
     ) -> None:
-        self.wording = variant
+        self.variant = variant
         taken = set(variant.classes)
         bank = detector.vocabulary(variant.classes, [n for n in negatives if n not in taken])
         lowest = np.full(len(bank), LEAST, np.float32)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-from openvocab._internal.files import bundled, read_lines, read_table
+from openvocab._internal.files import package_data, read_lines, read_table
 from openvocab.errors import ClassesError, DatasetError
 from openvocab.vocabulary import parse
 from openvocab.vocabulary.prompts import article, folded, tidy
@@ -47,7 +47,7 @@ class PromptMap:
             ConfigError: the file cannot be read.
             DatasetError: a value is not a word.
         """
-        shipped = bundled("configs") / "classes" / f"{name_or_path}.toml"
+        shipped = package_data("configs") / "classes" / f"{name_or_path}.toml"
         path = shipped if shipped.is_file() else Path(name_or_path)
         raw = read_table(path)
         absent, others = raw.pop("absent", []), raw.pop("distractors", [])
@@ -102,7 +102,7 @@ def prompt_variants(classes: Sequence[str], words: PromptMap | None = None) -> l
             # Spread over the list, which is sorted by frequency of the words.
             some = others[:: len(others) // count][:count]
             result.append(PromptVariant(f"+{count:,} distractors", (*classes, *some)))
-    for wording in result:
+    for variant in result:
         try:
             parse(variant.classes)
         except ClassesError as error:

@@ -10,7 +10,7 @@ import jinja2
 import numpy as np
 import supervision as sv
 
-from openvocab.encoders.boxes import grown, regions
+from openvocab.encoders.boxes import clip_to_pixels, expand_boxes
 from openvocab.errors import OpenVocabError
 from openvocab.evaluation.datasets import Photo
 from openvocab.evaluation.evaluator import Evaluation
@@ -86,7 +86,7 @@ def _mistakes(evaluation: Evaluation) -> Iterator[Mistake]:
 
 def _drawn(photo: Photo, box: Boxes, called: str, score: float) -> str:
     """The box with its surroundings, cut out before drawing, so that all pictures look alike."""
-    x1, y1, x2, y2 = regions(grown(box, CONTEXT), photo.size_wh)[0].tolist()
+    x1, y1, x2, y2 = clip_to_pixels(expand_boxes(box, CONTEXT), photo.size_wh)[0].tolist()
     cut = photo.load()[y1:y2, x1:x2]
     scale = SIDE / max(cut.shape[:2])
     smoothing = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC

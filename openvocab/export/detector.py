@@ -9,9 +9,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from openvocab._internal.environment import quiet, required
+from openvocab._internal.environment import require_packages, silence_logs
 from openvocab._internal.runtimes import isolated_ultralytics, openvino
-from openvocab.errors import ModelError, OpenVocabError, summary
+from openvocab.errors import ModelError, OpenVocabError, first_line
 from openvocab.proposers.ultralytics import check_format
 
 NEEDS = {
@@ -76,7 +76,7 @@ def _check(runtime: str, precision: str, images: Sequence[Path]) -> None:
     if (runtime, precision) not in NEEDS:
         known = ", ".join(" ".join(kind) for kind in NEEDS)
         raise ModelError(f"A detector is not exported to {runtime} {precision}; use {known}.")
-    required("The export", "export", *NEEDS[runtime, precision])
+    require_packages("The export", "export", *NEEDS[runtime, precision])
     if precision == "int8" and not images:
         raise ModelError("int8 is calibrated on real pictures; give a folder of them (--images).")
 
@@ -93,7 +93,7 @@ def _export(checkpoint: Path, path: Path, arguments: dict[str, Any]) -> Path:
     # Ultralytics, torch, the exporters and pickle may raise anything.
     except Exception as error:
         raise ModelError(
-            f"{path} cannot be exported ({summary(error)}); check that it is a detector of "
+            f"{path} cannot be exported ({first_line(error)}); check that it is a detector of "
             "Ultralytics, or use another runtime."
         ) from error
 
@@ -101,7 +101,7 @@ def _export(checkpoint: Path, path: Path, arguments: dict[str, Any]) -> Path:
 @contextlib.contextmanager
 def _elsewhere() -> Iterator[None]:
     """Silence what Ultralytics and NNCF print: only the command line prints."""
-    with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere), quiet():
+    with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere), silence_logs():
         yield
 
 

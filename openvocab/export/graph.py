@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from openvocab._internal.environment import preserve_environ, quiet, required
+from openvocab._internal.environment import preserve_environ, require_packages, silence_logs
 from openvocab._internal.runtimes import onnxruntime
 from openvocab.encoders.image_encoder_runtime import LAYOUT, header, layout
 from openvocab.errors import ModelError
@@ -27,13 +27,13 @@ def traced(tower: nn.Module, size: int, weights: Path) -> bytes:
         ModelError: the file does not hold the tensors as the tower has them, or a package is
             missing.
     """
-    required("The export", "export", "onnx", "onnxscript")
+    require_packages("The export", "export", "onnx", "onnxscript")
     import onnx
     from onnxscript import ir, optimizer
 
     # Channels last, in which torch is fastest, would leave traces in the graph.
     tower = copy.deepcopy(tower).to(memory_format=torch.contiguous_format)
-    with preserve_environ(), quiet():
+    with preserve_environ(), silence_logs():
         program = torch.onnx.export(
             tower,
             (torch.zeros(2, size, size, 3, dtype=torch.uint8),),
@@ -67,7 +67,7 @@ def quantised(graph: Path) -> bytes:
     tried and dropped: it keeps the names of 83 to 86 % of regions (a random ViT-B-32, the starter),
     dynamic int8 those of 97 to 99 %, and on the ViT it is no faster.
     """
-    required("The export", "export", "onnx")
+    require_packages("The export", "export", "onnx")
     runtime = onnxruntime()
     with tempfile.TemporaryDirectory(prefix="openvocab-export-") as place, preserve_environ():
         from onnxruntime.quantization import QuantType, quantize_dynamic
@@ -83,7 +83,7 @@ def quantised(graph: Path) -> bytes:
                 f"session.optimized_model_external_initializers_{key}", value
             )
         runtime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-        with quiet():
+        with silence_logs():
             quantize_dynamic(
                 folded,
                 result,

@@ -13,23 +13,25 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from openvocab._internal.environment import required
+from openvocab._internal.environment import require_packages
 from openvocab._internal.files import sha256
 from openvocab.encoders import image_encoder_runtime
 from openvocab.encoders.image_encoder_runtime import (
+    CONFIG,
     GRAPH,
     INT8_GRAPH,
     RECORDS,
+    WEIGHTS,
     ExportReport,
     Forward,
 )
-from openvocab.encoders.openclip import CONFIG, WEIGHTS, OpenClipEncoder, bundle_folder
+from openvocab.encoders.openclip import OpenClipEncoder, bundle_folder
 from openvocab.encoders.text_cache import TextFeatureCache
 from openvocab.errors import ModelError, OpenVocabError
 from openvocab.export.graph import quantised, traced
 from openvocab.types import Boxes, Features, Image
 
-CachedFeatures = Sequence[tuple[Image, Boxes]]
+Samples = Sequence[tuple[Image, Boxes]]
 KINDS = {
     "onnx": ("fp32", "int8"),  # ONNX Runtime has no bf16 kernels on a CPU
     "openvino": ("fp32", "bf16"),
@@ -62,7 +64,7 @@ def export(  # noqa: PLR0913  keywords, most with a default
     runtime: str,
     precision: str,
     *,
-    seen: CachedFeatures = (),
+    seen: Samples = (),
     words: Sequence[str] = (),
     out: Path | None = None,
     floors: ExportTolerances | None = None,
@@ -122,9 +124,9 @@ def check_kind(runtime: str, precision: str) -> None:
         known = ", ".join(f"{name} {each}" for name, all_ in KINDS.items() for each in all_)
         raise ModelError(f"An image tower is not exported to {runtime} {precision}; use {known}.")
     if runtime == "openvino":
-        required("The export", "export", "openvino")
+        require_packages("The export", "export", "openvino")
     if precision == "int8":
-        required("The export", "export", "onnx")
+        require_packages("The export", "export", "onnx")
 
 
 def _check_regions(precision: str, regions: int, words: Sequence[str]) -> None:
@@ -142,7 +144,7 @@ def _measured(
     tower: Forward,
     stage: Path,
     kind: tuple[str, str],
-    seen: CachedFeatures,
+    seen: Samples,
     words: Sequence[str],
 ) -> ExportReport:
     """Compare features with torch in fp32, and speed with torch and ONNX Runtime in fp32."""

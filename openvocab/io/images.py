@@ -87,13 +87,13 @@ def size_wh(image: str | os.PathLike[str] | bytes, *, name: str | None = None) -
         raise ImageError(f"{file} is not a whole image ({why}); mend or remove it.") from error
 
 
-def load_all(images: Iterable[ImageLike]) -> list[Image]:
+def load_images(images: Iterable[ImageLike]) -> list[Image]:
     """Read several images, each as `load` does.
 
     Raises:
         ImageError: one of them cannot be read, or `images` is itself a single image.
 
-    >>> len(load_all([np.zeros((4, 6), np.uint8)]))
+    >>> len(load_images([np.zeros((4, 6), np.uint8)]))
     1
     """
     single = isinstance(images, str | bytes | os.PathLike)

@@ -16,7 +16,7 @@ import numpy as np
 import supervision as sv
 from numpy.typing import NDArray
 
-from openvocab._internal.files import numbered, write
+from openvocab._internal.files import numbered_paths, write_atomic
 from openvocab.errors import ConfigError, OpenVocabError
 from openvocab.io.images import load
 
@@ -175,7 +175,9 @@ def _yolo(pictures: Sequence[LabelledImage], classes: Sequence[str], folder: Pat
     taken: set[Path] = set()
     for picture, name in zip(pictures, _names(pictures), strict=True):
         # x.jpg and x.png would share one file of labels.
-        free = (path for path in numbered(_for_yolo(name)) if path.with_suffix("") not in taken)
+        free = (
+            path for path in numbered_paths(_for_yolo(name)) if path.with_suffix("") not in taken
+        )
         place = next(free)
         taken.add(place.with_suffix(""))
         target = folder / "images" / place
@@ -183,14 +185,14 @@ def _yolo(pictures: Sequence[LabelledImage], classes: Sequence[str], folder: Pat
         if target.suffix == picture.path.suffix:
             shutil.copyfile(picture.path, target)
         else:
-            write(target, cv2.imencode(target.suffix, load(picture.path))[1].tobytes())
+            write_atomic(target, cv2.imencode(target.suffix, load(picture.path))[1].tobytes())
         lines = [
             " ".join([str(class_id), *(f"{value:.6f}" for value in values)])
             for class_id, values in _yolo_rows(picture, masked=masked)
         ]
         label = (folder / "labels" / place).with_suffix(".txt")
         label.parent.mkdir(parents=True, exist_ok=True)
-        write(label, "".join(f"{line}\n" for line in lines).encode())
+        write_atomic(label, "".join(f"{line}\n" for line in lines).encode())
     # Paths are relative to the file: the folder may be moved. YAML is a superset of JSON, except
     # that some characters have to be escaped.
     table = {"train": "images", "val": "images", "names": dict(enumerate(classes))}
@@ -321,5 +323,5 @@ def _short(value: Any, digits: int = 2) -> float:  # noqa: ANN401  any number
 
 
 def _written(file: Path, text: str) -> Path:
-    write(file, text.encode(errors="backslashreplace"))
+    write_atomic(file, text.encode(errors="backslashreplace"))
     return file

@@ -8,10 +8,10 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from openvocab._internal.environment import LOCAL, preserve_environ
+from openvocab._internal.environment import LOOPBACK_HOSTS, preserve_environ
 from openvocab.config import Preset, load
 from openvocab.errors import OpenVocabError
-from openvocab.plugins.parquet import Chunk, OpenVocabStage, StoragePath, Worker
+from openvocab.plugins.parquet import Chunk, StoragePath, Worker
 
 if TYPE_CHECKING:
     from openvocab.server.service import Settings
@@ -93,7 +93,7 @@ def application(
     from openvocab.server.routes import LISTENERS
     from openvocab.server.service import Settings
 
-    settings = settings or Settings(hosts=LOCAL)
+    settings = settings or Settings(hosts=LOOPBACK_HOSTS)
     # Ray's default is 5; how many may wait is up to the server's own queue, with its 429.
     inside = settings.max_waiting + settings.max_batch + LISTENERS
     chosen = load(preset)

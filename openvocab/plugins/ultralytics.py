@@ -15,7 +15,7 @@ from openvocab._internal.runtimes import isolated_ultralytics
 from openvocab.config import Preset
 from openvocab.detector import OpenVocabDetector
 from openvocab.encoders.boxes import reachable
-from openvocab.errors import ModelError, summary
+from openvocab.errors import ModelError, first_line
 from openvocab.io.images import ImageLike, load
 from openvocab.networks import encoder_of
 from openvocab.scoring.class_head import Naming
@@ -77,7 +77,7 @@ def attach(  # noqa: PLR0913  keywords, each with a default
             names = tuple(dict.fromkeys(str(name) for name in yolo.names.values()))
     except Exception as error:  # loading a file with Ultralytics may raise anything
         raise ModelError(
-            f"The model cannot be loaded ({summary(error)}); check its file, or export it again."
+            f"The model cannot be loaded ({first_line(error)}); check its file, or export it again."
         ) from error
     detector = OpenVocabDetector(ExternalProposer(names), encoder_of(numbers, device), numbers)
     naming = detector.naming(

@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torchvision.ops import nms
 
-from openvocab._internal.environment import device_name, one_thread
+from openvocab._internal.environment import resolve_device, single_openmp_thread
 from openvocab._internal.runtimes import isolated_ultralytics, onnx_session, onnxruntime, openvino
-from openvocab.errors import ModelError, WeightsNotFoundError, summary
+from openvocab.errors import ModelError, WeightsNotFoundError, first_line
 from openvocab.types import Boxes, Image, Proposals
 
 OPENVINO = "_openvino_model"
@@ -78,13 +78,13 @@ class UltralyticsProposer:
         check_format(file, trust_pickle=trust_pickle)
         self._iou = iou
         # The runtime runs the network in its own threads; torch only prepares its input.
-        self._threads = one_thread if _is_export(file) else contextlib.nullcontext
+        self._threads = single_openmp_thread if _is_export(file) else contextlib.nullcontext
         self._lock = threading.Lock()
         self._arguments = PINNED | {
             "conf": threshold,
             "iou": iou,
             "max_det": max_boxes,
-            "device": device_name(device),
+            "device": resolve_device(device),
         }
         if image_size is not None:
             self._arguments["imgsz"] = image_size
@@ -105,7 +105,7 @@ class UltralyticsProposer:
         # Ultralytics, its eighteen backends and pickle may raise anything on a damaged file.
         except Exception as error:
             raise ModelError(
-                f"{file} cannot be loaded as a detector ({summary(error)}); "
+                f"{file} cannot be loaded as a detector ({first_line(error)}); "
                 "check the file, or pull or export it again."
             ) from error
         made_for, wanted = max(self._model.predictor.imgsz), self._arguments.get("imgsz")

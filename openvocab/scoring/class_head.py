@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from openvocab.config import Preset
 from openvocab.errors import ModelError
+from openvocab.scoring import log_odds
 from openvocab.types import Encoder, Features, Proposals
 from openvocab.vocabulary import Vocabulary
 
@@ -87,15 +88,15 @@ class RegionClassifier:
         self._backgrounds = len(background)
         words = np.concatenate([vocabulary.features, vocabulary.negatives])  # (K + J, D)
         scale, floor = preset.prior_scale, preset.prior_floor
-        zero = matching.unrelated(np.concatenate([name_features, background]))
-        near = matching.nearness(words, name_features, zero)
-        among = matching.nearness(name_features, name_features, zero)
+        zero = log_odds.unrelated(np.concatenate([name_features, background]))
+        near = log_odds.nearness(words, name_features, zero)
+        among = log_odds.nearness(name_features, name_features, zero)
         self._near = near[: len(vocabulary)]
-        self._affinity = matching.label_affinity(near, scale, floor)
-        self._covered = matching.covers(near, among, self._affinity, scale, floor)
+        self._affinity = log_odds.label_affinity(near, scale, floor)
+        self._covered = log_odds.covers(near, among, self._affinity, scale, floor)
         self._rows = np.concatenate([words, background, name_features])
         # If the caller asks for the sky, the background prompt "sky" must not compete with it.
-        same = matching.products(vocabulary.features, background) > SAME
+        same = log_odds.matmul_nt(vocabulary.features, background) > SAME
         negatives = np.ones((len(vocabulary), len(vocabulary.negatives)), np.bool_)
         nothing = np.ones((len(vocabulary), 1), np.bool_)
         covered = self._covered[: len(vocabulary)]
@@ -111,9 +112,9 @@ class RegionClassifier:
         """Cosines, posteriors and claims of N boxes with features `(N, D)`."""
         similarity, logits = self._logits(found, features)
         count = len(self.names)
-        posterior = matching.posterior(logits[:, :count], logits[:, count:], self._competes)
+        posterior = log_odds.posterior(logits[:, :count], logits[:, count:], self._competes)
         near = self._near[:, self._label_ids(found)].T
-        claims = matching.claims(posterior, near, self._trust(found))
+        claims = log_odds.claims(posterior, near, self._trust(found))
         return Scores(similarity[:, :count], posterior, claims)
 
     def explain(
@@ -134,7 +135,7 @@ class RegionClassifier:
         kinds += ["detector"] * len(self._labels) + ["background"]
         called = [*negatives, *["background"] * self._backgrounds, *self._labels, "background"]
         others = np.where(self._competes[best], logits[count:], -np.inf)
-        shares = matching.softmax(np.append(logits[best], others))[1:].tolist()
+        shares = log_odds.softmax(np.append(logits[best], others))[1:].tolist()
         summed: dict[tuple[str, str], float] = {}
         for kind, name, share in zip(kinds, called, shares, strict=True):
             summed[kind, name] = summed.get((kind, name), 0.0) + share
@@ -146,8 +147,8 @@ class RegionClassifier:
     def _logits(self, found: Proposals, features: Features) -> tuple[Features, Features]:
         """Cosines `(N, R)` with all rows, and logits `(N, R + 1)`, the last for "nothing at all"."""
         preset, worded = self._preset, len(self._affinity)
-        evidence = matching.label_evidence(self._affinity, self._covered, self._label_ids(found))
-        similarity = matching.products(features, self._rows)
+        evidence = log_odds.label_evidence(self._affinity, self._covered, self._label_ids(found))
+        similarity = log_odds.matmul_nt(features, self._rows)
         logits = self._scale * similarity
         logits[:, :worded] += self._trust(found) * evidence
         logits[:, worded:] += np.log(preset.background_weight)
@@ -187,7 +188,7 @@ class RegionClassifier:
         """
         chosen = scores.claims.argmax(axis=1) if class_ids is None else class_ids
         posterior = scores.posterior[np.arange(len(found)), chosen]
-        score = matching.fuse(found.objectness, posterior, self._preset.fusion_exponent)
+        score = log_odds.fuse(found.objectness, posterior, self._preset.fusion_exponent)
         over = np.flatnonzero(score >= thresholds[chosen])
         rows = self._distinct(over[np.argsort(-score[over], kind="stable")], found, score, chosen)
         return sv.Detections(
@@ -201,7 +202,7 @@ class RegionClassifier:
                 "objectness": found.objectness[rows],
                 "similarity": scores.similarity[rows, chosen[rows]],
                 "posterior": posterior[rows],
-                "margin": matching.margins(scores.posterior[rows], chosen[rows]),
+                "margin": log_odds.top2_margin(scores.posterior[rows], chosen[rows]),
                 "proposal_label": np.array([found.labels[row] for row in rows], dtype=object),
             },
         )

@@ -15,14 +15,14 @@ Floats = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
 
-def products(left: NDArray[np.floating], right: NDArray[np.floating]) -> NDArray[np.floating]:
+def matmul_nt(left: NDArray[np.floating], right: NDArray[np.floating]) -> NDArray[np.floating]:
     """`left @ right.T` of `(N, D)` and `(K, D)`: cosines, if the rows are of unit length.
 
     Computed in pieces so small that BLAS wakes no threads. Once woken, they would spin for some
     50 ms and take a core from the network that runs next: on two cores, a picture with ten boxes
     took half as long again.
 
-    >>> products(np.eye(2), np.ones((1, 2)))
+    >>> matmul_nt(np.eye(2), np.ones((1, 2)))
     array([[1.],
            [1.]])
     """
@@ -66,7 +66,7 @@ def posterior(logits: Floats, others: Floats, competes: Mask) -> Floats:
     exact = others.astype(np.float64)
     top = exact.max(axis=1, keepdims=True)
     top[np.isneginf(top)] = 0
-    shares = products(np.exp(exact - top), competes.astype(np.float64))
+    shares = matmul_nt(np.exp(exact - top), competes.astype(np.float64))
     with np.errstate(divide="ignore", over="ignore"):
         rest = np.log(shares) + top
         # Rows that do not compete may be so far ahead that nothing is left of those that do.
@@ -98,7 +98,7 @@ def unrelated(features: Features) -> float:
     >>> unrelated(np.float32([[1, 0], [0, 1]]))
     0.0
     """
-    pairs = products(features, features)[np.triu_indices(len(features), 1)]
+    pairs = matmul_nt(features, features)[np.triu_indices(len(features), 1)]
     return float(np.median(pairs)) if len(pairs) else 0.0
 
 
@@ -117,7 +117,7 @@ def nearness(words: Features, names: Features, zero: float) -> Floats:
     >>> nearness(np.float32([[1, 0]]), np.float32([[1, 0], [0.8, 0.6]]), 0.8).round(2)
     array([[1., 0.]], dtype=float32)
     """
-    result: Floats = (products(words, names) - np.float32(zero)) / np.float32(1 - zero)
+    result: Floats = (matmul_nt(words, names) - np.float32(zero)) / np.float32(1 - zero)
     return result
 
 
@@ -205,14 +205,14 @@ def claims(class_posterior: Floats, near: Floats, trust: Floats) -> Floats:
     return result
 
 
-def margins(class_posterior: Floats, class_ids: NDArray[np.intp]) -> Floats:
+def top2_margin(class_posterior: Floats, class_ids: NDArray[np.intp]) -> Floats:
     """How far each row's class is ahead of the next, or of everything else; `(N, K)` to `(N,)`.
 
     The posterior of the class, minus the larger of the next best class's and one minus its own.
     Negative if the posterior is below 0.5, or if the detector's label gave the box to this class
     although the posterior of another is higher.
 
-    >>> margins(np.float32([[0.9, 0.4], [0.6, 0.1]]), np.array([0, 0])).round(1)
+    >>> top2_margin(np.float32([[0.9, 0.4], [0.6, 0.1]]), np.array([0, 0])).round(1)
     array([0.5, 0.2], dtype=float32)
     """
     rows = np.arange(len(class_posterior))

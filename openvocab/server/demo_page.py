@@ -10,7 +10,7 @@ from importlib.metadata import version
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from typing import TYPE_CHECKING, Any
 
-from openvocab._internal.files import bundled
+from openvocab._internal.files import package_data
 from openvocab.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def _fetch_nothing() -> None:
 
 def _load_app() -> Any:  # noqa: ANN401  a module
     """The package `demo`, which is beside this one and uses only its public names."""
-    name, folder = "openvocab_demo", bundled("demo")
+    name, folder = "openvocab_demo", package_data("demo")
     spec = spec_from_file_location(
         name, folder / "__init__.py", submodule_search_locations=[str(folder)]
     )

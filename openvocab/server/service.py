@@ -51,7 +51,7 @@ class Settings:
     """Words of one request or vocabulary, including synonyms and negatives."""
     hosts: tuple[str, ...] = ()
     """Names, without ports, by which requests may address this server, such as those in
-    `openvocab._internal.environment.LOCAL`; an empty tuple allows all."""
+    `openvocab._internal.environment.LOOPBACK_HOSTS`; an empty tuple allows all."""
     origins: tuple[str, ...] = ()
     """Sites whose pages may send requests from a browser, such as `https://app.example.com`."""
     token: str = ""

@@ -9,7 +9,7 @@ import supervision as sv
 from numpy.typing import NDArray
 
 from openvocab.detector import OpenVocabDetector
-from openvocab.encoders.boxes import grown
+from openvocab.encoders.boxes import expand_boxes
 from openvocab.errors import ConfigError
 from openvocab.scoring.class_head import Naming
 from openvocab.stream.events import Event, Report, TrackEvents, ignore
@@ -238,7 +238,7 @@ class SourceState:
         boxes, ids = found.xyxy[rows], ids[rows]
         # Tracks are averaged over frames: one context scale per frame, in turn, averages those too.
         scales = np.array(self._detector.preset.context_scales, np.float32)
-        seen = grown(boxes, scales[self.memory.looks(ids) % len(scales)])
+        seen = expand_boxes(boxes, scales[self.memory.encode_counts(ids) % len(scales)])
         metrics.regions_encoded += len(boxes)
         (features,) = self._detector.encoder.encode_regions([frame.image], [seen])
         self.memory.update(boxes, ids, features, frame.time_s)

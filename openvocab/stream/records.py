@@ -11,7 +11,7 @@ from typing import Any
 
 import supervision as sv
 
-from openvocab._internal.files import numbered
+from openvocab._internal.files import numbered_paths
 from openvocab.errors import SinkError
 from openvocab.io.labels import rows
 from openvocab.stream.events import Event
@@ -108,7 +108,7 @@ class _Text:
     """An unbuffered UTF-8 file: what is written survives a crash of the program."""
 
     def __init__(self, path: Path, max_bytes: int | None, head: str = "") -> None:
-        self._paths, self._max_bytes, self._head = numbered(path), max_bytes, head
+        self._paths, self._max_bytes, self._head = numbered_paths(path), max_bytes, head
         self._open()
 
     def write(self, text: str) -> None:

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import supervision as sv
 
-from openvocab._internal.files import numbered
+from openvocab._internal.files import numbered_paths
 from openvocab.errors import SinkError
 from openvocab.io.annotation import annotate
 from openvocab.stream.zones import Zones
@@ -69,7 +69,7 @@ class VideoSink:
         """
         if Path(path).suffix.lower() not in {".mp4", ".mkv"}:
             raise SinkError(f"{path} is no film that is written here; name it .mp4 or .mkv.")
-        self._paths = numbered(Path(path))
+        self._paths = numbered_paths(Path(path))
         self._fps, self._draw, self._max_bytes = fps, draw, max_bytes
         self._path = Path(path)
         self._container: Any = None

@@ -12,7 +12,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from openvocab._internal.files import write
+from openvocab._internal.files import write_atomic
 from openvocab.errors import ClassesError
 from openvocab.types import Features
 from openvocab.vocabulary.prompts import folded, split_list
@@ -115,7 +115,7 @@ class Vocabulary:
             negatives=self.negatives,
             fingerprint=np.array(self.fingerprint),
         )
-        write(path, buffer.getvalue())
+        write_atomic(path, buffer.getvalue())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:

@@ -10,8 +10,8 @@ from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
 
-from openvocab._internal.files import bundled
-from openvocab.errors import WeightsError, WeightsNotFoundError, near
+from openvocab._internal.files import package_data
+from openvocab.errors import WeightsError, WeightsNotFoundError, did_you_mean
 from openvocab.weights.download import Progress, damage, fetch, record
 
 
@@ -93,7 +93,7 @@ def manifest(path: Path | None = None) -> Mapping[str, Weights]:
 
 def bundled_root() -> Path:
     """The folder of the weights that ship with the package."""
-    return bundled("weights")
+    return package_data("weights")
 
 
 def user_root() -> Path:
@@ -195,7 +195,9 @@ def _entry(name: str, entries: Mapping[str, Weights]) -> Weights:
         return entries[name]
     if Path(name).suffix or Path(name).name != name:
         raise WeightsNotFoundError(f"There is no file {name}; check the path.")
-    raise WeightsNotFoundError(f"No weights and no file are called {name!r}; {near(name, entries)}")
+    raise WeightsNotFoundError(
+        f"No weights and no file are called {name!r}; {did_you_mean(name, entries)}"
+    )
 
 
 def _located(entry: Weights) -> Path:

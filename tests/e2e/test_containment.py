@@ -158,7 +158,7 @@ chance = np.random.default_rng(0)
 few, many = chance.random((1, 384)), chance.random((300, 384))
 calls = {
     "detect": lambda: detector.detect(photo, words, score_threshold=0.05),
-    "products": lambda: (matching.products(few, many), matching.products(many, many)),
+    "matmul_nt": lambda: (matching.matmul_nt(few, many), matching.matmul_nt(many, many)),
 }
 for name, call in calls.items():
     call()

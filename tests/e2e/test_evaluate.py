@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from openvocab._internal.files import bundled
+from openvocab._internal.files import package_data
 
 LABELS = {
     "images": [
@@ -131,7 +131,9 @@ def test_the_starter_is_as_right_as_it_claims(shared, tmp_path):
 
 @pytest.mark.slow
 def test_calibrate_writes_a_preset_of_its_own(shared, assets, tmp_path):
-    before = {file: file.read_bytes() for file in bundled("configs").rglob("*") if file.is_file()}
+    before = {
+        file: file.read_bytes() for file in package_data("configs").rglob("*") if file.is_file()
+    }
     done = run("calibrate", shared / "coco-dev", "--limit", 50, "--out", "out", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert all(file.read_bytes() == content for file, content in before.items())

@@ -10,6 +10,7 @@ from bundles import OPENAI, save_bundle
 
 from openvocab.encoders.openclip import OpenClipEncoder
 from openvocab.io import images
+from openvocab.scoring import log_odds
 
 # The four of the seven photos that show a thing with a name in LVIS, among the three best names.
 EXPECTED = {
@@ -52,7 +53,7 @@ def test_the_photos_get_the_names_that_clip_gives_them(golden):
     words = table / np.linalg.norm(table, axis=1, keepdims=True)
     info = json.loads((golden / "lvis_v1_train_cat_info.json").read_text())
     names = [entry["name"] for entry in info]
-    found = matching.softmax(100 * regions @ words.T)
+    found = log_odds.softmax(100 * regions @ words.T)
     np.testing.assert_allclose(found.sum(axis=1), 1, rtol=1e-5)
     best = {
         name: [names[index] for index in row.argsort()[::-1][:3]]

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from openvocab.encoders.boxes import grown, regions, shown
+from openvocab.encoders.boxes import clip_to_pixels, expand_boxes, shown
 
 SIDE = st.integers(1, 4000)
 BOXES = hnp.arrays(
@@ -19,7 +19,7 @@ SCALE = st.floats(1, 3)
 
 @given(BOXES, SCALE, SIDE, SIDE, st.booleans())
 def test_never_empty_always_inside(boxes, scale, width, height, square):
-    found = regions(grown(boxes, scale), (width, height), square=square)
+    found = clip_to_pixels(expand_boxes(boxes, scale), (width, height), square=square)
     assert found.shape == boxes.shape
     assert (found[:, 2:] > found[:, :2]).all()
     assert (found[:, :2] >= 0).all()
@@ -29,7 +29,7 @@ def test_never_empty_always_inside(boxes, scale, width, height, square):
 @given(st.integers(8, 500), st.integers(8, 500), SCALE, st.booleans())
 def test_a_box_inside_the_image_is_inside_its_region(width, height, scale, square):
     box = np.array([[2.5, 1.5, width - 3.25, height - 2.75]], np.float32)
-    ((x1, y1, x2, y2),) = regions(grown(box, scale), (width, height), square=square)
+    ((x1, y1, x2, y2),) = clip_to_pixels(expand_boxes(box, scale), (width, height), square=square)
     assert x1 <= 2.5 and y1 <= 1.5
     assert x2 >= width - 3.25 and y2 >= height - 2.75
 
@@ -37,8 +37,8 @@ def test_a_box_inside_the_image_is_inside_its_region(width, height, scale, squar
 @given(st.integers(1, 5), SCALE)
 def test_scaling_image_and_box_together_scales_the_region(factor, scale):
     box = np.array([[20, 30, 60, 50]], np.float32)
-    once = regions(grown(box, scale), (100, 90))
-    larger = regions(grown(box * factor, scale), (100 * factor, 90 * factor))
+    once = clip_to_pixels(expand_boxes(box, scale), (100, 90))
+    larger = clip_to_pixels(expand_boxes(box * factor, scale), (100 * factor, 90 * factor))
     assert np.abs(larger - once * factor).max() <= factor
 
 

@@ -53,7 +53,9 @@ def test_each_box_gets_the_class_it_shows(detector, picture):
 
 
 def test_features_are_averaged_over_the_context_scales(picture):
-    box = np.array([[4, 4, 18, 16]], np.float32)  # grown by half it sees the blue on the right
+    box = np.array(
+        [[4, 4, 18, 16]], np.float32
+    )  # expand_boxes by half it sees the blue on the right
 
     def features(*scales: float) -> np.ndarray:
         preset = dataclasses.replace(PRESET, context_scales=scales)

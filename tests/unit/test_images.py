@@ -262,7 +262,7 @@ def test_a_file_that_gives_no_bytes_is_refused_in_a_line(tmp_path, photo):
             with pytest.raises(ImageError, match="open it to read bytes"):
                 images.load(file)
     with (tmp_path / "a.png").open("rb") as file, pytest.raises(ImageError, match="a single image"):
-        images.load_all(file)
+        images.load_images(file)
 
 
 @pytest.mark.parametrize("kind", [">u2", "<u2"])

@@ -4,13 +4,13 @@ import tomllib
 
 import pytest
 
-from openvocab._internal.files import bundled
+from openvocab._internal.files import package_data
 from openvocab.errors import ConfigError, DatasetError
 from openvocab.evaluation.prompt_variants import PromptMap, prompt_variants
 from openvocab.vocabulary import parse
 from openvocab.vocabulary.prompts import tidy
 
-COCO = bundled("configs") / "classes" / "coco.toml"
+COCO = package_data("configs") / "classes" / "coco.toml"
 
 
 def written(folder, text: str) -> str:

@@ -126,7 +126,9 @@ def test_a_box_outside_the_picture_does_no_harm():
     assert step(memory, found, 0) == 2
 
 
-@pytest.mark.parametrize("bad", [{"budget": 0}, {"momentum": 1.0}, {"grown": 0.5}, {"patience": 0}])
+@pytest.mark.parametrize(
+    "bad", [{"budget": 0}, {"momentum": 1.0}, {"expand_boxes": 0.5}, {"patience": 0}]
+)
 def test_settings_out_of_range_are_refused(bad):
     with pytest.raises(ConfigError, match=next(iter(bad))):
         MemorySettings(**bad)
