@@ -16,7 +16,7 @@ from openvocab.io import images
 from openvocab.plugins.ultralytics import attach
 from openvocab.weights import resolve
 
-TRACKERS = ("bytetrack", "botsort", "ocsort", "deepocsort", "fasttrack", "tracktrack")
+TRACKERS = ("bytetrack", "botsort")
 WORDS = ["bus", "pedestrian", "dog"]
 
 

@@ -1,4 +1,4 @@
-"""A vocabulary keeps the caller's words exactly, in memory and on disk."""
+"""A vocabulary keeps the class names exactly, in memory and in a file."""
 
 import numpy as np
 import pytest
@@ -12,8 +12,8 @@ from openvocab.vocabulary import parse
 from openvocab.vocabulary.prompts import folded, tidy
 
 PRESET = Preset(name="test", detector="", encoder="")
-WORD = st.text(min_size=1, max_size=20).filter(tidy)
-WORDS = st.lists(WORD, min_size=1, max_size=8, unique_by=folded)
+NAME = st.text(min_size=1, max_size=20).filter(tidy)
+CLASSES = st.lists(NAME, min_size=1, max_size=8, unique_by=folded)
 
 
 @pytest.fixture(scope="module")
@@ -22,31 +22,31 @@ def detector() -> OpenVocabDetector:
 
 
 @settings(max_examples=50)
-@given(words=WORDS, negatives=st.lists(st.just("sky"), max_size=1))
-def test_a_round_trip_through_a_file_changes_nothing(detector, tmp_path_factory, words, negatives):
-    bank = detector.vocabulary(words, negatives)
-    path = tmp_path_factory.mktemp("bank") / "bank.npz"
-    bank.save(path)
+@given(classes=CLASSES, negatives=st.lists(st.just("sky"), max_size=1))
+def test_saving_and_loading_changes_nothing(detector, tmp_path_factory, classes, negatives):
+    vocabulary = detector.vocabulary(classes, negatives)
+    path = tmp_path_factory.mktemp("vocabulary") / "classes.npz"
+    vocabulary.save(path)
     loaded = Vocabulary.load(path)
-    assert loaded.names == bank.names == tuple(words)
-    assert loaded.fingerprint == bank.fingerprint
-    np.testing.assert_array_equal(loaded.features, bank.features)
-    np.testing.assert_array_equal(loaded.negatives, bank.negatives)
+    assert loaded.names == vocabulary.names == tuple(classes)
+    assert loaded.fingerprint == vocabulary.fingerprint
+    np.testing.assert_array_equal(loaded.features, vocabulary.features)
+    np.testing.assert_array_equal(loaded.negatives, vocabulary.negatives)
 
 
-@given(WORDS)
-def test_every_class_is_one_unit_row(words):
+@given(CLASSES)
+def test_every_class_has_one_unit_feature(classes):
     detector = OpenVocabDetector(FakeProposer(), ColourEncoder(), PRESET)
-    bank = detector.vocabulary(words)
-    assert len(bank) == len(words)
-    np.testing.assert_allclose(np.linalg.norm(bank.features, axis=1), 1, rtol=1e-5)
+    vocabulary = detector.vocabulary(classes)
+    assert len(vocabulary) == len(classes)
+    np.testing.assert_allclose(np.linalg.norm(vocabulary.features, axis=1), 1, rtol=1e-5)
 
 
-@given(st.lists(WORD, min_size=1, max_size=6))
-def test_two_names_that_would_share_a_prompt_are_refused(words):
-    keys = [folded(word) for word in words]
+@given(st.lists(NAME, min_size=1, max_size=6))
+def test_two_names_with_the_same_prompt_are_refused(names):
+    keys = [folded(name) for name in names]
     if len(set(keys)) == len(keys):
-        assert list(parse(words)) == words
+        assert list(parse(names)) == names
     else:
         with pytest.raises(ClassesError, match="the same"):
-            parse(words)
+            parse(names)
