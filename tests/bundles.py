@@ -42,7 +42,7 @@ def save_bundle(folder: Path, model_cfg: dict, preprocess_cfg: dict) -> Path:
     return folder
 
 
-def regions(count: int = 200) -> list[tuple[Image, Boxes]]:
+def samples(count: int = 200) -> list[tuple[Image, Boxes]]:
     """An image of coloured noise with boxes, as many as the parity check of an export needs."""
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (30, 40, 3), np.uint8).repeat(16, axis=0).repeat(16, axis=1)
@@ -61,4 +61,4 @@ def export_bundle(
     """Export a random bundle; without tolerances, any export is accepted."""
     words: Sequence[str] = ("cat", "dog", "bus", "tree")
     floors = floors or ExportTolerances(fp32=-1, bf16=-1, int8=-1, speed=0)
-    return export(folder, runtime, precision, seen=regions(), words=words, floors=floors, **options)
+    return export(folder, runtime, precision, seen=samples(), words=words, floors=floors, **options)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bundles import OPENAI, SMALL, export_bundle, save_bundle
+from bundles import OPENAI, SMALL, export_bundle, save_bundle, seen
 from safetensors.torch import load_file, save_file
 
 from openvocab._internal.environment import required
