@@ -173,7 +173,7 @@ def test_a_graph_that_does_not_match_its_bundle_is_refused(tmp_path, damage):
 @pytest.mark.weights
 def test_the_resize_is_as_close_to_pils_as_the_docstring_says(photos):
     encoder = OpenClipEncoder(weights.resolve("starter-encoder"))
-    crops = torch.cat(list(encoder.regions(photos[:1], [BOXES]))).flip(3).numpy()
+    crops = torch.cat(list(encoder.crop_batches(photos[:1], [BOXES]))).flip(3).numpy()
     photo = PIL.Image.fromarray(photos[0][:, :, ::-1])
     for crop, box in zip(crops, BOXES.astype(int).tolist(), strict=True):
         reference = photo.crop(tuple(box)).resize((224, 224), PIL.Image.Resampling.BICUBIC)
@@ -196,7 +196,9 @@ def large(photos) -> Image:
 def test_a_large_box_is_cropped_from_a_halved_image(large):
     """As close to PIL's resize as the docstring says, for boxes with even edges."""
     encoder = OpenClipEncoder(weights.resolve("starter-encoder"))
-    crops = torch.cat(list(encoder.regions([large], [LARGE.astype(np.float32)]))).flip(3).numpy()
+    crops = (
+        torch.cat(list(encoder.crop_batches([large], [LARGE.astype(np.float32)]))).flip(3).numpy()
+    )
     photo = PIL.Image.fromarray(large[:, :, ::-1])
     for crop, box in zip(crops, LARGE.tolist(), strict=True):
         reference = photo.crop(tuple(box)).resize((224, 224), PIL.Image.Resampling.BICUBIC)
@@ -219,7 +221,7 @@ def test_boxes_of_any_shape_are_cropped(size_wh):
     encoder = OpenClipEncoder(weights.resolve("starter-encoder"))
     width, height = size_wh
     image = np.random.default_rng(0).integers(0, 255, (height, width, 3), np.uint8)
-    (batch,) = encoder.regions([image], [np.array([[0, 0, width, height]], np.float32)])
+    (batch,) = encoder.crop_batches([image], [np.array([[0, 0, width, height]], np.float32)])
     assert tuple(batch.shape) == (1, 224, 224, 3)
 
 

@@ -165,14 +165,14 @@ import time
 import numpy as np
 from openvocab import OpenVocabDetector
 from openvocab.io import images
-from openvocab.scoring import log_odds
+from openvocab._internal.threads import matmul_nt
 detector, image = OpenVocabDetector.from_preset(), images.load(PHOTO)
 classes = ["bus", "person", *(f"thing {number}" for number in range(500))]
 rng = np.random.default_rng(0)
 few, many = rng.random((1, 384)), rng.random((300, 384))
 calls = {
     "detect": lambda: detector.detect(image, classes, score_threshold=0.05),
-    "matmul_nt": lambda: (log_odds.matmul_nt(few, many), log_odds.matmul_nt(many, many)),
+    "matmul_nt": lambda: (matmul_nt(few, many), matmul_nt(many, many)),
 }
 for name, call in calls.items():
     call()

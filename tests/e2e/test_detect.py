@@ -9,7 +9,7 @@ import supervision as sv
 
 import openvocab
 from openvocab import OpenVocabDetector
-from openvocab.config import load
+from openvocab.config import load_preset
 from openvocab.errors import ConfigError, ModelError, WeightsNotFoundError
 from openvocab.io import images
 from openvocab.types import Image
@@ -76,7 +76,8 @@ def test_a_broader_word_covers_its_kinds(detector, bus):
 def test_every_column_is_present_and_in_range(detector, bus):
     detections = detector.detect(bus, ["bus", "person"])
     assert set(detections.data) == {
-        "class_name", "objectness", "similarity", "posterior", "margin", "proposal_label"
+        "class_name", "objectness", "similarity", "posterior", "margin", "proposal_label",
+        "region_id",
     }  # fmt: skip
     for key in ("objectness", "posterior"):
         assert ((detections.data[key] >= 0) & (detections.data[key] <= 1)).all()
@@ -115,14 +116,17 @@ def test_a_preset_with_damaged_weights_is_refused(tmp_path):
     (tmp_path / "net.onnx").write_bytes(b"not a network")
     preset = tmp_path / "mine.toml"
     preset.write_text(
-        f'detector = "{tmp_path}/net.onnx"\nencoder = "starter-encoder"\n', encoding="utf-8"
+        f'[models]\ndetector = "{tmp_path}/net.onnx"\nencoder = "starter-encoder"\n',
+        encoding="utf-8",
     )
     with pytest.raises(ModelError, match=r"net\.onnx cannot be loaded"):
         OpenVocabDetector.from_preset(preset)
 
 
 def test_the_box_limit_of_a_preset_applies_with_tiles(bus, detector):
-    preset = dataclasses.replace(load("starter"), tile_size=480, max_boxes=7)
+    starter = load_preset("starter")
+    proposals = dataclasses.replace(starter.proposals, tile_size=480, max_boxes=7)
+    preset = dataclasses.replace(starter, proposals=proposals)
     (tiled,) = OpenVocabDetector.from_preset(preset).proposer.propose([bus])
     (whole,) = detector.proposer.propose([bus])
     assert len(tiled) == 7
@@ -132,7 +136,11 @@ def test_the_box_limit_of_a_preset_applies_with_tiles(bus, detector):
 def test_a_preset_file_is_read_on_every_call_relative_to_the_working_directory(
     assets, tmp_path, monkeypatch
 ):
-    text = 'detector = "starter-detector"\nencoder = "starter-encoder"\nscore_threshold = '
+    text = """[models]
+detector = "starter-detector"
+encoder = "starter-encoder"
+[scoring]
+score_threshold = """
     for folder, threshold in (("a", 0.3), ("b", 0.999)):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "mine.toml").write_text(f"{text}{threshold}\n")

@@ -2,18 +2,17 @@
 
 import numpy as np
 import pytest
-from fakes import ColourEncoder, FakeProposer
+from fakes import PRESET, ColourEncoder, FakeProposer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from openvocab import OpenVocabDetector, Preset, Vocabulary
+from openvocab import OpenVocabDetector, Vocabulary
 from openvocab.errors import ClassesError
-from openvocab.vocabulary import parse
-from openvocab.vocabulary.prompts import folded, tidy
+from openvocab.vocabulary import parse_classes
+from openvocab.vocabulary.prompts import name_key, normalize_name
 
-PRESET = Preset(name="test", detector="", encoder="")
-NAME = st.text(min_size=1, max_size=20).filter(tidy)
-CLASSES = st.lists(NAME, min_size=1, max_size=8, unique_by=folded)
+NAME = st.text(min_size=1, max_size=20).filter(normalize_name)
+CLASSES = st.lists(NAME, min_size=1, max_size=8, unique_by=name_key)
 
 
 @pytest.fixture(scope="module")
@@ -44,9 +43,9 @@ def test_every_class_has_one_unit_feature(classes):
 
 @given(st.lists(NAME, min_size=1, max_size=6))
 def test_two_names_with_the_same_prompt_are_refused(names):
-    keys = [folded(name) for name in names]
+    keys = [name_key(name) for name in names]
     if len(set(keys)) == len(keys):
-        assert list(parse(names)) == names
+        assert list(parse_classes(names)) == names
     else:
         with pytest.raises(ClassesError, match="the same"):
-            parse(names)
+            parse_classes(names)
