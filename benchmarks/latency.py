@@ -358,7 +358,7 @@ def memory(preset: str, photo: Path) -> dict[str, float]:
 
 def peaks(preset: str, photo: Path) -> tuple[float, float]:
     """300 boxes of a 12-megapixel photo: the detector and one batch, then the whole."""
-    picture = cv2.resize(images.load(photo), MEGAPIXELS_12)
+    picture = cv2.resize(images.load_image(photo), MEGAPIXELS_12)
     pair = Pair(load(preset), picture)
     detector = pair.detector(300)
 
@@ -373,7 +373,7 @@ def peaks(preset: str, photo: Path) -> tuple[float, float]:
 
 def measure(photos: list[Path], photo: Path) -> dict[str, Any]:
     """Both pairs of networks."""
-    picture, starter = images.load(photo), load("starter")
+    picture, starter = images.load_image(photo), load("starter")
     results: dict[str, Any] = {
         "provenance": provenance(OpenVocabDetector.from_preset(starter)),
         "cpu": torch.backends.cpu.get_cpu_capability(),
@@ -412,7 +412,7 @@ def main() -> None:
     # Not imported: that would change how many threads torch has.
     package = find_spec("ultralytics").submodule_search_locations[0]
     photo = Path(package) / "assets/bus.jpg"
-    found = measure(images.find([str(options.photos)]), photo)
+    found = measure(images.find_images([str(options.photos)]), photo)
     options.json.write_text(json.dumps(found, indent=1) + "\n")
 
 

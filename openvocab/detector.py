@@ -213,7 +213,7 @@ class OpenVocabDetector:
 
         Args:
             image: path, bytes, PIL image, or array `(H, W, 3)` uint8 BGR; see
-                `openvocab.io.images.load`.
+                `openvocab.io.load_image`.
             classes: names; or `{name: [synonym, ..., Path("example.jpg"), ...]}`; or a
                 `Vocabulary`.
             negatives: look-alikes that compete with the classes and are never returned.
@@ -280,7 +280,7 @@ class OpenVocabDetector:
         usual = min(0.1, self.preset.score_threshold)
         lowest = usual if score_threshold is None else score_threshold
         class_thresholds([], lowest)  # refuses anything that is not a score
-        (seen,) = self.see([doors.load(image)], [lowest])
+        (seen,) = self.see([doors.load_image(image)], [lowest])
         return seen
 
     def name(
@@ -344,7 +344,7 @@ class OpenVocabDetector:
         )
 
     def _encode_examples(self, examples: Sequence[Example]) -> Features:
-        pictures = [doors.load(example) for example in examples]
+        pictures = [doors.load_image(example) for example in examples]
         whole = [
             np.array([[0, 0, picture.shape[1], picture.shape[0]]], np.float32)
             for picture in pictures

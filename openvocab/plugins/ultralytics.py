@@ -16,7 +16,7 @@ from openvocab.config import Preset
 from openvocab.detector import OpenVocabDetector
 from openvocab.encoders.boxes import reachable
 from openvocab.errors import ModelError, first_line
-from openvocab.io.images import ImageLike, load
+from openvocab.io.images import ImageLike, load_image
 from openvocab.networks import encoder_of
 from openvocab.scoring.class_head import Naming
 from openvocab.types import Image, Proposals
@@ -120,7 +120,7 @@ def to_results(
     masks = detections.mask
     with isolated_ultralytics() as ultralytics:
         return ultralytics.engine.results.Results(
-            load(image),
+            load_image(image),
             path,
             dict(enumerate(names)),
             boxes=torch.from_numpy(np.column_stack(columns).astype(kind)),
