@@ -35,7 +35,7 @@ import torch
 
 from openvocab import OpenVocabDetector, Preset
 from openvocab._internal.files import package_data
-from openvocab.cli.export import regions_of
+from openvocab.cli.export import sample_regions
 from openvocab.config import load
 from openvocab.encoders.boxes import expand_boxes, shown
 from openvocab.encoders.openclip import OpenClipEncoder
@@ -319,14 +319,16 @@ def random_networks(folder: Path) -> Preset:
 
 def exports(preset: Preset, bundle: Path, photos: list[Path], folder: Path) -> dict[str, Any]:
     """What each export of an image tower gives, or why it is refused."""
-    seen, words = regions_of(load("starter"), photos)
+    samples, words = sample_regions(load("starter"), photos)
     rows: dict[str, Any] = {}
     for runtime, precision in (
         ("onnx", "fp32"), ("onnx", "int8"), ("openvino", "fp32"), ("openvino", "bf16"),
     ):  # fmt: skip
         name = f"{runtime} {precision}"
         try:
-            made = export(bundle, runtime, precision, seen=seen, words=words, out=folder / name)
+            made = export(
+                bundle, runtime, precision, samples=samples, words=words, out=folder / name
+            )
         except ModelError as error:
             rows[name] = {"refused": str(error)}
             continue

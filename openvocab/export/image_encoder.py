@@ -70,7 +70,7 @@ def export(  # noqa: PLR0913  keywords, most with a default
     _check_target(folder, out)
     encoder = OpenClipEncoder(folder, device="cpu", graphs=False, batch_size=BATCH)
     is_baseline = (runtime, precision) == ("onnx", "fp32")
-    with _staged(folder, out) as stage:
+    with staged_bundle(folder, out) as stage:
         weights, graph = stage / WEIGHTS, runtimes.graph_of(stage, precision)
         if is_baseline or not (stage / GRAPH).is_file():
             (stage / GRAPH).write_bytes(trace(encoder.tower, encoder.size, weights))
@@ -147,7 +147,7 @@ def _check_target(folder: Path, out: Path | None) -> None:
 
 
 @contextmanager
-def _staged(folder: Path, out: Path | None) -> Iterator[Path]:
+def staged_bundle(folder: Path, out: Path | None) -> Iterator[Path]:
     """A temporary copy of the bundle; if the block succeeds, its files move into `out`.
 
     Without `out`, only the graphs and reports move, into the bundle itself.
