@@ -163,7 +163,7 @@ def bundle(tmp_path: Path) -> Path:
 def test_a_refused_export_leaves_no_files(bundle, tmp_path, out):
     before = files(bundle)
     target = None if out is None else tmp_path / out
-    with pytest.raises(ModelError), staged_bundle(bundle, target) as stage:
+    with pytest.raises(ModelError), staged_bundle(bundle, target) as stage:  # noqa: PT012
         (stage / runtimes.GRAPH).write_text("new")
         add_report(stage, REPORT)
         check_parity(replace(REPORT, speed=0.5), ExportTolerances())
