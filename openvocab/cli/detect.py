@@ -19,7 +19,7 @@ from openvocab.cli.console import complain, err, out, progress
 from openvocab.errors import ConfigError, ImageError, one_line
 from openvocab.io import images
 from openvocab.types import Image
-from openvocab.vocabulary.prompts import split_list
+from openvocab.vocabulary.prompts import split_class_list
 
 if TYPE_CHECKING:
     import supervision as sv
@@ -75,7 +75,7 @@ def detect(  # noqa: PLR0913  a command has as many parameters as it has options
     detector = OpenVocabDetector.from_preset(
         options.read_preset(preset, imgsz, tile), device=device
     )
-    vocabulary = detector.vocabulary(prompts, split_list(negatives))
+    vocabulary = detector.vocabulary(prompts, split_class_list(negatives))
     names = list(vocabulary.names)
     run = partial(detector.detect, classes=vocabulary, score_threshold=threshold)
     results: list[_Result] = []

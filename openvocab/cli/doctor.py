@@ -42,7 +42,7 @@ def doctor() -> None:
         *_check_device(),
         _check_threads(),
         _check_tokenizers(),
-        *[_check_preset(name) for name in config.available()],
+        *[_check_preset(name) for name in config.available_presets()],
         _Check("weights folder", str(weights.user_root())),
     ]
     table = Table.grid("name", "value", padding=(0, 2))
@@ -98,8 +98,8 @@ def _check_tokenizers() -> _Check:
 
 
 def _check_preset(name: str) -> _Check:
-    preset = config.load(name)
-    parts = preset.detector, preset.encoder
+    models = config.load_preset(name).models
+    parts = models.detector, models.encoder
     try:
         for part in parts:
             weights.verify(part)

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
 import typer
 
 from openvocab import config, weights
@@ -20,11 +19,11 @@ from openvocab.types import Boxes, Image
 if TYPE_CHECKING:
     from openvocab.encoders.image_encoder_runtime import ExportReport
 
-MAX_IMAGES, MAX_BOXES = 40, 20  # boxes per image, at each of the preset's scales
+MAX_IMAGES, MAX_BOXES = 40, 20  # boxes per image
 DETECTORS = {".pt", ".onnx"}
 
 
-def export(  # noqa: PLR0913  a command has as many parameters as it has options
+def export(
     network: Annotated[
         str, typer.Argument(help="A preset (for its encoder), a bundle's name or folder, or a .pt.")
     ],
@@ -86,10 +85,10 @@ def export(  # noqa: PLR0913  a command has as many parameters as it has options
 
 def _locate(network: str) -> tuple[Preset, Path]:
     """The preset whose detector finds regions for the comparison, and the network to export."""
-    if network in config.available() or network.endswith(".toml"):
-        preset = config.load(network)
-        return preset, _bundle(preset.encoder)
-    return config.load("starter"), _bundle(network)
+    if network in config.available_presets() or network.endswith(".toml"):
+        preset = config.load_preset(network)
+        return preset, _bundle(preset.models.encoder)
+    return config.load_preset("starter"), _bundle(network)
 
 
 def _bundle(name: str) -> Path:
@@ -104,10 +103,10 @@ def sample_regions(
     preset: Preset, paths: Sequence[Path]
 ) -> tuple[list[tuple[Image, Boxes]], tuple[str, ...]]:
     """Boxes of the preset's detector in images, scaled as for the encoder, and its class names."""
-    from openvocab.networks import proposer_of
+    from openvocab.proposers import load_proposer
 
-    whole = dataclasses.replace(preset, max_boxes=MAX_BOXES, tile_size=None)
-    proposer = proposer_of(whole, weights.resolve(preset.detector), "cpu")
+    config = dataclasses.replace(preset.proposals, max_boxes=MAX_BOXES, tile_size=None)
+    proposer = load_proposer(dataclasses.replace(preset, proposals=config), "cpu")
     step = max(1, len(paths) // MAX_IMAGES)
     samples = []
     with progress() as bar:
@@ -118,11 +117,10 @@ def sample_regions(
                 complain(str(error))
                 continue
             (proposals,) = proposer.propose([image])
-            boxes = [expand_boxes(proposals.xyxy, scale) for scale in preset.context_scales]
-            samples.append((image, np.vstack(boxes)))
+            samples.append((image, expand_boxes(proposals.xyxy, config.context_scale)))
     if not samples:
         raise ModelError("None of the images can be read; give others (--images).")
-    return samples, proposer.names
+    return samples, proposer.labels
 
 
 def _print_report(report: "ExportReport") -> None:

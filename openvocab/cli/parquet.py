@@ -10,7 +10,7 @@ from openvocab._internal.environment import require_packages
 from openvocab.cli import options
 from openvocab.cli.console import complain, out, progress
 from openvocab.errors import ConfigError
-from openvocab.vocabulary.prompts import split_list
+from openvocab.vocabulary.prompts import split_class_list
 
 MAX_ERRORS = 20  # files that are listed because they could not be read
 PACKAGES = {"local": {"pyarrow": "parquet"}, "ray": {"pyarrow": "ray", "ray": "ray"}}
@@ -52,7 +52,7 @@ def parquet(  # noqa: PLR0913  a command has as many parameters as it has option
     arguments: dict[str, Any] = {
         "classes": options.read_classes(classes),
         "preset": options.read_preset(preset, imgsz, tile),
-        "negatives": split_list(negatives),
+        "negatives": split_class_list(negatives),
         "score_threshold": threshold,
         "device": device,
         "system": system,

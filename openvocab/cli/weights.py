@@ -24,9 +24,10 @@ def list_weights() -> None:
         present = "yes" if _is_present(entry.name) else "no"
         table.add_row(entry.name, entry.kind, size, entry.licence, present)
     out.print(table)
-    for name in config.available():
-        preset = config.load(name)
-        out.print(f"preset {name}: {preset.detector}, {preset.encoder}. {preset.description}")
+    for name in config.available_presets():
+        preset = config.load_preset(name)
+        models = f"{preset.models.detector}, {preset.models.encoder}"
+        out.print(f"preset {name}: {models}. {preset.description}")
 
 
 @app.command("verify")
@@ -71,8 +72,11 @@ def _bundles(names: list[str]) -> list[str]:
     """Names of weights; the name of a preset stands for its detector and its encoder."""
     bundles: list[str] = []
     for name in names:
-        preset = config.load(name) if name in config.available() else None
-        bundles += [preset.detector, preset.encoder] if preset else [name]
+        if name in config.available_presets():
+            models = config.load_preset(name).models
+            bundles += models.detector, models.encoder
+        else:
+            bundles.append(name)
     for name in bundles:
         if name not in weights.manifest():
             weights.resolve(name)  # suggests a similar name, or says that there is none

@@ -23,7 +23,7 @@ PACKAGES = {
 MAX_CALIBRATION_IMAGES = 300  # NNCF uses as many
 
 
-def export_detector(  # noqa: PLR0913  keywords, most with a default
+def export_detector(
     path: Path,
     runtime: str,
     precision: str,

@@ -32,7 +32,7 @@ PRECISIONS = {
 BATCH = 16
 
 
-def export(  # noqa: PLR0913  keywords, most with a default
+def export(
     bundle: str | os.PathLike[str],
     runtime: str,
     precision: str,
@@ -73,7 +73,7 @@ def export(  # noqa: PLR0913  keywords, most with a default
     with staged_bundle(folder, out) as stage:
         weights, graph = stage / WEIGHTS, runtimes.graph_of(stage, precision)
         if is_baseline or not (stage / GRAPH).is_file():
-            (stage / GRAPH).write_bytes(trace(encoder.tower, encoder.size, weights))
+            (stage / GRAPH).write_bytes(trace(encoder.image_encoder, encoder.crop_size, weights))
         if precision == "int8":
             graph.write_bytes(quantize(stage / GRAPH))
         onnx_fp32 = exported = runtimes.load(stage / GRAPH, weights, "onnx", "fp32")
@@ -119,11 +119,11 @@ def _measure(
     words: Sequence[str],
 ) -> dict[str, Any]:
     def torch_fp32(batch: NDArray[np.uint8]) -> Features:
-        features: Features = encoder.forward(torch.from_numpy(batch)).numpy()
+        features: Features = encoder.encode_crops(torch.from_numpy(batch)).numpy()
         return features
 
     images, boxes = zip(*samples, strict=True)
-    batches = [batch.numpy() for batch in encoder.regions(images, boxes)]
+    batches = [batch.numpy() for batch in encoder.crop_batches(images, boxes)]
     word_features = TextFeatureCache(encoder, "simple")(words) if words else None
     return compare(exported, torch_fp32, onnx_fp32, batches, word_features)
 

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import supervision as sv
 from pyarrow import fs
 
-from openvocab.config import Preset, load
+from openvocab.config import Preset, load_preset
 from openvocab.detector import OpenVocabDetector
 from openvocab.errors import ImageError, OpenVocabError
 from openvocab.io.folders import writing_to
@@ -105,7 +105,7 @@ def chunks(paths: Sequence[str], size: int = CHUNK) -> list[Chunk]:
 def query(arguments: Mapping[str, Any]) -> str:
     """The arguments of `OpenVocabStage` that decide the results, as JSON; recorded in each part."""
     names = ("classes", "negatives", "score_threshold")
-    preset = dataclasses.asdict(load(arguments["preset"]))
+    preset = dataclasses.asdict(load_preset(arguments["preset"]))
     recorded = {name: arguments.get(name) for name in names} | {"preset": preset}
     return json.dumps(recorded, default=_identify)
 
@@ -226,7 +226,7 @@ class OpenVocabStage:
         Raises:
             OpenVocabError: whatever `from_preset` and `vocabulary` raise.
         """
-        self._detector = OpenVocabDetector.from_preset(load(preset), device=device)
+        self._detector = OpenVocabDetector.from_preset(load_preset(preset), device=device)
         self._vocabulary = self._detector.vocabulary(classes, negatives)
         self._threshold = score_threshold
         self._system = system or fs.LocalFileSystem()
