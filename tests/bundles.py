@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import save_file
 
 from openvocab.encoders.image_encoder_runtime import ExportReport
-from openvocab.export.image_encoder import ExportTolerances, export
+from openvocab.export.image_encoder import export
+from openvocab.export.parity import ExportTolerances
 from openvocab.types import Boxes, Image
 
 OPENAI = {
@@ -55,10 +56,12 @@ def export_bundle(
     folder: Path,
     runtime: str,
     precision: str,
-    floors: ExportTolerances | None = None,
+    tolerances: ExportTolerances | None = None,
     **options: object,
 ) -> ExportReport:
     """Export a random bundle; without tolerances, any export is accepted."""
     words: Sequence[str] = ("cat", "dog", "bus", "tree")
-    floors = floors or ExportTolerances(fp32=-1, bf16=-1, int8=-1, speed=0)
-    return export(folder, runtime, precision, seen=samples(), words=words, floors=floors, **options)
+    tolerances = tolerances or ExportTolerances(fp32=-1, bf16=-1, int8=-1, speed=0)
+    return export(
+        folder, runtime, precision, samples=samples(), words=words, tolerances=tolerances, **options
+    )

@@ -9,8 +9,8 @@ import numpy as np
 import supervision as sv
 
 from openvocab import OpenVocabError
-from openvocab.io.annotation import cut
-from openvocab.io.images import load
+from openvocab.io.annotation import shorten_label
+from openvocab.io.images import load_image
 
 from .words import answer, detector, drawn, here, note, rgb, said_by, typed, wanted
 
@@ -44,7 +44,7 @@ def look(photo: str | np.ndarray | None, preset: str) -> CachedFeatures | str | 
     if photo is None:
         return None
     try:
-        picture = load(photo, name="The photo")
+        picture = load_image(photo, name="The photo")
         if max(picture.shape[:2]) > LARGEST:
             picture = sv.resize_image(picture, (LARGEST, LARGEST), keep_aspect_ratio=True)
         return CachedFeatures(picture, detector(preset).regions(picture), preset)
@@ -116,7 +116,7 @@ def why(
     asked = [each for each in shares if each.kind == "class"]
     others = [each for each in shares if each.kind != "class"]
     top = [each for few in (asked, others) for each in sorted(few, key=lambda it: -it.share)[:5]]
-    bars = {cut(each.name) + kinds[each.kind]: each.share for each in top}
+    bars = {shorten_label(each.name) + kinds[each.kind]: each.share for each in top}
     return bars, note(
         f"Row {row + 1}, {data['class_name'][row]}: YOLO is {data['objectness'][row]:.0%} sure that "
         f"there is a thing and calls it {data['proposal_label'][row]}. The region is "

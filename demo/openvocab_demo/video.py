@@ -15,7 +15,7 @@ import gradio as gr
 import pandas as pd
 
 from openvocab import OpenVocabError
-from openvocab.io.annotation import cut
+from openvocab.io.annotation import shorten_label
 from openvocab.stream import JsonLinesSink, StreamProcessor, VideoSink, VideoSources
 from openvocab.types import Frame
 
@@ -112,7 +112,7 @@ def timeline(counts: list[tuple[float, str, int]]) -> pd.DataFrame:
 def legend(hues: dict[str, str]) -> str:
     """Of the timeline: the chart's own stays empty in Gradio 6.31."""
     return " ".join(
-        f'<span style="color: {hue}">■</span> {html.escape(cut(word))}'
+        f'<span style="color: {hue}">■</span> {html.escape(shorten_label(word))}'
         for word, hue in hues.items()
     )
 

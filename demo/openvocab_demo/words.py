@@ -14,7 +14,7 @@ import supervision as sv
 
 from openvocab import OpenVocabDetector, OpenVocabError, annotate, config, weights
 from openvocab.errors import ClassesError
-from openvocab.io.annotation import cut
+from openvocab.io.annotation import shorten_label
 from openvocab.vocabulary.prompts import split_class_list
 
 MANY, LONGEST_WORD = 200, 320  # classes, and letters of one
@@ -94,7 +94,7 @@ def drawn(picture: np.ndarray, found: sv.Detections) -> np.ndarray:
 def summary(found: sv.Detections) -> str:
     """`2 person, 1 bus`, most first."""
     counts = Counter(map(str, found.data.get("class_name", ())))
-    return ", ".join(f"{number} {cut(word)}" for word, number in counts.most_common()) or "nothing"
+    return ", ".join(f"{number} {shorten_label(word)}" for word, number in counts.most_common()) or "nothing"
 
 
 def answer(found: sv.Detections) -> str:

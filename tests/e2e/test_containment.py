@@ -87,7 +87,7 @@ assert checks.AUTOINSTALL is True
 from openvocab.io import images
 from openvocab.errors import ImageError
 try:
-    images.load(b"not an image")
+    images.load_image(b"not an image")
 except ImageError:
     pass
 print([event for event in events if event[0] != "open"], [])
@@ -166,7 +166,7 @@ import numpy as np
 from openvocab import OpenVocabDetector
 from openvocab.io import images
 from openvocab._internal.threads import matmul_nt
-detector, image = OpenVocabDetector.from_preset(), images.load(PHOTO)
+detector, image = OpenVocabDetector.from_preset(), images.load_image(PHOTO)
 classes = ["bus", "person", *(f"thing {number}" for number in range(500))]
 rng = np.random.default_rng(0)
 few, many = rng.random((1, 384)), rng.random((300, 384))

@@ -25,12 +25,12 @@ def detector() -> OpenVocabDetector:
 
 @pytest.fixture(scope="module")
 def bus(assets: Path) -> Image:
-    return images.load(assets / "bus.jpg")
+    return images.load_image(assets / "bus.jpg")
 
 
 @pytest.fixture(scope="module")
 def zidane(assets: Path) -> Image:
-    return images.load(assets / "zidane.jpg")
+    return images.load_image(assets / "zidane.jpg")
 
 
 def contains(
