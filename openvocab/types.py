@@ -76,18 +76,20 @@ class Proposals:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Frame:
-    """One picture of a stream."""
+    """One image of a video or camera."""
 
     index: int
     """Number of the frame in its source, from 0; dropped frames count as well."""
     time_s: float
-    """Seconds: from the start for a film, by the clock (`time.time`) for a live source."""
+    """Seconds: from the start for a video, by the clock (`time.time`) for a live source."""
     image: Image
     """`(H, W, 3)` uint8 BGR."""
     source: str = ""
-    """Name of the source, if there are several."""
+    """Name of the source; each source of a stream needs its own."""
     captured_s: float = field(default_factory=time.monotonic)
-    """When it was read, by the clock that never goes back (`time.monotonic`)."""
+    """When it was read, by the monotonic clock (`time.monotonic`)."""
+    fps: float = 25.0
+    """Frames per second of its source."""
 
 
 @runtime_checkable
@@ -137,23 +139,18 @@ class Encoder(Protocol):
 
 @runtime_checkable
 class Source(Protocol):
-    """Gives frames until it ends or is closed."""
-
-    @property
-    def fps(self) -> float:
-        """Frames per second, as the source states; 25 if it does not."""
-        ...
+    """Yields frames of one or several videos or cameras, until it ends or is closed."""
 
     def __iter__(self) -> Iterator[Frame]: ...
 
     def close(self) -> None:
-        """End the iteration and free everything; from any thread, any number of times."""
+        """End the iteration and release everything; from any thread, any number of times."""
         ...
 
 
 @runtime_checkable
 class Sink(Protocol):
-    """Takes frames with what was found in each."""
+    """Takes frames with their detections."""
 
     def write(self, frame: Frame, detections: "sv.Detections") -> None:
         """Take one frame; frames come in the order of their source."""
