@@ -16,7 +16,7 @@ import numpy as np
 
 from openvocab import OpenVocabDetector
 from openvocab.stream import Frame, StreamProcessor, VideoSources
-from openvocab.vocabulary.prompts import split_list
+from openvocab.vocabulary.prompts import split_class_list
 
 
 class Timed:
@@ -50,7 +50,7 @@ def main() -> None:
     options = parser.parse_args()
     detector = OpenVocabDetector.from_preset(options.preset)
     source = Timed(VideoSources(options.video), detector)
-    processor = StreamProcessor(detector, split_list(options.classes))
+    processor = StreamProcessor(detector, split_class_list(options.classes))
     streamed = np.array([time.perf_counter() - source.yielded for _ in processor.run(source)])
     alone = np.array(source.alone)
     steady = slice(options.warm_up, None)

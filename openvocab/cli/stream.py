@@ -25,7 +25,7 @@ from openvocab.cli.options import (
     read_preset,
 )
 from openvocab.errors import ConfigError, SinkError
-from openvocab.vocabulary.prompts import split_list
+from openvocab.vocabulary.prompts import split_class_list
 
 if TYPE_CHECKING:
     from openvocab.stream import Event, EventLog, StreamProcessor, VideoSources
@@ -130,7 +130,7 @@ def stream(  # noqa: PLR0913  a command has as many parameters as it has options
         if show:
             sinks.append(WindowSink(lambda: processor.stop(), drawing(watched)))  # noqa: PLW0108
         processor = StreamProcessor(
-            detector, names, negatives=split_list(negatives), score_threshold=threshold,
+            detector, names, negatives=split_class_list(negatives), score_threshold=threshold,
             tracker=None if no_track else tracker, frame_stride=frame_stride, zones=watched,
             sinks=sinks, report=report,
         )  # fmt: skip

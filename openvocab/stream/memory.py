@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openvocab.errors import ConfigError
+from openvocab.scoring.log_odds import sigmoid
 from openvocab.types import Boxes, Features, Image, Proposals
 
 WARMUP_S = 0.3  # between the first encodings, because consecutive frames show the same view
@@ -139,11 +140,10 @@ class TrackMemory:
             [self._tracks[track_id].objectness for track_id in ids.tolist()], np.float32
         )
 
-    def labels(self, ids: NDArray[np.intp], rank_logits: NDArray[np.float32]) -> NDArray[np.intp]:
+    def labels(self, ids: NDArray[np.intp], rank_logits: NDArray[np.float64]) -> NDArray[np.intp]:
         """Steady labels `(M,)` of tracks that were encoded, from their rank logits `(M, K)`."""
         best = rank_logits.argmax(axis=1).tolist()
-        with np.errstate(over="ignore"):  # hysteresis compares probabilities: logits are unbounded
-            probabilities = 1 / (1 + np.exp(-rank_logits))
+        probabilities = sigmoid(rank_logits)  # for the hysteresis; logits are unbounded
         tracks = [self._tracks[track_id] for track_id in ids.tolist()]
         return np.array(list(map(self._label, tracks, best, probabilities)), np.intp)
 

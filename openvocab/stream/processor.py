@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 
 from openvocab.detector import OpenVocabDetector
 from openvocab.errors import ConfigError
-from openvocab.scoring.class_head import Naming
+from openvocab.scoring.class_head import ClassHead
 from openvocab.stream.events import Event, Report, TrackEvents, ignore
 from openvocab.stream.memory import MemorySettings, TrackMemory
 from openvocab.stream.metrics import Metrics
 from openvocab.stream.sinks import SinkLike, SinkThread
 from openvocab.stream.tracking import Tracker
 from openvocab.stream.zones import Zones
-from openvocab.types import Features, Frame, Image, Proposals, Source
+from openvocab.types import EncodedRegions, Frame, Image, Proposals, Source
 from openvocab.vocabulary import Classes, Vocabulary
 
 POLL_S = 0.5  # between checks whether a pause is over, so that Ctrl-C gets through
@@ -101,7 +101,7 @@ class StreamProcessor:
         Raises:
             ClassesError: they cannot be used; the stream continues with the present ones.
         """
-        self._head = self._detector.naming(
+        self._head = self._detector.class_head(
             classes,
             negatives=negatives,
             score_threshold=self._threshold if score_threshold is None else score_threshold,
@@ -111,7 +111,7 @@ class StreamProcessor:
     @property
     def classes(self) -> tuple[str, ...]:
         """The classes that are detected at present."""
-        return self._head.classifier.names
+        return self._head.names
 
     def pause(self) -> None:
         """Take no frames until `resume`; meanwhile, a live source drops its frames."""
@@ -201,11 +201,11 @@ class SourceState:
     skipped: bool = False
     """Whether the last frame was skipped, because of the stride."""
     _count: int = 0
-    _head: Naming | None = None
+    _head: ClassHead | None = None
     _tracked: tuple[Proposals, NDArray[np.intp]] | None = None
     _detections: sv.Detections = field(default_factory=sv.Detections.empty)
 
-    def update(self, frame: Frame, head: Naming, metrics: Metrics) -> sv.Detections:
+    def update(self, frame: Frame, head: ClassHead, metrics: Metrics) -> sv.Detections:
         """Return the detections of a frame."""
         self.skipped = self._count % self.stride != 0
         self._count += 1
@@ -226,40 +226,33 @@ class SourceState:
         self, frame: Frame, tracker: Tracker, metrics: Metrics
     ) -> tuple[Proposals, NDArray[np.intp]]:
         """Proposals `(N,)` and their track ids `(N,)`; encodes the tracks that are due."""
-        proposals = self._propose(frame.image)
+        (proposals,) = self.detector.propose([frame.image], [0.0])
         ids = tracker.update(proposals, frame.time_s)
         metrics.regions_seen += int((ids >= 0).sum())
         rows = self.memory.due(frame.image, proposals, ids, frame.time_s)
         if len(rows):
             metrics.regions_encoded += len(rows)
-            features = self._encode(frame.image, proposals[rows])
-            self.memory.update(proposals.xyxy[rows], ids[rows], features, frame.time_s)
+            (regions,) = self.detector.encode([frame.image], [proposals[rows]])
+            self.memory.update(proposals.xyxy[rows], ids[rows], regions.features, frame.time_s)
         return proposals, ids
 
-    # The detector's pipeline, with tracking and memory between its steps.
-
-    def _propose(self, image: Image) -> Proposals:
-        (proposals,) = self.detector.propose([image], [0.0])
-        return proposals
-
-    def _encode(self, image: Image, proposals: Proposals) -> Features:
-        (features,) = self.detector.encode([image], [proposals.xyxy])
-        return features
-
-    def _classify(self, proposals: Proposals, ids: NDArray[np.intp], head: Naming) -> sv.Detections:
-        """Detections of the tracks that were encoded, by the average of their features."""
+    def _classify(
+        self, proposals: Proposals, ids: NDArray[np.intp], head: ClassHead
+    ) -> sv.Detections:
+        """Detections of the tracks that were encoded, from the average of their features."""
         encoded, features = self.memory.features(ids)
         ids = ids[encoded]
         proposals = replace(proposals[encoded], objectness=self.memory.objectness(ids))
-        features = features.reshape(-1, head.classifier.width)  # without a track, (0,)
-        scores = head.classifier.scores(proposals, features)
-        claims = scores.claims.clip(1e-7, 1 - 1e-7)
-        labels = self.memory.labels(ids, np.log(claims / (1 - claims)))
-        return head.classifier.detections(proposals, scores, head.thresholds, labels, ids)
+        # Without such a track, features are (0,).
+        regions = EncodedRegions(proposals, features.reshape(-1, head.feature_size))
+        scores = head.score(regions)
+        labels = self.memory.labels(ids, scores.rank_logits)
+        return head.select(proposals, scores, labels, ids)
 
-    def _detect(self, image: Image, head: Naming, metrics: Metrics) -> sv.Detections:
+    def _detect(self, image: Image, head: ClassHead, metrics: Metrics) -> sv.Detections:
         """Detections of one frame without tracks."""
-        (regions,) = self.detector.see([image], [head.lowest])
+        proposals = self.detector.propose([image], [head.min_score])
+        (regions,) = self.detector.encode([image], proposals)
         metrics.regions_seen += len(regions.proposals)
         metrics.regions_encoded += len(regions.proposals)
-        return head.detections(regions)
+        return head.classify(regions)

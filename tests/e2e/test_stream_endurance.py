@@ -8,22 +8,21 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from fakes import ColourEncoder
+from fakes import PRESET, ColourEncoder
 from videos import CameraServer, RtspServer, pan
 
-from openvocab import OpenVocabDetector, Preset
+from openvocab import OpenVocabDetector
 from openvocab.stream import StreamProcessor, VideoSources
 from openvocab.stream import source as module
 from openvocab.types import Proposals
 
 pytestmark = pytest.mark.slow
-PRESET = Preset(name="test", detector="", encoder="", templates="none", context_scales=(1.0,))
 
 
 class Crowd:
     """Two hundred boxes that move, appear and vanish; takes `seconds` per call."""
 
-    names = ("thing",)
+    labels = ("thing",)
 
     def __init__(self, count=200, seconds=0.0):
         self._rng, self._seconds = np.random.default_rng(0), seconds
@@ -36,7 +35,7 @@ class Crowd:
         self._corners[swap] = self._rng.uniform(0, 200, (int(swap.sum()), 2))
         boxes = np.hstack([self._corners, self._corners + 25]).astype(np.float32)
         scores = np.full(len(boxes), 0.9, np.float32)
-        return [Proposals(boxes, scores, ("thing",) * len(boxes)) for _ in images]
+        return [Proposals(boxes, scores, np.zeros(len(boxes), np.intp)) for _ in images]
 
 
 def detector(**options):

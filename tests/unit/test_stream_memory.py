@@ -15,7 +15,7 @@ def proposals(count: int, size: float = 20) -> Proposals:
     left = 25 * np.arange(count, dtype=np.float32) % 370
     top = 25 * (np.arange(count, dtype=np.float32) // 14) % 170
     boxes = np.stack([left, top, left + size, top + size], 1)
-    return Proposals(boxes, np.full(count, 0.8, np.float32), ("thing",) * count)
+    return Proposals(boxes, np.full(count, 0.8, np.float32), np.zeros(count, np.intp))
 
 
 def step(memory, boxes, time_s, features=CAT, image=IMAGE):
@@ -95,7 +95,7 @@ def test_a_label_changes_only_for_a_lead_that_lasts():
 def test_saturated_probabilities_leave_the_choice_to_the_logits():
     memory = TrackMemory()
     step(memory, proposals(1), 0)
-    assert memory.labels(np.array([0]), np.float32([[90, 120, -120]])) == 1
+    assert memory.labels(np.array([0]), np.array([[90.0, 120.0, -120.0]])) == 1
 
 
 def test_other_classes_are_chosen_without_another_encoding():
@@ -130,7 +130,7 @@ def test_a_box_outside_the_image_does_no_harm():
     outside = Proposals(
         np.array([[-50, -50, -10, -10], [390, 190, 900, 900]], np.float32),
         np.ones(2, np.float32),
-        ("a", "b"),
+        np.array([0, 1]),
     )
     assert step(memory, outside, 0) == 2
 

@@ -6,9 +6,9 @@ import time
 import numpy as np
 import pytest
 import supervision as sv
-from fakes import ColourEncoder, FakeProposer
+from fakes import PRESET, ColourEncoder, FakeProposer
 
-from openvocab import OpenVocabDetector, Preset
+from openvocab import OpenVocabDetector
 from openvocab.errors import ClassesError, ConfigError
 from openvocab.stream import processor as module
 from openvocab.stream.memory import MemorySettings
@@ -17,7 +17,6 @@ from openvocab.stream.tracking import Tracker
 from openvocab.stream.zones import Zones
 from openvocab.types import Frame
 
-PRESET = Preset(name="test", detector="", encoder="", templates="none", context_scales=(1.0,))
 RED = (0, 0, 255)
 
 
@@ -206,7 +205,7 @@ def test_events_of_tracks_that_appear_and_leave(detector):
     for frame, _ in run:
         if frame.index == 20:
             detector.proposer._xyxy = np.empty((0, 4), np.float32)
-            detector.proposer._labels = ()
+            detector.proposer._label_ids = np.empty(0, np.intp)
     assert [event.kind for event in events] == ["appeared", "left"]
     assert events[0].data["class_name"] == "red"
     assert events[1].time_s == pytest.approx(2.0, abs=0.11)
