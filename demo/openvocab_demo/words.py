@@ -94,7 +94,10 @@ def drawn(picture: np.ndarray, found: sv.Detections) -> np.ndarray:
 def summary(found: sv.Detections) -> str:
     """`2 person, 1 bus`, most first."""
     counts = Counter(map(str, found.data.get("class_name", ())))
-    return ", ".join(f"{number} {shorten_label(word)}" for word, number in counts.most_common()) or "nothing"
+    return (
+        ", ".join(f"{number} {shorten_label(word)}" for word, number in counts.most_common())
+        or "nothing"
+    )
 
 
 def answer(found: sv.Detections) -> str:
