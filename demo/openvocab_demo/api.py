@@ -4,6 +4,8 @@ from typing import Any
 
 import gradio as gr
 
+from openvocab.io import detections_to_rows
+
 from .detectors import get_detector
 from .formatting import shown_errors
 from .inputs import image_path, parse_classes, parse_names
@@ -33,12 +35,8 @@ def detect(
             score_threshold=threshold,
         )
     return [
-        {
-            "class_name": str(data["class_name"]),
-            "score": round(float(score), 4),
-            "box": box.astype(float).round(1).tolist(),
-        }
-        for box, _, score, _, _, data in detections
+        {"class_name": row["class_name"], "score": row["confidence"], "box": row["xyxy"]}
+        for row in detections_to_rows(detections)
     ]
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import supervision as sv
 
 from openvocab import OpenVocabError
-from openvocab.io.images import load
+from openvocab.io import detections_to_rows, load_image
 from openvocab.types import EncodedRegions, Image
 
 from .detectors import get_detector, local_presets
@@ -34,7 +34,7 @@ EXAMPLES = [
     )
     if path.is_file()
 ]
-PRIVATE = {"show_progress": "hidden", "api_visibility": "private"}
+PRIVATE: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
 
 class EncodedImage(NamedTuple):
@@ -46,9 +46,9 @@ class EncodedImage(NamedTuple):
 
 
 class Result(NamedTuple):
-    """Detections, with the classes and negatives that they were classified with."""
+    """Detections as rows, with the classes and negatives that they were classified with."""
 
-    detections: sv.Detections
+    rows: list[dict[str, Any]]
     classes: Classes
     negatives: list[str]
 
@@ -58,7 +58,7 @@ def encode(source: str | Image | None, preset: str) -> EncodedImage | str | None
     if source is None:
         return None
     try:
-        image = load(source, name="The image")
+        image = load_image(source, name="The image")
         if max(image.shape[:2]) > MAX_SIDE:
             image = sv.resize_image(image, (MAX_SIDE, MAX_SIDE), keep_aspect_ratio=True)
         return EncodedImage(image, get_detector(preset).encode_image(image), preset)
@@ -98,22 +98,22 @@ def classify(
         else "No detections. Try another class name or a lower score threshold."
     )
     annotated = swap_channels(draw(encoded.image, detections))
-    result = Result(detections, classes, negatives)
-    return annotated, status(text), table_rows(detections), result
+    rows = list(detections_to_rows(detections))
+    return annotated, status(text), table(rows), Result(rows, classes, negatives)
 
 
-def table_rows(detections: sv.Detections) -> list[list[Any]]:
-    """One row per detection, best first; see `HEADERS`."""
+def table(rows: list[dict[str, Any]]) -> list[list[Any]]:
+    """The detections, best first, with the columns of `HEADERS`."""
     return [
         [
             number,
-            str(data["class_name"]),
-            round(float(score), 2),
-            round(float(data["objectness"]), 2),
-            round(float(data["similarity"]), 2),
-            str(data["proposal_label"]),
+            row["class_name"],
+            round(row["confidence"], 2),
+            round(row["objectness"], 2),
+            round(row["similarity"], 2),
+            row["proposal_label"],
         ]
-        for number, (_, _, score, _, _, data) in enumerate(detections, start=1)
+        for number, row in enumerate(rows, start=1)
     ]
 
 
@@ -121,17 +121,17 @@ def explain(
     event: gr.SelectData, encoded: EncodedImage | str | None, result: Result | None
 ) -> tuple[dict[str, float] | None, str]:
     """What contributed to the score of the selected row, as bars and as a sentence."""
-    row = int(event.row_value[0] or 0) - 1
+    number = int(event.row_value[0] or 0)
     if (
         not isinstance(encoded, EncodedImage)
         or result is None
-        or not 0 <= row < len(result.detections)
+        or not 1 <= number <= len(result.rows)
     ):
         return None, status("There is nothing to explain; choose an image.")
-    data = {key: values[row] for key, values in result.detections.data.items()}
+    row = result.rows[number - 1]
     try:
         contributions = get_detector(encoded.preset).explain(
-            encoded.regions, int(data["region_id"]), result.classes, negatives=result.negatives
+            encoded.regions, row["region_id"], result.classes, negatives=result.negatives
         )
     except OpenVocabError as error:
         return None, status(error_message(error))
@@ -143,10 +143,10 @@ def explain(
         for contribution in classes[:MAX_BARS] + others[:MAX_BARS]
     }
     return bars, status(
-        f"Row {row + 1}, {data['class_name']}: the detector proposes this box with an objectness "
-        f"of {data['objectness']:.2f} and the label {data['proposal_label']}. The cosine "
-        f"similarity of the crop and the class is {data['similarity']:.2f}. The posterior of the "
-        f"class, among all competitors, is {data['posterior']:.0%}."
+        f"Row {number}, {row['class_name']}: the detector proposes this box with an objectness "
+        f"of {row['objectness']:.2f} and the label {row['proposal_label']}. The cosine "
+        f"similarity of the crop and the class is {row['similarity']:.2f}. The posterior of the "
+        f"class, among all competitors, is {row['posterior']:.0%}."
     )
 
 
@@ -156,7 +156,7 @@ def draw_baseline(encoded: EncodedImage | str | None, threshold: float, visible:
         return gr.update(visible=visible, value=None)
     proposals = encoded.regions.proposals
     proposals = proposals[proposals.objectness >= threshold]
-    labels = np.array(get_detector(encoded.preset).proposer.labels, dtype=object)
+    labels = np.array(get_detector(encoded.preset).proposer.labels)
     detections = sv.Detections(
         proposals.xyxy,
         confidence=proposals.objectness,
@@ -189,17 +189,17 @@ def build_tab() -> None:
             compare = gr.Checkbox(label="Compare with the detector's own labels", elem_id="compare")
             threshold, negatives, preset, examples = _advanced_options()
         with gr.Column():
-            table, explanation, bars = _detection_table()
+            detection_table, explanation, bars = _detection_table()
 
     on_classify = PRIVATE | {
         "fn": classify,
         "inputs": [encoded, classes, negatives, threshold, examples],
-        "outputs": [annotated, message, table, result],
+        "outputs": [annotated, message, detection_table, result],
     }
     on_compare = PRIVATE | {
         "fn": draw_baseline, "inputs": [encoded, threshold, compare], "outputs": baseline,
     }  # fmt: skip
-    slow = {"show_progress_on": annotated, "api_visibility": "private"}
+    slow: dict[str, Any] = {"show_progress_on": annotated, "api_visibility": "private"}
     for encoding in (
         image.change(encode, [image, preset], encoded, **slow),
         preset.change(encode_again, [encoded, preset], encoded, **slow),
@@ -208,7 +208,7 @@ def build_tab() -> None:
     options = [classes.change, negatives.change, threshold.change, examples.change]
     gr.on(options, **on_classify, trigger_mode="always_last")
     gr.on([compare.change, threshold.change], **on_compare, trigger_mode="always_last")
-    table.select(explain, [encoded, result], [bars, explanation], **PRIVATE)
+    detection_table.select(explain, [encoded, result], [bars, explanation], **PRIVATE)
 
 
 def _result_images() -> tuple[gr.Image, gr.HTML, gr.Image]:

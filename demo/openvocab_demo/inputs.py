@@ -1,6 +1,7 @@
 """Class names, example images and uploads, as the browser sends them."""
 
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 
@@ -42,7 +43,7 @@ def parse_classes(text: str | None, examples: list[str] | None = None) -> Classe
     return classes
 
 
-def image_path(*, label: str, **options: object) -> gr.Image:
+def image_path(*, label: str, **options: Any) -> gr.Image:
     """An image input that gives its handler the path of the uploaded file, unopened.
 
     `gr.Image` would decode the file first, accept other files than `openvocab.io` does, and show
@@ -50,5 +51,5 @@ def image_path(*, label: str, **options: object) -> gr.Image:
     """
     image = gr.Image(label=label, type="filepath", **options)
     preprocess = image.preprocess
-    image.preprocess = lambda payload: getattr(payload, "path", None) or preprocess(payload)  # type: ignore[method-assign]
+    image.preprocess = lambda payload: getattr(payload, "path", None) or preprocess(payload)
     return image

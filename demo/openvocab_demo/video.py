@@ -15,7 +15,7 @@ import gradio as gr
 import pandas as pd
 
 from openvocab.stream import JsonLinesSink, StreamProcessor, VideoSink, VideoSources
-from openvocab.types import Frame
+from openvocab.types import Frame, Sink
 
 from .detectors import get_detector
 from .formatting import draw, shorten, shown_errors, status
@@ -65,7 +65,7 @@ def detect_video(path: str | None, class_text: str, threshold: float) -> Iterato
         annotated, json_lines = Path(folder) / "annotated.mp4", Path(folder) / "detections.jsonl"
         # closing(): also when the visitor cancels, which ends this generator at a yield.
         with closing(UploadedVideo(path)) as video:
-            sinks = [
+            sinks: list[Sink] = [
                 VideoSink(
                     annotated,
                     video.fps,
