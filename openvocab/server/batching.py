@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeVar
 import supervision as sv
 
 from openvocab.detector import OpenVocabDetector
-from openvocab.scoring.class_head import Naming, Regions
+from openvocab.scoring.class_head import ClassHead
 from openvocab.server.errors import BusyError, ShuttingDownError
 from openvocab.types import Image, Proposals
 
@@ -20,7 +20,7 @@ R = TypeVar("R")
 
 class _Job(NamedTuple):
     image: Image
-    naming: Naming
+    head: ClassHead
     answer: "Future[sv.Detections]"
 
 
@@ -60,7 +60,7 @@ class Batcher:
         """Start answering requests."""
         self._thread.start()
 
-    def submit(self, image: Image, naming: Naming) -> "Future[sv.Detections]":
+    def submit(self, image: Image, head: ClassHead) -> "Future[sv.Detections]":
         """Queue an image; a future that is cancelled before its turn costs nothing.
 
         Raises:
@@ -73,7 +73,7 @@ class Batcher:
             self._jobs = [job for job in self._jobs if not job.answer.done()]
             if len(self._jobs) >= self._max_waiting:
                 raise BusyError("Too many requests wait; try again later.")
-            job = _Job(image, naming, Future())
+            job = _Job(image, head, Future())
             self._jobs.append(job)
             self._changed.notify()
         return job.answer
@@ -118,7 +118,7 @@ class Batcher:
         waiting = [job for job in self._jobs if not job.answer.done()]
         room = self._max_batch - len(self._seen)
         first = waiting[: room > 1]
-        rest = sorted(waiting[len(first) :], key=lambda job: -job.naming.lowest)
+        rest = sorted(waiting[len(first) :], key=lambda job: -job.head.min_score)
         taken = [*first, *rest][:room]
         self._jobs = [job for job in waiting if not any(job is each for each in taken)]
         return taken
@@ -135,18 +135,15 @@ class Batcher:
         return turn
 
     def _propose(self, jobs: Sequence[_Job]) -> list[_Seen]:
-        lowest = [job.naming.lowest for job in jobs]
+        lowest = [job.head.min_score for job in jobs]
         found = self._detector.propose([job.image for job in jobs], lowest)
         return list(map(_Seen, jobs, found))
 
     def _name(self, turn: Sequence[_Seen]) -> list[tuple[_Seen, sv.Detections]]:
-        images, boxes = [each.job.image for each in turn], [each.boxes.xyxy for each in turn]
+        images, boxes = [each.job.image for each in turn], [each.boxes for each in turn]
         return [
-            (
-                each,
-                each.job.naming.detections(Regions(each.boxes, features, each.job.naming.lowest)),
-            )
-            for each, features in zip(turn, self._detector.encode(images, boxes), strict=True)
+            (each, each.job.head.classify(regions))
+            for each, regions in zip(turn, self._detector.encode(images, boxes), strict=True)
         ]
 
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, Json, model_validator
 from openvocab.errors import ClassesError
 from openvocab.io.labels import rows
 from openvocab.server.streams import Stream
-from openvocab.vocabulary.prompts import split_list
+from openvocab.vocabulary.prompts import split_class_list
 
 Name = Annotated[str, Field(max_length=500)]
 Score = Annotated[float, Field(ge=0, le=1, strict=True)]  # else `false` is a score of 0
@@ -203,7 +203,7 @@ def _listed(given: list[str]) -> Any:  # noqa: ANN401  JSON is of any form
             return json.loads(given[0])
         except (ValueError, RecursionError) as error:
             raise ClassesError(f"{given[0][:50]!r} begins as JSON and is none; mend it.") from error
-    return [word for each in given for word in split_list(each)]
+    return [word for each in given for word in split_class_list(each)]
 
 
 def answer(size_wh: tuple[int, int], found: sv.Detections) -> DetectResponse:

@@ -216,11 +216,11 @@ class Service:
     async def _detect(
         self, pictures: Sequence[bytes | str], question: Query
     ) -> list[DetectResponse]:
-        naming = await _threaded(self.detector.naming, **await self._wanted(question))
+        head = await _threaded(self.detector.class_head, **await self._wanted(question))
         loaded = await self._loaded(pictures, "image")
         futures: list[Future[sv.Detections]] = []
         try:
-            futures += (self.batcher.submit(image, naming) for image in loaded)
+            futures += (self.batcher.submit(image, head) for image in loaded)
             found: list[sv.Detections] = await asyncio.gather(
                 *(asyncio.wrap_future(future) for future in futures)
             )
@@ -247,7 +247,7 @@ class Service:
         await _threaded(stream.set_classes, await self._wanted(question))
 
     async def _wanted(self, question: Query) -> dict[str, Any]:
-        """Classes, negatives and thresholds, as keyword arguments of `naming` and of streams."""
+        """Classes, negatives and thresholds, as keyword arguments of `class_head` and of streams."""
         if (question.classes is None) == (question.vocabulary is None):
             raise ClassesError("Give either classes or the name of a stored vocabulary.")
         classes: Classes | Vocabulary
