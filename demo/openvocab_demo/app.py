@@ -56,8 +56,8 @@ def build(detectors: Mapping[str, OpenVocabDetector]) -> gr.Blocks:
     with gr.Blocks(title="openvocab", analytics_enabled=False, delete_cache=(300, 900)) as page:
         gr.Markdown(
             "# openvocab\n"
-            "Detect objects by any name: YOLO proposes boxes, CLIP classifies them as the classes "
-            "that you enter."
+            "Open-vocabulary object detection: YOLO proposes boxes, CLIP classifies them by the "
+            "names that you enter."
         )
         with gr.Tab("Image"):
             image.build_tab()

@@ -18,12 +18,7 @@ from .inputs import Classes, image_path, parse_classes, parse_names
 
 MAX_SIDE = 1920  # pixels; larger than the page shows would only cost time
 HEADERS = ["#", "class", "score", "objectness", "similarity", "detector label"]
-KINDS = {
-    "class": "",
-    "negative": " (negative)",
-    "background": " (background)",
-    "detector": " (detector label)",
-}
+SUFFIXES = {"negative": " (negative)", "detector": " (detector label)"}
 MAX_BARS = 5  # classes, and as many competitors
 ASSETS = Path(find_spec("ultralytics").submodule_search_locations[0]) / "assets"  # type: ignore[union-attr,index]
 EXAMPLES = [
@@ -139,7 +134,7 @@ def explain(
     classes = [contribution for contribution in contributions if contribution.kind == "class"]
     others = [contribution for contribution in contributions if contribution.kind != "class"]
     bars = {
-        shorten(contribution.name) + KINDS[contribution.kind]: contribution.share
+        shorten(contribution.name) + SUFFIXES.get(contribution.kind, ""): contribution.share
         for contribution in classes[:MAX_BARS] + others[:MAX_BARS]
     }
     return bars, status(

@@ -27,7 +27,9 @@ def video(page: Page, clip: Path) -> None:
     upload(page, "#video", clip)
     wait_for_text(page, "#video", "clip")
     page.click("#video-start")
-    page.wait_for_selector("#timeline canvas, #timeline svg", timeout=60_000)
+    wait_for_text(page, "#json-lines", "detections", 60)
+    page.wait_for_selector("#timeline .marks")
+    page.wait_for_function("document.querySelector('#video-result video')?.readyState >= 3")
 
 
 def camera(page: Page, _: Path) -> None:

@@ -165,7 +165,7 @@ def test_a_video_is_annotated_and_plays(page, clip):
         "(v => v && v.readyState >= 3 && v.videoWidth == 480 && !v.error)"
         "(document.querySelector('#video-result video'))"
     )
-    page.wait_for_selector("#timeline canvas, #timeline svg")
+    page.wait_for_selector("#timeline .marks")
     wait_for_text(page, "#json-lines", "detections")
 
 
