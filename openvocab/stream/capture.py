@@ -64,7 +64,7 @@ def open_capture(where: str) -> Capture:
     if _is_film(where):
         return _Film(where, FILE_ONLY)
     try:
-        return _Pictures([str(path) for path in images.find([where])])
+        return _Pictures([str(path) for path in images.find_images([where])])
     except ImageError as error:
         raise SourceError(f"{where} is no film, picture, folder or glob; check it.") from error
 
@@ -232,7 +232,7 @@ class _Pictures:
         errors = []
         for index, path in enumerate(self._paths):
             try:
-                yield float(index), images.load(path)
+                yield float(index), images.load_image(path)
             except ImageError as error:
                 errors.append(error)
         if errors:

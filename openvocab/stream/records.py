@@ -13,7 +13,7 @@ import supervision as sv
 
 from openvocab._internal.files import numbered_paths
 from openvocab.errors import SinkError
-from openvocab.io.labels import rows
+from openvocab.io.rows import detections_to_rows
 from openvocab.stream.events import Event
 from openvocab.types import Frame
 
@@ -100,7 +100,7 @@ def event_record(event: Event) -> dict[str, Any]:
 
 def _rows(detections: sv.Detections) -> Iterator[dict[str, Any]]:
     """Rows without the parts of the score, as there may be thousands per minute."""
-    for row in rows(detections):
+    for row in detections_to_rows(detections):
         yield {key: row[key] for key in KEYS if key in row}
 
 

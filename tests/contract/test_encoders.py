@@ -69,7 +69,7 @@ def encoder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 @pytest.fixture(scope="module")
 def photos(assets: Path) -> list[Image]:
-    return [images.load(assets / name) for name in ("bus.jpg", "zidane.jpg")]
+    return [images.load_image(assets / name) for name in ("bus.jpg", "zidane.jpg")]
 
 
 @pytest.fixture

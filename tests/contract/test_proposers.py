@@ -73,7 +73,7 @@ def case(request: pytest.FixtureRequest) -> tuple[str, Proposer]:
 
 @pytest.fixture(scope="module")
 def photos(assets: Path) -> list[Image]:
-    return [images.load(assets / name) for name in ("bus.jpg", "zidane.jpg")]
+    return [images.load_image(assets / name) for name in ("bus.jpg", "zidane.jpg")]
 
 
 def test_it_keeps_the_protocol(case):

@@ -73,7 +73,7 @@ assert checks.AUTOINSTALL is True
 from openvocab.io import images
 from openvocab.errors import ImageError
 try:
-    images.load(b"I am no picture")
+    images.load_image(b"I am no picture")
 except ImageError:
     pass
 print([event for event in seen if "pip" in str(event) or event[0].startswith("socket")], [])
@@ -152,7 +152,7 @@ import numpy as np
 from openvocab import OpenVocabDetector
 from openvocab.io import images
 from openvocab.scoring import log_odds
-detector, photo = OpenVocabDetector.from_preset(), images.load(PHOTO)
+detector, photo = OpenVocabDetector.from_preset(), images.load_image(PHOTO)
 words = ["bus", "person", *(f"thing {number}" for number in range(500))]
 chance = np.random.default_rng(0)
 few, many = chance.random((1, 384)), chance.random((300, 384))

@@ -39,12 +39,12 @@ def detector() -> OpenVocabDetector:
 
 @pytest.fixture(scope="module")
 def bus(assets: Path) -> Image:
-    return images.load(assets / "bus.jpg")
+    return images.load_image(assets / "bus.jpg")
 
 
 @pytest.fixture(scope="module")
 def zidane(assets: Path) -> Image:
-    return images.load(assets / "zidane.jpg")
+    return images.load_image(assets / "zidane.jpg")
 
 
 def named(found: sv.Detections, name: str, box: tuple[float, ...], overlap: float = 0.5) -> bool:

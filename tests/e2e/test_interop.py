@@ -48,7 +48,7 @@ def test_results_go_to_detections_and_back_without_loss(config, checkpoint, asse
 
 
 def test_tracks_go_there_too(assets):
-    image = images.load(assets / "bus.jpg")
+    image = images.load_image(assets / "bus.jpg")
     found = OpenVocabDetector.from_preset().detect(image, WORDS)
     found.tracker_id = np.arange(len(found)) + 7
     result = to_results(found, image, WORDS)
@@ -74,7 +74,7 @@ def test_what_is_not_of_ours_becomes_results_and_rows_too(assets):
 
 
 def test_a_strip_that_is_left_of_slicing_is_a_picture(assets):
-    detector, image = OpenVocabDetector.from_preset(), images.load(assets / "bus.jpg")
+    detector, image = OpenVocabDetector.from_preset(), images.load_image(assets / "bus.jpg")
     slicer = sv.InferenceSlicer(
         callback=lambda tile: detector.detect(tile, WORDS), slice_wh=640, overlap_wh=0
     )
@@ -82,7 +82,7 @@ def test_a_strip_that_is_left_of_slicing_is_a_picture(assets):
 
 
 def test_supervision_slices_for_our_detector(assets):
-    detector, image = OpenVocabDetector.from_preset(), images.load(assets / "bus.jpg")
+    detector, image = OpenVocabDetector.from_preset(), images.load_image(assets / "bus.jpg")
     slicer = sv.InferenceSlicer(
         callback=lambda tile: detector.detect(tile, WORDS), slice_wh=640, overlap_wh=200
     )

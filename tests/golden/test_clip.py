@@ -32,7 +32,7 @@ def test_pixels_are_those_of_the_reference(golden, tmp_path):
     encoder = OpenClipEncoder(folder)
     reference = np.load(golden / "vit-b-32-openai-photos.npz")
     for name, expected in zip(reference["names"], reference["pixels"], strict=True):
-        photo = images.load(golden / "photos" / f"{name}.jpg")
+        photo = images.load_image(golden / "photos" / f"{name}.jpg")
         height, width = photo.shape[:2]
         side = min(height, width)
         left, top = (width - side) // 2, (height - side) // 2
