@@ -17,11 +17,11 @@ from .detectors import get_detector
 from .formatting import count_classes, draw, error_message, status, swap_channels
 from .inputs import Classes, parse_classes
 
+FPS = 10.0  # at which the page sends frames
+
 
 class LiveStream:
     """A stream whose frames are pushed by the page, one at a time."""
-
-    fps = 10.0
 
     def __init__(self, classes: Classes, threshold: float) -> None:
         self.classes, self.threshold = classes, threshold
@@ -55,7 +55,8 @@ class LiveStream:
 
     def push(self, image: Image) -> sv.Detections:
         """Detections of the next frame, `(H, W, 3)` BGR."""
-        self._queue.append(Frame(self._frame_count, time.monotonic(), image, "camera"))
+        frame = Frame(self._frame_count, time.monotonic(), image, "camera", fps=FPS)
+        self._queue.append(frame)
         self._frame_count += 1
         _, detections = next(self._run)
         return detections
@@ -111,5 +112,5 @@ def build_tab() -> None:
             message = gr.HTML(status("Start the camera."), elem_id="camera-status")
     camera.stream(
         detect_frame, [camera, classes, threshold, stream], [result, message, stream],
-        stream_every=0.1, concurrency_limit=2, show_progress="hidden", api_visibility="private",
+        stream_every=1 / FPS, concurrency_limit=2, show_progress="hidden", api_visibility="private",
     )  # fmt: skip

@@ -34,7 +34,6 @@ class UploadedVideo:
 
     def __init__(self, path: str) -> None:
         self._video, self._name = VideoSources(path), Path(path).name
-        self.fps = self._video.fps
 
     def __iter__(self) -> Iterator[Frame]:
         started = time.monotonic()
@@ -66,11 +65,7 @@ def detect_video(path: str | None, class_text: str, threshold: float) -> Iterato
         # closing(): also when the visitor cancels, which ends this generator at a yield.
         with closing(UploadedVideo(path)) as video:
             sinks: list[Sink] = [
-                VideoSink(
-                    annotated,
-                    video.fps,
-                    draw=lambda frame, detections: draw(frame.image, detections),
-                ),
+                VideoSink(annotated, draw=lambda frame, detections: draw(frame.image, detections)),
                 JsonLinesSink(json_lines),
             ]
             processor = StreamProcessor(
