@@ -74,7 +74,7 @@ def test_with_a_token_the_page_asks_for_it(assets):
             page.get_by_text(said).first.wait_for()
         upload(page, "#image", assets / "bus.jpg")
         wait_for_text(page, "#image-status", "3 person, 1 bus")
-        # Who may see the page may not therefore use the routes.
+        # Logging in to the page gives no access to the API.
         cookies = httpx.Cookies()
         for cookie in page.context.cookies():
             cookies.set(cookie["name"], cookie["value"])
