@@ -1,7 +1,7 @@
 """The loop of a stream: propose, track, encode what is due, classify, report events, write."""
 
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 
@@ -132,7 +132,7 @@ class StreamProcessor:
         if source is not None:
             source.close()
 
-    def run(self, source: Source) -> Iterator[tuple[Frame, sv.Detections]]:
+    def run(self, source: Source) -> Generator[tuple[Frame, sv.Detections], None, None]:
         """Yield frames with detections and their `tracker_id`, until the source ends or `stop`.
 
         Closes the source and the sinks, however it ends.
