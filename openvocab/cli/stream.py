@@ -105,6 +105,7 @@ def stream(  # noqa: PLR0913  a command has as many parameters as it has options
         EventLog,
         JsonLinesSink,
         StreamProcessor,
+        TrackingSettings,
         VideoSources,
         WindowSink,
         Zones,
@@ -115,8 +116,9 @@ def stream(  # noqa: PLR0913  a command has as many parameters as it has options
     check_exist(sources)
     watched = None if zones is None else Zones.from_file(zones)
     max_bytes = None if rotate_mb is None else round(rotate_mb * 1e6)
-    if tracker is None and not all(map(is_still, sources)):
-        tracker = "bytetrack"
+    # Images of a folder are tracked only on request, as for a time lapse.
+    is_tracked = not no_track and (tracker is not None or not all(map(is_still, sources)))
+    tracking = TrackingSettings(tracker=tracker or "bytetrack") if is_tracked else None
     with ExitStack() as stack:
         log = None if events is None else stack.enter_context(closing(EventLog(events, max_bytes)))
         report = _reporter(log)
@@ -131,7 +133,7 @@ def stream(  # noqa: PLR0913  a command has as many parameters as it has options
             sinks.append(WindowSink(lambda: processor.stop(), drawing(watched)))  # noqa: PLW0108
         processor = StreamProcessor(
             detector, names, negatives=split_class_list(negatives), score_threshold=threshold,
-            tracker=None if no_track else tracker, frame_stride=frame_stride, zones=watched,
+            tracking=tracking, frame_stride=frame_stride, zones=watched,
             sinks=sinks, report=report,
         )  # fmt: skip
         _stop_on_signals(stack, processor)

@@ -17,6 +17,7 @@ from openvocab.errors import one_line
 from openvocab.server.errors import BusyError, NotFoundError
 from openvocab.stream.capture import is_still
 from openvocab.stream.events import Event, event_record
+from openvocab.stream.memory import TrackingSettings
 from openvocab.stream.processor import StreamProcessor
 from openvocab.stream.source import VideoSources
 from openvocab.stream.video_sinks import drawing
@@ -69,7 +70,7 @@ class Stream:
         self._lock = threading.Lock()
         self._sources: VideoSources | None = None
         self._processor = StreamProcessor(
-            detector, tracker=None if is_still(address) else "bytetrack", report=self._report,
+            detector, tracking=None if is_still(address) else TrackingSettings(), report=self._report,
             zones=zones, **wanted,
         )  # fmt: skip
         self._thread = threading.Thread(

@@ -1,7 +1,7 @@
 """Videos and cameras: frames in, tracked and classified detections out, for as long as they run."""
 
 from openvocab.stream.events import Event
-from openvocab.stream.memory import MemorySettings
+from openvocab.stream.memory import TrackingSettings
 from openvocab.stream.metrics import Metrics
 from openvocab.stream.processor import StreamProcessor
 from openvocab.stream.sinks import CsvSink, EventLog, JsonLinesSink, SinkLike
@@ -16,12 +16,12 @@ __all__ = [
     "EventLog",
     "Frame",
     "JsonLinesSink",
-    "MemorySettings",
     "Metrics",
     "Sink",
     "SinkLike",
     "Source",
     "StreamProcessor",
+    "TrackingSettings",
     "VideoSink",
     "VideoSources",
     "WindowSink",

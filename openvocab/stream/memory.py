@@ -20,13 +20,15 @@ MINIMUMS = {
 
 
 @dataclass(frozen=True, slots=True)
-class MemorySettings:
-    """When a track is encoded again, and how slowly its label changes.
+class TrackingSettings:
+    """How boxes are tracked, when a track is encoded again, and how slowly its label changes.
 
     Raises:
         ConfigError: a value is out of range.
     """
 
+    tracker: str = "bytetrack"
+    """`bytetrack`, `ocsort` or `sort`."""
     refresh_s: float = 5.0
     """Seconds until a track is encoded again, up to half as long again if no other is due; the
     interval then doubles, up to four times this."""
@@ -85,8 +87,8 @@ class _Track:
 class TrackMemory:
     """Features and labels of the tracks of one source."""
 
-    def __init__(self, settings: MemorySettings | None = None) -> None:
-        self._settings = settings or MemorySettings()
+    def __init__(self, settings: TrackingSettings | None = None) -> None:
+        self._settings = settings or TrackingSettings()
         self._tracks: dict[int, _Track] = {}
 
     def __len__(self) -> int:

@@ -1,9 +1,10 @@
 """The loop of a stream: propose, track, encode what is due, classify, report events, write."""
 
 import threading
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import chain
+from typing import Unpack
 
 import numpy as np
 import supervision as sv
@@ -13,13 +14,13 @@ from openvocab.detector import OpenVocabDetector
 from openvocab.errors import ConfigError
 from openvocab.scoring.class_head import ClassHead
 from openvocab.stream.events import Event, Report, TrackEvents, ignore
-from openvocab.stream.memory import MemorySettings, TrackMemory
+from openvocab.stream.memory import TrackingSettings, TrackMemory
 from openvocab.stream.metrics import Metrics
 from openvocab.stream.sinks import SinkLike, SinkThread
 from openvocab.stream.tracking import Tracker
 from openvocab.stream.zones import Zones
 from openvocab.types import EncodedRegions, Frame, Image, Proposals, Source
-from openvocab.vocabulary import Classes, Vocabulary
+from openvocab.vocabulary import Classes, ClassOptions, Vocabulary
 
 POLL_S = 0.5  # between checks whether a pause is over, so that Ctrl-C gets through
 
@@ -32,36 +33,31 @@ class StreamProcessor:
     moment.
     """
 
-    def __init__(  # noqa: PLR0913  keywords, each with a default
+    def __init__(
         self,
         detector: OpenVocabDetector,
         classes: Classes | Vocabulary,
         *,
-        negatives: Sequence[str] = (),
-        score_threshold: float | None = None,
-        thresholds: Mapping[str, float] | None = None,
-        tracker: str | None = "bytetrack",
-        memory: MemorySettings | None = None,
+        tracking: TrackingSettings | None = TrackingSettings(),  # noqa: B008  immutable
         frame_stride: int = 1,
         zones: Zones | None = None,
         sinks: Iterable[SinkLike] = (),
         report: Report = ignore,
+        **options: Unpack[ClassOptions],
     ) -> None:
         """Compose a processor; nothing is read yet.
 
         Args:
             detector: may be shared with other processors and threads.
             classes: as for `OpenVocabDetector.detect`.
-            negatives: as for `OpenVocabDetector.detect`.
-            score_threshold: as for `OpenVocabDetector.detect`.
-            thresholds: as for `OpenVocabDetector.detect`.
-            tracker: `bytetrack`, `ocsort` or `sort`; None detects in each frame separately.
-            memory: when tracks are encoded again, and how steady labels are.
+            tracking: the tracker, when tracks are encoded again, and how stable labels are; None
+                detects in each frame separately.
             frame_stride: detect in every n-th frame; frames in between repeat the last detections.
             zones: polygons and lines to report events for; needs a tracker.
             sinks: objects with `write` and `close`, or functions of a frame and its detections;
                 each takes every frame, in one thread that all sinks share.
             report: called with every event, in the thread where it happens.
+            options: negatives and thresholds, as for `OpenVocabDetector.detect`.
 
         Raises:
             ClassesError: the classes, negatives or thresholds cannot be used.
@@ -70,42 +66,32 @@ class StreamProcessor:
         """
         if frame_stride < 1:
             raise ConfigError(f"frame_stride is {frame_stride}; use 1 or more.")
-        if tracker is None and zones is not None:
-            raise ConfigError("Zones count tracks and there is no tracker; name one.")
-        if tracker is not None:
-            Tracker(tracker)  # an unknown tracker is an error here, not in the loop
-        self._detector, self._tracker, self._stride = detector, tracker, frame_stride
-        self._memory, self._zones = memory, zones or Zones()
+        if tracking is None and zones is not None:
+            raise ConfigError("Zones count tracks, and tracking is None; give TrackingSettings.")
+        if tracking is not None:
+            Tracker(tracking.tracker)  # an unknown tracker is an error here, not in the loop
+        self._detector, self._tracking, self._stride = detector, tracking, frame_stride
+        self._zones = zones or Zones()
         self._sinks, self._report = list(sinks), report
-        self._threshold = score_threshold
+        self._score_threshold = options.get("score_threshold")
         self._running = threading.Event()
         self._running.set()
         self._stopped = False
         self._source: Source | None = None
         self.metrics = Metrics()
-        self.set_classes(classes, negatives=negatives, thresholds=thresholds)
+        self.set_classes(classes, **options)
 
-    def set_classes(
-        self,
-        classes: Classes | Vocabulary,
-        *,
-        negatives: Sequence[str] = (),
-        score_threshold: float | None = None,
-        thresholds: Mapping[str, float] | None = None,
-    ) -> None:
+    def set_classes(self, classes: Classes | Vocabulary, **options: Unpack[ClassOptions]) -> None:
         """Detect other classes from the next frame on, without encoding a frame; from any thread.
 
-        Without `score_threshold`, that of the processor stays. Negatives and thresholds are
-        replaced by those given here.
+        Without `score_threshold`, that of the processor stays; other options are replaced by those
+        given here.
 
         Raises:
             ClassesError: they cannot be used; the stream continues with the present ones.
         """
         self._head = self._detector.class_head(
-            classes,
-            negatives=negatives,
-            score_threshold=self._threshold if score_threshold is None else score_threshold,
-            thresholds=thresholds,
+            classes, **({"score_threshold": self._score_threshold} | options)
         )
 
     @property
@@ -183,9 +169,10 @@ class StreamProcessor:
             yield from self._zones.update(frame, detections)
 
     def _new_state(self, frame: Frame) -> "SourceState":
-        fps = frame.fps / self._stride
-        tracker = None if self._tracker is None else Tracker(self._tracker, fps)
-        memory, events = TrackMemory(self._memory), TrackEvents(frame.source)
+        tracker = None
+        if self._tracking is not None:
+            tracker = Tracker(self._tracking.tracker, frame.fps / self._stride)
+        memory, events = TrackMemory(self._tracking), TrackEvents(frame.source)
         return SourceState(self._detector, self._stride, tracker, memory, events)
 
 
