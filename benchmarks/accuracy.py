@@ -25,7 +25,7 @@ from faster_coco_eval import COCO
 from rich.progress import track
 
 from openvocab import OpenVocabDetector, Preset, weights
-from openvocab.config import load as load_preset
+from openvocab.config import load_preset
 from openvocab.detector import AT_LOADING
 from openvocab.evaluation.calibration import Tried, fit, try_numbers
 from openvocab.evaluation.datasets import Dataset

@@ -36,7 +36,6 @@ import torch
 from openvocab import OpenVocabDetector, Preset
 from openvocab._internal.files import package_data
 from openvocab.cli.export import regions_of
-from openvocab.config import load
 from openvocab.encoders.boxes import expand_boxes, shown
 from openvocab.encoders.openclip import OpenClipEncoder
 from openvocab.errors import ModelError

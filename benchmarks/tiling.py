@@ -20,7 +20,6 @@ import numpy as np
 import supervision as sv
 
 from openvocab import OpenVocabDetector
-from openvocab.config import load
 from openvocab.evaluation import matching, metrics
 from openvocab.evaluation.datasets import Dataset, Photo
 from openvocab.evaluation.formats import load as load_dataset

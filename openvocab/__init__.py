@@ -3,7 +3,6 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-import openvocab._internal.environment  # noqa: F401  minds forks from the start
 from openvocab.errors import OpenVocabError
 
 if TYPE_CHECKING:
@@ -16,8 +15,8 @@ __all__ = ["OpenVocabDetector", "OpenVocabError", "Preset", "Vocabulary", "annot
 
 __version__ = "0.1.0"
 
-# Loaded on first use: importing the package must not import torch, ultralytics or OpenCV.
-_HOMES = {
+# Imported on first use: importing the package must not import torch, ultralytics or OpenCV.
+_MODULES = {
     "OpenVocabDetector": "openvocab.detector",
     "Preset": "openvocab.config",
     "Vocabulary": "openvocab.vocabulary",
@@ -27,8 +26,8 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401  a module attribute may be anything
-    if name in _HOMES:
-        value = getattr(import_module(_HOMES[name]), name)
+    if name in _MODULES:
+        value = getattr(import_module(_MODULES[name]), name)
         globals()[name] = value
         return value
     raise AttributeError(f"module 'openvocab' has no attribute {name!r}")

@@ -1,35 +1,24 @@
-"""Presets: two networks and the numbers calibrated for them, read from a TOML file."""
+"""Presets: two models, how boxes are proposed, and how they are scored; read from a TOML file."""
 
 import json
 import os
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Self, get_args, get_origin
+from typing import Any, ClassVar, Self, get_args, get_origin
 
 from openvocab._internal.files import package_data, read_table
 from openvocab.errors import ConfigError, did_you_mean
-from openvocab.vocabulary.prompts import TEMPLATES
 
-__all__ = ["Preset", "available", "load", "path_of"]
+__all__ = [
+    "ModelConfig",
+    "Preset",
+    "ProposalConfig",
+    "ScoringConfig",
+    "available_presets",
+    "load_preset",
+]
 
-
-RANGES: dict[str, tuple[float, float]] = {
-    "proposal_threshold": (0, 1),
-    "proposal_iou": (0, 1),
-    "nms_iou": (0, 1),
-    "prior_floor": (0, 1),
-    "fusion_exponent": (0, 1),
-    "score_threshold": (0, 1),
-    "prior_weight": (0, 100),
-    "prior_scale": (1e-6, 1e6),
-    "logit_scale": (1e-6, 1e6),
-    "background_weight": (1e-6, 1e6),
-    "max_boxes": (1, 10_000),
-    "max_regions": (1, 10_000),
-    "image_size": (32, 8192),
-    "tile_size": (64, 8192),
-}
-KINDS: dict[Any, str] = {
+_TYPE_NAMES: dict[Any, str] = {
     str: "a string",
     bool: "true or false",
     int: "a whole number",
@@ -38,138 +27,247 @@ KINDS: dict[Any, str] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Preset:
-    """Two networks, and the numbers that belong to them.
+class _Section:
+    """A dataclass that checks the types and ranges of its fields when it is made."""
 
-    Source of the fusion: F-VLM (Kuo et al., ICLR 2023). The measurements behind the numbers are
-    given beside them in the TOML file.
+    __slots__ = ()
+    RANGES: ClassVar[dict[str, tuple[float, float]]] = {}
+
+    def __post_init__(self) -> None:
+        for spec in fields(self):  # type: ignore[arg-type]  # every subclass is a dataclass
+            value = getattr(self, spec.name)
+            if value is None and spec.default is None:
+                continue
+            if isinstance(value, list | os.PathLike):
+                value = tuple(value) if isinstance(value, list) else os.fspath(value)
+                object.__setattr__(self, spec.name, value)
+            expected, *parts = _types(spec.type)
+            elements = value if parts and isinstance(value, tuple) else ()
+            expected_name = _TYPE_NAMES.get(expected, f"a {getattr(expected, '__name__', '')}")
+            if not _is_a(value, expected) or not all(_is_a(part, *parts) for part in elements):
+                raise ConfigError(f"{spec.name} is {value!r}; give {expected_name}.")
+            low, high = self.RANGES.get(spec.name, (None, None))
+            if low is not None and not low <= value <= high:
+                raise ConfigError(f"{spec.name} is {value}; use {low} to {high}.")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig(_Section):
+    """The two models, and how they are to be loaded.
 
     Raises:
-        ConfigError: a value is out of range.
-
-    >>> Preset(name="mine", detector="yolo.onnx", encoder="bundle").score_threshold
-    0.3
+        ConfigError: a value has the wrong type.
     """
 
-    name: str
-    """Its name in tables and reports."""
     detector: str
     """Name of weights (`openvocab weights list`), or path of a file that Ultralytics can load."""
     encoder: str
     """Name of weights, path of an open_clip bundle, or `MODEL:TAG` from open_clip's cache."""
-    description: str = ""
-    """One line that helps to choose among presets."""
     templates: str = "simple"
-    """`none`, `simple` or `openai`."""
-    context_scales: tuple[float, ...] = (1.0, 1.5)
-    """Sizes, relative to the box, at which a region is cut out; the features are averaged."""
-    image_size: int | None = None
-    """Longer side that the detector sees, in pixels; None uses the size it was made for."""
-    tile_size: int | None = None
-    """Side, in pixels, of tiles that the detector sees beside the whole image; None for none."""
-    proposal_threshold: float = 0.001
-    """Objectness below which boxes are ignored. Boxes that cannot reach the lowest threshold of a
-    call are never encoded, whatever this is."""
-    proposal_iou: float = 0.7
-    """Intersection over union above which the weaker of two boxes of the same label is dropped."""
+    """Prompt templates that the encoder was trained for: `none`, `simple` or `openai`."""
+    trust_pickle: bool = False
+    """Allow `.pt` detectors, which can run any code when loaded; only for files that you trust."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProposalConfig(_Section):
+    """Which boxes are proposed and encoded. What is measured is in docs/accuracy.md.
+
+    Raises:
+        ConfigError: a value has the wrong type or is out of range.
+    """
+
+    RANGES: ClassVar[dict[str, tuple[float, float]]] = {
+        "threshold": (0, 1),
+        "iou": (0, 1),
+        "max_boxes": (1, 10_000),
+        "max_regions": (1, 10_000),
+        "image_size": (32, 8192),
+        "tile_size": (64, 8192),
+        "context_scale": (1, 8),
+    }
+
+    threshold: float = 0.001
+    """Lowest objectness. Boxes that cannot reach the score threshold of a call are not encoded
+    either, so a low value costs little."""
+    iou: float = 0.7
+    """IoU above which the weaker of two boxes of the same label is dropped."""
     max_boxes: int = 300
     """Boxes per image; the best are kept."""
     max_regions: int | None = None
     """Boxes per image that are encoded; the best are kept. None sets no limit."""
+    image_size: int | None = None
+    """Longer side of the detector's input in pixels; None uses the size it was trained for."""
+    tile_size: int | None = None
+    """Side in pixels of tiles that are detected in addition to the whole image; None for none."""
+    context_scale: float = 1.25
+    """Size of a crop relative to its box."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScoringConfig(_Section):
+    """How a box is scored; the terms are defined in `openvocab.scoring.log_odds`.
+
+    The defaults are those calibrated for the starter preset (docs/accuracy.md).
+
+    Raises:
+        ConfigError: a value has the wrong type or is out of range.
+    """
+
+    RANGES: ClassVar[dict[str, tuple[float, float]]] = {
+        "logit_scale": (0.01, 200),
+        "competitor_weight": (1e-3, 1e3),
+        "prior_weight": (0, 50),
+        "fusion_exponent": (0, 1),
+        "score_threshold": (0, 1),
+        "nms_iou": (0, 1),
+    }
+
     logit_scale: float | None = None
     """Factor on the cosine; None uses the encoder's own."""
     background: tuple[str, ...] = ("background", "texture", "wall", "floor", "sky", "grass")
-    """Prompts that always compete and are never returned."""
-    background_weight: float = 1.0
-    """Prior weight of a background prompt or detector name, relative to a class of the caller."""
-    prior_weight: float = 5.0
+    """Prompts that compete with every class and are never returned. With a detector that has no
+    labels of its own, they are the only competitors."""
+    competitor_weight: float = 4.0
+    """Prior odds of a background prompt or of a label of the detector, relative to a class."""
+    prior_weight: float = 8.0
     """Logits that a fully confident label of the detector adds or takes away."""
-    prior_scale: float = 20.0
-    """Factor on the nearness of a word to the detector's names when they are compared."""
-    prior_floor: float = 0.5
-    """Nearness, 0 (unrelated) to 1 (the same), below which no detector name stands for a word."""
-    fusion_exponent: float = 0.4
+    hyponyms: bool = True
+    """A label that is a kind of the class (dog, of animal) does not speak against the class."""
+    rank_by_label: bool = True
+    """Between classes that fit a box equally well, prefer the one closest to the label."""
+    fusion_exponent: float = 0.3
     """Weight of the posterior relative to objectness, from 0 to 1."""
     score_threshold: float = 0.3
-    """Boxes with a lower fused score are not returned."""
+    """Detections with a lower score are not returned."""
     nms_iou: float = 0.6
-    """Overlap above which the lower-scored of two boxes of one class is dropped; of two classes,
-    the limit is 0.85, or this if it is larger."""
-    trust_pickle: bool = False
-    """Allow `.pt` detectors, which can run any code when loaded; only for files that you trust."""
+    """IoU above which the lower-scored of two detections is dropped by NMS."""
+    class_agnostic_nms: bool = False
+    """Apply NMS across classes, not only within each class."""
 
-    def __post_init__(self) -> None:
-        for each in fields(self):
-            value = getattr(self, each.name)
-            if value is None and each.default is None:
-                continue
-            if isinstance(value, list | os.PathLike):
-                value = tuple(value) if isinstance(value, list) else os.fspath(value)
-                object.__setattr__(self, each.name, value)
-            kind, *parts = _kinds(each.type)
-            inside = value if parts and isinstance(value, tuple) else ()
-            if not _is_of(value, kind) or not all(_is_of(part, *parts) for part in inside):
-                raise ConfigError(f"{self.name}: {each.name} is {value!r}; give {KINDS[kind]}.")
-            low, high = RANGES.get(each.name, (None, None))
-            if low is not None and not low <= value <= high:
-                raise ConfigError(f"{self.name}: {each.name} is {value}; use {low} to {high}.")
-        if self.templates not in TEMPLATES:
-            raise ConfigError(
-                f"{self.name}: templates is {self.templates!r}; use one of {', '.join(TEMPLATES)}."
-            )
-        if not self.context_scales or not all(1 <= scale <= 8 for scale in self.context_scales):
-            raise ConfigError(f"{self.name}: context_scales must be 1.0 to 8.0, and not none.")
+
+@dataclass(frozen=True, slots=True)
+class Preset(_Section):
+    """Two models and the settings calibrated for them.
+
+    Raises:
+        ConfigError: a value has the wrong type or is out of range.
+
+    >>> preset = Preset(ModelConfig(detector="yolo.onnx", encoder="bundle"))
+    >>> preset.scoring.score_threshold
+    0.3
+    """
+
+    models: ModelConfig
+    proposals: ProposalConfig = field(default_factory=ProposalConfig)
+    scoring: ScoringConfig = field(default_factory=ScoringConfig)
+    name: str = "custom"
+    """Name shown in tables and reports."""
+    description: str = ""
+    """One line that helps to choose among presets."""
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str]) -> Self:
-        """Read a TOML file whose keys are the fields above; `name` defaults to the file's stem.
+        """Read a TOML file with the tables `[models]`, `[proposals]` and `[scoring]`.
+
+        Paths of models are relative to the file; `name` defaults to the file's stem.
 
         Raises:
-            ConfigError: the file is not TOML, has an unknown key or lacks one, or a value is of
-                the wrong type or out of range.
+            ConfigError: the file cannot be read, a key is unknown or missing, or a value has the
+                wrong type or is out of range.
         """
         path = Path(path).absolute()
         if not path.is_file():
             raise ConfigError(f"There is no preset {path}; check the path.")
-        raw = read_table(path)
-        known = [field.name for field in fields(cls)]
-        for key in raw:
-            if key not in known:
-                raise ConfigError(f"{path}: unknown key {key!r}; {did_you_mean(key, known)}")
-        values = dict(raw)
-        for key in ("detector", "encoder"):
-            beside = path.parent / str(values.get(key, ""))
-            if key in values and beside.exists():  # a path is relative to the file it is in
-                values[key] = str(beside)
-        missing = [key for key in ("detector", "encoder") if key not in values]
-        if missing:
-            raise ConfigError(f"{path}: key {missing[0]!r} is missing; add it.")
+        table = {"name": path.stem} | read_table(path)
         try:
-            return cls(**({"name": path.stem} | values))
+            _check_keys(table, cls)
+            sections: dict[str, Any] = {}
+            for section in (ModelConfig, ProposalConfig, ScoringConfig):
+                name = _SECTION_NAMES[section]
+                values = table.get(name, {})
+                _check_keys(values, section, f"[{name}] ")
+                if section is ModelConfig:
+                    values = _resolve_paths(values, path.parent)
+                sections[name] = section(**values)
+            return cls(**(table | sections))
         except ConfigError as error:
             raise ConfigError(f"{path}: {error}") from error
 
     def to_toml(self) -> str:
         """Write the fields that differ from the defaults as TOML, for `from_file` to read.
 
-        >>> mine = Preset(name="mine", detector="yolo.onnx", encoder="bundle", nms_iou=0.5)
-        >>> mine.to_toml().splitlines()
-        ['name = "mine"', 'detector = "yolo.onnx"', 'encoder = "bundle"', 'nms_iou = 0.5']
+        >>> preset = Preset(ModelConfig("yolo.onnx", "bundle"), ProposalConfig(iou=0.5))
+        >>> print(preset.to_toml())
+        [models]
+        detector = "yolo.onnx"
+        encoder = "bundle"
+        <BLANKLINE>
+        [proposals]
+        iou = 0.5
+        <BLANKLINE>
         """
-        lines = [
-            # JSON's strings, numbers, booleans and lists are valid TOML.
-            f"{each.name} = {json.dumps(value, ensure_ascii=False)}\n"
-            for each in fields(self)
-            if (value := getattr(self, each.name)) != each.default
-        ]
-        return "".join(lines)
+        lines = [_line(key, getattr(self, key)) for key in ("description",) if getattr(self, key)]
+        for section, name in _SECTION_NAMES.items():
+            values = getattr(self, name)
+            changed = [
+                _line(spec.name, getattr(values, spec.name))
+                for spec in fields(section)
+                if getattr(values, spec.name) != spec.default
+            ]
+            if changed:
+                lines += ["", f"[{name}]", *changed]
+        return "\n".join(lines).lstrip("\n") + "\n"
+
+    def with_sizes(self, image_size: int | None, tile_size: int | None) -> Self:
+        """The preset with another input size or tile size; None keeps the preset's."""
+        sizes = {"image_size": image_size, "tile_size": tile_size}
+        changed = {name: size for name, size in sizes.items() if size is not None}
+        return replace(self, proposals=replace(self.proposals, **changed))
 
 
-def _kinds(annotation: Any) -> tuple[Any, ...]:  # noqa: ANN401  whatever stands beside a field
-    """The type of a field and, if it is a tuple, the type of its parts.
+_SECTION_NAMES: dict[Any, str] = {
+    ModelConfig: "models",
+    ProposalConfig: "proposals",
+    ScoringConfig: "scoring",
+}
+_SECTION_OF_KEY = {
+    spec.name: name for section, name in _SECTION_NAMES.items() for spec in fields(section)
+}
 
-    >>> _kinds(int | None), _kinds(tuple[float, ...])
+
+def _check_keys(values: dict[str, Any], section: Any, where: str = "") -> None:  # noqa: ANN401
+    """Refuse unknown keys, keys of another table, and missing keys."""
+    if not isinstance(values, dict):
+        raise ConfigError(f"{where}is not a table; write the keys below it.")
+    names = [spec.name for spec in fields(section)]
+    for key in values:
+        if key in names:
+            continue
+        if key in _SECTION_OF_KEY:
+            raise ConfigError(f"key {key!r} belongs in [{_SECTION_OF_KEY[key]}]; move it there.")
+        raise ConfigError(f"{where}has an unknown key {key!r}; {did_you_mean(key, names)}".strip())
+    if section is ModelConfig:
+        for key in ("detector", "encoder"):
+            if key not in values:
+                raise ConfigError(f"key {key!r} is missing in [models]; add it.")
+
+
+def _resolve_paths(values: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Make paths of models absolute: they are relative to the file that names them."""
+    beside = {key: folder / str(values[key]) for key in ("detector", "encoder")}
+    return values | {key: str(path) for key, path in beside.items() if path.exists()}
+
+
+def _line(key: str, value: object) -> str:
+    # JSON's strings, numbers, booleans and lists are valid TOML.
+    return f"{key} = {json.dumps(value, ensure_ascii=False)}"
+
+
+def _types(annotation: Any) -> tuple[Any, ...]:  # noqa: ANN401  an annotation may be anything
+    """The type of a field and, if it is a tuple, the type of its elements.
+
+    >>> _types(int | None), _types(tuple[float, ...])
     ((<class 'int'>,), (<class 'tuple'>, <class 'float'>))
     """
     if get_origin(annotation) is tuple:
@@ -177,53 +275,56 @@ def _kinds(annotation: Any) -> tuple[Any, ...]:  # noqa: ANN401  whatever stands
     return (get_args(annotation) or (annotation,))[:1]
 
 
-def _is_of(value: object, kind: type) -> bool:
+def _is_a(value: object, expected: type) -> bool:
     """`isinstance`, except that an int is a valid float, and a bool is neither."""
     if isinstance(value, bool):
-        return kind is bool
-    return isinstance(value, (int, float) if kind is float else kind)
+        return expected is bool
+    return isinstance(value, (int, float) if expected is float else expected)
 
 
-def available() -> tuple[str, ...]:
+def available_presets() -> tuple[str, ...]:
     """Names of the presets that ship with the package.
 
-    >>> "starter" in available()
+    >>> "starter" in available_presets()
     True
     """
     return tuple(sorted(path.stem for path in package_data("configs").glob("*.toml")))
 
 
-def path_of(name_or_path: str | os.PathLike[str]) -> Path:
-    """Return the file of a bundled preset, or of your own.
+def preset_path(name_or_path: str | os.PathLike[str]) -> Path:
+    """The file of a bundled preset, or of your own.
 
     Raises:
         ConfigError: there is no such preset.
 
-    >>> path_of("starter").name
+    >>> preset_path("starter").name
     'starter.toml'
     """
     text = os.fspath(name_or_path)
     if text.endswith(".toml"):
         return Path(text)
-    if text in available():
+    if text in available_presets():
         return package_data("configs") / f"{text}.toml"
     if Path(text).suffix:
-        raise ConfigError(f"{text} is no preset; give a .toml with detector = {text!r} in it.")
-    raise ConfigError(f"Unknown preset {text!r}; {did_you_mean(text, available())}")
+        raise ConfigError(
+            f"{text} is not a preset; give a .toml file with detector = {text!r} under [models]."
+        )
+    raise ConfigError(f"Unknown preset {text!r}; {did_you_mean(text, available_presets())}")
 
 
-def load(name_or_path: "str | os.PathLike[str] | Preset") -> Preset:
+def load_preset(name_or_path: "str | os.PathLike[str] | Preset") -> Preset:
     """Load a bundled preset by name, or your own by the path of its `.toml` file.
 
     Raises:
         ConfigError: there is no such preset, or it cannot be read.
 
-    >>> load("starter").name
+    >>> load_preset("starter").name
     'starter'
     """
     if isinstance(name_or_path, Preset):
         return name_or_path
     if not isinstance(name_or_path, str | os.PathLike):
-        kind = type(name_or_path).__name__
-        raise ConfigError(f"The preset is a {kind}; pass a name, a path or a Preset.")
-    return Preset.from_file(path_of(name_or_path))
+        raise ConfigError(
+            f"preset is a {type(name_or_path).__name__}; pass a name, a path or a Preset."
+        )
+    return Preset.from_file(preset_path(name_or_path))

@@ -1,47 +1,46 @@
-"""The five stages in order: propose, encode regions, encode classes, match, keep."""
+"""`OpenVocabDetector`, the one pipeline: propose, encode, score, select."""
 
 import os
 import threading
 from collections.abc import Hashable, Mapping, Sequence
 from copy import copy
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any, Self
 
 import numpy as np
 import supervision as sv
 from numpy.typing import NDArray
 
-from openvocab.config import Preset, load
-from openvocab.encoders.boxes import expand_boxes, reachable, shown
-from openvocab.encoders.text_cache import LRUCache, TextFeatureCache
+from openvocab._internal.lru_cache import LRUCache
+from openvocab.config import ModelConfig, Preset, ProposalConfig, load_preset
+from openvocab.encoders import load_encoder
+from openvocab.encoders.boxes import expand_boxes
+from openvocab.encoders.text_cache import TextFeatureCache
 from openvocab.errors import ClassesError, ConfigError, ModelError
-from openvocab.io import images as doors
-from openvocab.networks import networks
-from openvocab.scoring.class_head import Naming, RegionClassifier, Regions, Share
-from openvocab.types import Boxes, Encoder, Features, Image, Proposals, Proposer
-from openvocab.vocabulary.vocabulary import (
-    Classes,
-    Example,
-    Vocabulary,
-    class_thresholds,
-    words_alone,
+from openvocab.io.images import ImageLike, load_images
+from openvocab.io.images import load as load_image
+from openvocab.proposers import load_proposer
+from openvocab.scoring.class_head import ClassHead
+from openvocab.types import (
+    Contribution,
+    EncodedRegions,
+    Encoder,
+    Features,
+    Image,
+    Proposals,
+    Proposer,
 )
+from openvocab.vocabulary import Classes, Example, Vocabulary, parse_classes
+from openvocab.vocabulary.classes import cache_key, check_score, class_thresholds, parse_negatives
 
-# Fields of the preset that the networks were loaded with.
-AT_LOADING = {
-    "detector", "encoder", "image_size", "tile_size", "proposal_threshold", "proposal_iou",
-    "max_boxes", "trust_pickle",
-}  # fmt: skip
-
-
-SAME_LOOK = 0.9  # overlap above which two boxes are one region to the encoder: 4 % of boxes
-LISTS = 8  # lists of classes whose comparison with the detector's names is remembered
+_MAX_CLASS_LISTS = 8  # whose ClassHead is cached
+_MIN_ENCODED_SCORE = 0.1  # default of `encode_image`: few boxes below it are ever wanted
 
 
 class OpenVocabDetector:
-    """A detector whose proposer finds boxes and whose encoder names them in the caller's words.
+    """A proposer that finds boxes and an encoder that classifies them by the caller's names.
 
-    A call leaves no state behind: classes are an argument, text features are cached by word, and
+    A call leaves no state behind: classes are an argument, text features are cached by name, and
     many threads may share one detector with different classes. It cannot be pickled, so each
     process builds its own.
     """
@@ -49,18 +48,19 @@ class OpenVocabDetector:
     def __init__(
         self, proposer: Proposer, encoder: Encoder, preset: str | os.PathLike[str] | Preset
     ) -> None:
-        """Compose a detector from your own parts; `preset` gives the numbers, and loads no weights.
+        """Compose a detector from your own parts; no weights of `preset` are loaded.
 
         Raises:
-            ModelError: the proposer has no names, or the same name twice.
+            ModelError: the proposer has no labels, or the same label twice.
+            ConfigError: there is no such preset.
         """
-        if not proposer.names or len(set(proposer.names)) < len(proposer.names):
-            raise ModelError("The proposer needs names that differ, one at least; give it some.")
+        if not proposer.labels or len(set(proposer.labels)) < len(proposer.labels):
+            raise ModelError("The proposer needs one or more labels, all different; add them.")
         self.proposer = proposer
         self.encoder = encoder
-        self.preset = load(preset)
-        self._words = TextFeatureCache(encoder, self.preset.templates)
-        self._asked: LRUCache[Hashable, RegionClassifier] = LRUCache(LISTS)
+        self.preset = load_preset(preset)
+        self._text = TextFeatureCache(encoder, self.preset.models.templates)
+        self._heads: LRUCache[Hashable, ClassHead] = LRUCache(_MAX_CLASS_LISTS)
 
     @classmethod
     def from_preset(
@@ -79,153 +79,58 @@ class OpenVocabDetector:
                 pull them.
             ModelError: a weights file is damaged or of an unsupported kind.
         """
-        numbers = load(preset)
-        return cls(*networks(numbers, device), numbers)
+        preset = load_preset(preset)
+        return cls(load_proposer(preset, device), load_encoder(preset, device), preset)
 
-    def tuned(self, **numbers: Any) -> Self:  # noqa: ANN401  a field of Preset is of any type
-        """Return a detector with the same networks and other numbers, e.g. `fusion_exponent=0.5`.
-
-        Raises:
-            ConfigError: a number is unknown, out of range, or fixed once the networks are loaded.
-        """
-        known = {field.name for field in fields(Preset)}
-        for key in numbers:
-            if key not in known or key in AT_LOADING:
-                raise ConfigError(f"{key} cannot be changed once loaded; load another preset.")
-        other = copy(self)
-        other.preset = replace(self.preset, **numbers)
-        if other.preset.templates != self.preset.templates:
-            other._words = TextFeatureCache(self.encoder, other.preset.templates)
-        other._asked = LRUCache(LISTS)
-        return other
-
-    def vocabulary(
-        self, classes: Classes | Vocabulary, negatives: Sequence[str] = ()
-    ) -> Vocabulary:
-        """Encode classes once, to save them or to pass them to many calls; checks a `Vocabulary`.
-
-        Raises:
-            ClassesError: the classes cannot be used (see `openvocab.vocabulary.parse`), or a
-                `Vocabulary` is of another encoder or comes with further negatives.
-        """
-        if not isinstance(classes, Vocabulary):
-            return Vocabulary.build(
-                classes, negatives, self._words, self._encode_examples, self._words.fingerprint
-            )
-        if classes.fingerprint != self._words.fingerprint:
-            raise ClassesError(
-                "The vocabulary was made with another encoder or other templates; "
-                "build it again with this detector's vocabulary()."
-            )
-        if negatives:
-            raise ClassesError("A Vocabulary brings its own negatives; build it with these.")
-        return classes
-
-    def classifier(
-        self, classes: Classes | Vocabulary, negatives: Sequence[str] = ()
-    ) -> RegionClassifier:
-        """Return what names boxes from their features; cached for words that were asked recently.
-
-        Raises:
-            ClassesError: see `vocabulary`.
-        """
-        key = words_alone(classes, negatives)
-        known = self._asked.look_up([key]) if key is not None else {}
-        if not known:
-            bank = self.vocabulary(classes, negatives)
-            own = self._words(self.proposer.names), self._words(self.preset.background)
-            known = {
-                key: RegionClassifier(bank, self.proposer.names, *own, self.encoder, self.preset)
-            }
-            if key is not None:
-                self._asked.update(known)
-        return known[key]
-
-    def naming(
-        self,
-        classes: Classes | Vocabulary,
-        *,
-        negatives: Sequence[str] = (),
-        score_threshold: float | None = None,
-        thresholds: Mapping[str, float] | None = None,
-    ) -> Naming:
-        """Return what turns regions into detections, for many images with the same question.
-
-        Raises:
-            ClassesError: the classes, negatives or thresholds cannot be used.
-        """
-        classifier = self.classifier(classes, negatives)
-        default = self.preset.score_threshold if score_threshold is None else score_threshold
-        return Naming(classifier, class_thresholds(classifier.names, default, thresholds))
-
-    def propose(
-        self, images: Sequence[Image], score_thresholds: Sequence[float]
-    ) -> list[Proposals]:
-        """Find the boxes of each image that are worth encoding, whatever the classes will be.
+    def with_config(self, **scoring: Any) -> Self:  # noqa: ANN401  fields are of different types
+        """A detector with the same models and another scoring, e.g. `fusion_exponent=0.5`.
 
         Args:
-            images: BGR.
-            score_thresholds: for each image, the lowest threshold that will be used; boxes that
-                cannot reach it are left out.
+            scoring: fields of `ScoringConfig`.
+
+        Raises:
+            ConfigError: a field is unknown or out of range.
         """
-        return [
-            each[reachable(each, lowest, self.preset)]
-            for each, lowest in zip(self.proposer.propose(images), score_thresholds, strict=True)
-        ]
+        try:
+            config = replace(self.preset.scoring, **scoring)
+        except TypeError as error:
+            raise ConfigError(f"{error}; use fields of ScoringConfig.") from error
+        return self._with_preset(replace(self.preset, scoring=config))
 
-    def see(self, images: Sequence[Image], score_thresholds: Sequence[float]) -> list[Regions]:
-        """`propose`, then `encode` the regions of all images together."""
-        found = self.propose(images, score_thresholds)
-        features = self.encode(images, [each.xyxy for each in found])
-        return list(map(Regions, found, features, score_thresholds))
-
-    def encode(self, images: Sequence[Image], boxes: Sequence[Boxes]) -> list[Features]:
-        """Encode the boxes of each BGR image as `(N_i, D)`, averaged over the context scales.
-
-        A box that nearly coincides with an earlier one is not encoded again.
-        """
-        scales = self.preset.context_scales
-        looks = [np.unique(shown(found, SAME_LOOK), return_inverse=True) for found in boxes]
-        # (N, scales, 4): all scales of a box stay together
-        seen = [
-            np.stack([expand_boxes(found[first], scale) for scale in scales], axis=1).reshape(-1, 4)
-            for found, (first, _) in zip(boxes, looks, strict=True)
-        ]
-        means = [
-            rows.reshape(-1, len(scales), rows.shape[1]).mean(axis=1)
-            for rows in self.encoder.encode_regions(images, seen)
-        ]
-        return [
-            (rows / np.linalg.norm(rows, axis=1, keepdims=True))[of]
-            for rows, (_, of) in zip(means, looks, strict=True)
-        ]
+    def _with_preset(self, preset: Preset) -> Self:
+        other = copy(self)
+        other.preset, other._heads = preset, LRUCache(_MAX_CLASS_LISTS)
+        return other
 
     def detect(
         self,
-        image: doors.ImageLike,
+        image: ImageLike,
         classes: Classes | Vocabulary,
         *,
         negatives: Sequence[str] = (),
         score_threshold: float | None = None,
         thresholds: Mapping[str, float] | None = None,
+        class_agnostic_nms: bool | None = None,
     ) -> sv.Detections:
-        """Find the caller's classes in one image.
+        """Detect the classes in one image.
 
         Args:
             image: path, bytes, PIL image, or array `(H, W, 3)` uint8 BGR; see
-                `openvocab.io.images.load`.
+                `openvocab.io.load_image`.
             classes: names; or `{name: [synonym, ..., Path("example.jpg"), ...]}`; or a
                 `Vocabulary`.
             negatives: look-alikes that compete with the classes and are never returned.
             score_threshold: lowest score returned, 0 to 1; None uses the preset's.
             thresholds: separate thresholds for some of the classes, by name.
+            class_agnostic_nms: apply NMS across classes, not only within each class; None uses the
+                preset's.
 
         Returns:
             Detections of N boxes, best first: `xyxy` `(N, 4)` float32 in pixels; `confidence`
             `(N,)`, the fused score in [0, 1]; `class_id` `(N,)`, an index into `classes`; `mask`
             if the proposer gives masks; and in `data`, each `(N,)`: `class_name`, `objectness`,
             `similarity` (cosine), `posterior`, `margin` (over the next best class, or over "none
-            of the classes"), and `proposal_label`.
+            of the classes"), `proposal_label`, and `region_id` (see `explain`).
 
         Raises:
             ImageError: the image cannot be read.
@@ -237,19 +142,21 @@ class OpenVocabDetector:
             negatives=negatives,
             score_threshold=score_threshold,
             thresholds=thresholds,
+            class_agnostic_nms=class_agnostic_nms,
         )
         return detections
 
     def detect_batch(
         self,
-        images: Sequence[doors.ImageLike],
+        images: Sequence[ImageLike],
         classes: Classes | Vocabulary,
         *,
         negatives: Sequence[str] = (),
         score_threshold: float | None = None,
         thresholds: Mapping[str, float] | None = None,
+        class_agnostic_nms: bool | None = None,
     ) -> list[sv.Detections]:
-        """Find the caller's classes in several images, whose regions are encoded together.
+        """Detect the classes in several images, whose crops are encoded together.
 
         Takes the arguments of `detect`, with a list of images.
 
@@ -260,113 +167,222 @@ class OpenVocabDetector:
             ImageError: an image cannot be read (nothing is detected in the others, either).
             ClassesError: the classes, negatives or thresholds cannot be used.
         """
-        naming = self.naming(
-            classes, negatives=negatives, score_threshold=score_threshold, thresholds=thresholds
+        head = self.class_head(
+            classes,
+            negatives=negatives,
+            score_threshold=score_threshold,
+            thresholds=thresholds,
+            class_agnostic_nms=class_agnostic_nms,
         )
-        pictures = doors.load_images(images)
-        return list(map(naming.detections, self.see(pictures, [naming.lowest] * len(pictures))))
+        arrays = load_images(images)
+        proposals = self.propose(arrays, [head.min_score] * len(arrays))
+        return [head.classify(regions) for regions in self.encode(arrays, proposals)]
 
-    def regions(self, image: doors.ImageLike, *, score_threshold: float | None = None) -> Regions:
-        """Look at an image once, so that `name` can answer many questions at the cost of the words.
+    def propose(self, images: Sequence[Image], min_scores: Sequence[float]) -> list[Proposals]:
+        """First stage: boxes of each BGR image that can reach a score, whatever the classes.
 
         Args:
-            image: as for `detect`.
-            score_threshold: the lowest threshold that `name` will be given; boxes that cannot
-                reach it are left out. None uses 0.1, or the preset's threshold if that is lower.
-
-        Raises:
-            ImageError: the image cannot be read.
+            images: BGR.
+            min_scores: for each image, the lowest score that is wanted.
         """
-        usual = min(0.1, self.preset.score_threshold)
-        lowest = usual if score_threshold is None else score_threshold
-        class_thresholds([], lowest)  # refuses anything that is not a score
-        (seen,) = self.see([doors.load(image)], [lowest])
-        return seen
+        return [
+            proposals[self.reachable(proposals, min_score)]
+            for proposals, min_score in zip(self.proposer.propose(images), min_scores, strict=True)
+        ]
 
-    def name(
+    def reachable(self, proposals: Proposals, min_score: float) -> NDArray[np.intp]:
+        """Rows of boxes that can reach a score, as a posterior is at most 1; the best first."""
+        power = 1 / max(1 - self.preset.scoring.fusion_exponent, 1e-6)
+        rows = np.flatnonzero(proposals.objectness >= min_score**power)
+        rows = rows[np.argsort(-proposals.objectness[rows], kind="stable")]
+        return rows[: self.preset.proposals.max_regions]
+
+    def encode(
+        self, images: Sequence[Image], proposals: Sequence[Proposals]
+    ) -> list[EncodedRegions]:
+        """Second stage: features of the boxes of each BGR image, from crops with some context."""
+        scale = self.preset.proposals.context_scale
+        boxes = [expand_boxes(of_image.xyxy, scale) for of_image in proposals]
+        features = self.encoder.encode_regions(images, boxes)
+        return list(map(EncodedRegions, proposals, features))
+
+    def class_head(
         self,
-        regions: Regions,
         classes: Classes | Vocabulary,
         *,
         negatives: Sequence[str] = (),
         score_threshold: float | None = None,
         thresholds: Mapping[str, float] | None = None,
-    ) -> sv.Detections:
-        """Return what `detect` would for the image of these regions, without looking at it again.
+        class_agnostic_nms: bool | None = None,
+    ) -> ClassHead:
+        """Third and fourth stage, to score and select: for many images with the same classes.
 
-        Only new words and example pictures are encoded. Other arguments are as for `detect`.
+        Takes the arguments of `detect`. Heads of recent class lists are cached.
 
         Raises:
-            ClassesError: the classes, negatives or thresholds cannot be used, or a threshold is
-                below the one that `regions` was given.
+            ClassesError: the classes, negatives or thresholds cannot be used.
         """
-        naming = self.naming(
-            classes, negatives=negatives, score_threshold=score_threshold, thresholds=thresholds
-        )
-        if naming.lowest < np.float32(regions.lowest):  # as thresholds are rounded
-            raise ClassesError(
-                f"The regions are those for scores from {regions.lowest:g}, and {naming.lowest:g} "
-                "is asked for; see the image with that score_threshold."
+        key: Hashable
+        if isinstance(classes, Vocabulary):
+            key = self._check_vocabulary(classes, negatives)
+        else:
+            parts = parse_classes(classes)
+            negatives = parse_negatives(negatives, parts)
+            key = cache_key(parts, negatives)
+        cached = self._heads.get_many([key]) if key is not None else {}
+        if key in cached:
+            head = cached[key]
+        else:
+            head = ClassHead.build(
+                self.vocabulary(classes, negatives),
+                self.proposer.labels,
+                self._text(self.proposer.labels),
+                self._text(self.preset.scoring.background),
+                self.encoder,
+                self.preset.scoring,
             )
-        return naming.detections(regions)
+            if key is not None:
+                self._heads.put_many({key: head})
+        if score_threshold is None:
+            score_threshold = self.preset.scoring.score_threshold
+        return head.with_thresholds(
+            class_thresholds(head.names, score_threshold, thresholds),
+            class_agnostic_nms=class_agnostic_nms,
+        )
 
-    def explain(
+    def vocabulary(
+        self, classes: Classes | Vocabulary, negatives: Sequence[str] = ()
+    ) -> Vocabulary:
+        """Encode classes once, to save them or to pass them to many calls; checks a `Vocabulary`.
+
+        Raises:
+            ClassesError: the classes cannot be used (see `openvocab.vocabulary.parse_classes`), or
+                a `Vocabulary` is of another encoder or comes with further negatives.
+        """
+        if isinstance(classes, Vocabulary):
+            return self._check_vocabulary(classes, negatives)
+        parts = parse_classes(classes)
+        negatives = parse_negatives(negatives, parts)
+        return Vocabulary.build(
+            parts, negatives, self._text, self._encode_examples, self._text.fingerprint
+        )
+
+    def encode_image(
+        self, image: ImageLike, *, score_threshold: float | None = None
+    ) -> EncodedRegions:
+        """Run both networks on an image once; `classify` then costs only new names.
+
+        Args:
+            image: as for `detect`.
+            score_threshold: lowest threshold that `classify` will be given; boxes that cannot
+                reach it are left out. None uses 0.1, or the preset's threshold if that is lower.
+
+        Raises:
+            ImageError: the image cannot be read.
+            ClassesError: the threshold is not a number from 0 to 1.
+        """
+        if score_threshold is None:
+            score_threshold = min(_MIN_ENCODED_SCORE, self.preset.scoring.score_threshold)
+        check_score("score_threshold", score_threshold)
+        array = load_image(image)
+        (regions,) = self.encode([array], self.propose([array], [score_threshold]))
+        return regions._replace(min_score=score_threshold)
+
+    def classify(
         self,
-        regions: Regions,
-        box: NDArray[np.float32],
+        regions: EncodedRegions,
         classes: Classes | Vocabulary,
         *,
         negatives: Sequence[str] = (),
-    ) -> list[Share]:
+        score_threshold: float | None = None,
+        thresholds: Mapping[str, float] | None = None,
+        class_agnostic_nms: bool | None = None,
+    ) -> sv.Detections:
+        """What `detect` returns for the image of `encode_image`, without encoding it again.
+
+        Only new names and example images are encoded. Other arguments are as for `detect`.
+
+        Raises:
+            ClassesError: the classes, negatives or thresholds cannot be used, or a threshold is
+                below the one that `encode_image` was given.
+        """
+        head = self.class_head(
+            classes,
+            negatives=negatives,
+            score_threshold=score_threshold,
+            thresholds=thresholds,
+            class_agnostic_nms=class_agnostic_nms,
+        )
+        if head.min_score < np.float32(regions.min_score):  # thresholds are float32
+            raise ClassesError(
+                f"The image was encoded for scores from {regions.min_score:g}, and the threshold "
+                f"is {head.min_score:g}; encode it with that score_threshold."
+            )
+        return head.classify(regions)
+
+    def explain(
+        self,
+        regions: EncodedRegions,
+        region_id: int,
+        classes: Classes | Vocabulary,
+        *,
+        negatives: Sequence[str] = (),
+    ) -> list[Contribution]:
         """Explain the class of a box: the share of each class and of everything that competes.
 
         Args:
-            regions: those given to `name`.
-            box: `(4,)`, a row of the result's `xyxy`.
-            classes: those given to `name`; the negatives of a `Vocabulary` are shown by number.
-            negatives: those given to `name`.
+            regions: those given to `classify`.
+            region_id: of a detection, from `data["region_id"]`.
+            classes: those given to `classify`; the negatives of a `Vocabulary` are numbered.
+            negatives: those given to `classify`.
 
         Raises:
-            ClassesError: the classes or negatives cannot be used, or no region has this box.
+            ClassesError: the classes or negatives cannot be used, or there is no such region.
         """
-        xyxy, negatives = regions.proposals.xyxy, list(negatives)
-        rows = (
-            np.flatnonzero((xyxy == box).all(axis=1))
-            if np.shape(box) == (4,)
-            else np.zeros(0, np.intp)
-        )
-        if not len(rows):
-            raise ClassesError("No region has this box; give a row of the result's xyxy.")
-        first, brought = rows[:1], len(classes.negatives) if isinstance(classes, Vocabulary) else 0
-        called = negatives or [f"negative {number + 1}" for number in range(brought)]
-        return self.classifier(classes, negatives).explain(
-            regions.proposals[first], regions.features[first], called
-        )
+        if not 0 <= region_id < len(regions.proposals):
+            raise ClassesError(
+                f"There is no region {region_id}; use a region_id of a result of classify."
+            )
+        negatives = list(negatives)
+        head = self.class_head(classes, negatives=negatives)
+        if isinstance(classes, Vocabulary):
+            negatives = [f"negative {row + 1}" for row in range(len(classes.negatives))]
+        row = np.array([region_id])
+        region = EncodedRegions(regions.proposals[row], regions.features[row])
+        return head.explain(region, negatives)
+
+    def _check_vocabulary(self, vocabulary: Vocabulary, negatives: Sequence[str]) -> Vocabulary:
+        if vocabulary.fingerprint != self._text.fingerprint:
+            raise ClassesError(
+                "The vocabulary was made with another encoder or other templates; "
+                "build it again with this detector's vocabulary()."
+            )
+        if len(negatives):
+            raise ClassesError("A Vocabulary has its own negatives; build it with these.")
+        return vocabulary
 
     def _encode_examples(self, examples: Sequence[Example]) -> Features:
-        pictures = [doors.load(example) for example in examples]
-        whole = [
-            np.array([[0, 0, picture.shape[1], picture.shape[0]]], np.float32)
-            for picture in pictures
-        ]
-        return np.concatenate(self.encoder.encode_regions(pictures, whole))
+        images = [load_image(example) for example in examples]
+        boxes = [np.array([[0, 0, image.shape[1], image.shape[0]]], np.float32) for image in images]
+        return np.concatenate(self.encoder.encode_regions(images, boxes))
 
 
-_detectors: dict[tuple[object, ...], OpenVocabDetector] = {}
-"""Keyed by the networks of a preset, not by its name: its file may change, or be elsewhere."""
-_lock = threading.Lock()
+_detectors: dict[tuple[ModelConfig, ProposalConfig], OpenVocabDetector] = {}
+"""Keyed by what is loaded, not by the preset's name: its file may change, or be elsewhere."""
+_detectors_lock = threading.Lock()
 
 
 def detect(
-    image: doors.ImageLike,
+    image: ImageLike,
     classes: Classes | Vocabulary,
     *,
     preset: str | os.PathLike[str] | Preset = "starter",
     negatives: Sequence[str] = (),
     score_threshold: float | None = None,
     thresholds: Mapping[str, float] | None = None,
+    class_agnostic_nms: bool | None = None,
 ) -> sv.Detections:
-    """Find the caller's classes in one image, with a preset that is loaded once and kept.
+    """Detect the classes in one image, with a preset that is loaded once and kept.
 
     Never downloads. Arguments, result, shapes and errors are those of
     `OpenVocabDetector.detect`; `preset` is as for `OpenVocabDetector.from_preset`.
@@ -374,23 +390,23 @@ def detect(
     Raises:
         OpenVocabError: one of its subclasses, as listed for those two methods.
     """
-    return _detector(load(preset)).detect(
+    return _cached_detector(load_preset(preset)).detect(
         image,
         classes,
         negatives=negatives,
         score_threshold=score_threshold,
         thresholds=thresholds,
+        class_agnostic_nms=class_agnostic_nms,
     )
 
 
-def _detector(preset: Preset) -> OpenVocabDetector:
-    key = tuple(getattr(preset, name) for name in AT_LOADING)
-    with _lock:
-        known = _detectors.get(key)
-        if known is None:
-            known = OpenVocabDetector.from_preset(preset)
-        elif known.preset != preset:  # other numbers, the same networks
-            names = {field.name for field in fields(Preset)} - AT_LOADING
-            known = known.tuned(**{name: getattr(preset, name) for name in names})
-        _detectors[key] = known
-        return known
+def _cached_detector(preset: Preset) -> OpenVocabDetector:
+    key = preset.models, preset.proposals
+    with _detectors_lock:
+        detector = _detectors.get(key)
+        if detector is None:
+            detector = OpenVocabDetector.from_preset(preset)
+        elif detector.preset != preset:  # the same models with another scoring
+            detector = detector._with_preset(preset)
+        _detectors[key] = detector
+        return detector

@@ -1,4 +1,4 @@
-"""Every error that the package raises on purpose: one root, each also a built-in error."""
+"""Errors that the package raises on purpose: one root, each also a built-in error."""
 
 import difflib
 from collections.abc import Iterable
@@ -14,25 +14,22 @@ __all__ = [
     "SourceError",
     "WeightsError",
     "WeightsNotFoundError",
-    "did_you_mean",
-    "one_line",
-    "first_line",
 ]
 
 
 def one_line(text: str) -> str:
-    r"""Text with line breaks, control characters and halves of characters escaped.
+    r"""Escape line breaks, control characters and lone surrogates.
 
-    >>> one_line("a\nb") == r"a\nb"
-    True
+    >>> print(one_line("a\nb"))
+    a\nb
     """
     return "".join(
-        sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
     )
 
 
 def first_line(error: BaseException) -> str:
-    r"""The kind and the first line of a foreign error, cut to fit a message.
+    r"""The type and the first line of another library's error, cut to fit a message.
 
     >>> first_line(ValueError("no header\n  at byte 3"))
     'ValueError: no header'
@@ -41,30 +38,26 @@ def first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0]}"[:160]
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The known name that an unknown one probably means, or else all known names.
+def did_you_mean(name: str, valid_names: Iterable[str]) -> str:
+    """Suggest the valid name closest to an unknown one, or list all valid names.
 
     >>> did_you_mean("startr", ["starter", "fast"]), did_you_mean("x", ["starter", "fast"])
     ("did you mean 'starter'?", 'use one of starter, fast.')
     """
-    names = list(known)
-    close = difflib.get_close_matches(name, names, n=1)
-    return f"did you mean {close[0]!r}?" if close else f"use one of {', '.join(names)}."
+    names = list(valid_names)
+    closest = difflib.get_close_matches(name, names, n=1)
+    return f"did you mean {closest[0]!r}?" if closest else f"use one of {', '.join(names)}."
 
 
 class OpenVocabError(Exception):
-    """Base class of all errors of openvocab; the message is one line that ends with the remedy.
-
-    >>> issubclass(ImageError, OpenVocabError) and issubclass(ImageError, ValueError)
-    True
-    """
+    """Base class of all errors of openvocab; the message is one line that ends with the remedy."""
 
     def __init__(self, message: str) -> None:
         super().__init__(one_line(message))
 
 
 class ImageError(OpenVocabError, ValueError):
-    """An image cannot be read, or is not what was expected; the message names the file."""
+    """An image cannot be read, or has an unsupported format; the message names the file."""
 
 
 class ClassesError(OpenVocabError, ValueError):
@@ -76,23 +69,23 @@ class ConfigError(OpenVocabError, ValueError):
 
 
 class DatasetError(OpenVocabError, ValueError):
-    """LabelledImage pictures cannot be read, do not fit their labels, or are too few."""
+    """A labelled dataset cannot be read, is inconsistent, or is too small."""
 
 
 class WeightsError(OpenVocabError, ValueError):
-    """A weights file is damaged, has the wrong hash, or could not be fetched."""
+    """A weights file is damaged, has the wrong hash, or could not be downloaded."""
 
 
 class WeightsNotFoundError(OpenVocabError, FileNotFoundError):
-    """Weights that a preset names are not on this machine; the message names the command to run."""
+    """Weights of a preset are not on this machine; the message names the command to run."""
 
 
 class ModelError(OpenVocabError, RuntimeError):
-    """A network cannot be loaded, or an optional package is missing."""
+    """A model cannot be loaded, or an optional package is missing."""
 
 
 class SourceError(OpenVocabError, OSError):
-    """A film or camera cannot be opened, or was lost; the message names it."""
+    """A video or camera cannot be opened, or was lost; the message names it."""
 
 
 class SinkError(OpenVocabError, OSError):

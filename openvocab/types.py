@@ -1,9 +1,9 @@
-"""What the stages exchange: the arrays, and the interfaces that give and take them."""
+"""Arrays and interfaces that the stages exchange."""
 
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, NamedTuple, Protocol, Self, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Boxes",
+    "Contribution",
+    "EncodedRegions",
     "Encoder",
     "Features",
     "Frame",
@@ -24,7 +26,7 @@ __all__ = [
 ]
 
 Image = NDArray[np.uint8]
-"""One picture, `(H, W, 3)` uint8, BGR as in OpenCV and Ultralytics."""
+"""`(H, W, 3)` uint8, BGR as in OpenCV and Ultralytics."""
 
 Boxes = NDArray[np.float32]
 """`(N, 4)` float32, `x1, y1, x2, y2` in absolute pixels of the original image."""
@@ -35,68 +37,86 @@ Features = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Proposals:
-    """Class-agnostic boxes of one image, one per row; indexing selects the same rows everywhere.
+    """Class-agnostic boxes of one image; indexing selects the same rows of every field.
 
-    >>> two = Proposals(np.zeros((2, 4), np.float32), np.ones(2, np.float32), ("cat", "dog"))
-    >>> two[np.array([False, True])].labels
-    ('dog',)
+    >>> boxes = Proposals(np.zeros((2, 4), np.float32), np.ones(2, np.float32), np.array([4, 7]))
+    >>> boxes[np.array([False, True])].label_ids
+    array([7])
     """
 
     xyxy: Boxes
     """`(N, 4)`, in absolute pixels of the original image."""
     objectness: NDArray[np.float32]
-    """`(N,)`, in [0, 1]: how sure the detector is that there is a thing."""
-    labels: tuple[str, ...]
-    """`(N,)`, the detector's own name for each box."""
+    """`(N,)` in [0, 1], the detector's confidence that a box holds an object."""
+    label_ids: NDArray[np.intp]
+    """`(N,)`, the detector's label of each box, as an index into `Proposer.labels`."""
     masks: NDArray[np.bool_] | None = None
-    """`(N, H, W)`, at the size of the image; or None."""
+    """`(N, H, W)` at the size of the image, or None."""
 
     def __post_init__(self) -> None:
-        count = len(self.labels)
-        if self.xyxy.shape != (count, 4) or self.objectness.shape != (count,):
+        count = len(self.xyxy)
+        shapes = [self.xyxy.shape, self.objectness.shape, np.shape(self.label_ids)]
+        if shapes != [(count, 4), (count,), (count,)]:
             raise ValueError(
-                f"{count} labels need xyxy ({count}, 4) and objectness ({count},), "
-                f"got {self.xyxy.shape} and {self.objectness.shape}"
+                "xyxy, objectness and label_ids must have shapes (N, 4), (N,) and (N,), "
+                f"got {', '.join(map(str, shapes))}"
             )
         if self.masks is not None and len(self.masks) != count:
-            raise ValueError(f"{count} boxes need {count} masks, got {len(self.masks)}")
+            raise ValueError(f"masks must have shape ({count}, H, W), got {self.masks.shape}")
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.xyxy)
 
-    def __getitem__(self, keep: NDArray[np.bool_] | NDArray[np.intp]) -> Self:
-        rows = np.arange(len(self))[keep]
-        return type(self)(
-            self.xyxy[rows],
-            self.objectness[rows],
-            tuple(self.labels[row] for row in rows),
-            None if self.masks is None else self.masks[rows],
-        )
+    def __getitem__(self, rows: NDArray[np.bool_] | NDArray[np.intp] | slice) -> Self:
+        masks = None if self.masks is None else self.masks[rows]
+        return type(self)(self.xyxy[rows], self.objectness[rows], self.label_ids[rows], masks)
+
+
+class EncodedRegions(NamedTuple):
+    """Proposals of one image and their features: all that is needed to classify them."""
+
+    proposals: Proposals
+    """N boxes."""
+    features: Features
+    """`(N, D)`, one unit row per box."""
+    min_score: float = 0.0
+    """Boxes that cannot reach this score were not encoded; no threshold may be lower."""
+
+
+class Contribution(NamedTuple):
+    """What one class or competitor contributes to the posterior of a box."""
+
+    kind: str
+    """`class`, `negative`, `background`, or `detector` (one of the detector's own labels)."""
+    name: str
+    """Name of the class, negative or label; `background` for all background prompts together."""
+    share: float
+    """Posterior of a class; for a competitor, its part of the softmax with the best class."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Frame:
-    """One picture of a stream."""
+    """One image of a stream."""
 
     index: int
     """Number of the frame in its source, from 0; dropped frames count as well."""
     time_s: float
-    """Seconds: from the start for a film, by the clock (`time.time`) for a live source."""
+    """Seconds: from the start of a video, or by the clock (`time.time`) for a live source."""
     image: Image
     """`(H, W, 3)` uint8 BGR."""
     source: str = ""
     """Name of the source, if there are several."""
     captured_s: float = field(default_factory=time.monotonic)
-    """When it was read, by the clock that never goes back (`time.monotonic`)."""
+    """Time of capture by the monotonic clock (`time.monotonic`)."""
 
 
 @runtime_checkable
 class Proposer(Protocol):
-    """Finds where things are."""
+    """Finds class-agnostic boxes."""
 
     @property
-    def names(self) -> tuple[str, ...]:
-        """The detector's own names, each once; every label of a proposal is one of them."""
+    def labels(self) -> tuple[str, ...]:
+        """The detector's own labels, each once; `Proposals.label_ids` index into them."""
         ...
 
     def propose(self, images: Sequence[Image]) -> list[Proposals]:
@@ -106,7 +126,7 @@ class Proposer(Protocol):
 
 @runtime_checkable
 class Encoder(Protocol):
-    """Maps regions of images and prompts to unit vectors in the same space."""
+    """Maps crops of images and prompts to unit vectors in the same space."""
 
     @property
     def logit_scale(self) -> float:
@@ -153,7 +173,7 @@ class Source(Protocol):
 
 @runtime_checkable
 class Sink(Protocol):
-    """Takes frames with what was found in each."""
+    """Takes frames with their detections."""
 
     def write(self, frame: Frame, detections: "sv.Detections") -> None:
         """Take one frame; frames come in the order of their source."""

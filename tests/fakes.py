@@ -1,31 +1,36 @@
-"""Fakes with meaning: a region's feature is its mean colour, a word's the colour it names."""
+"""Fakes with meaning: a crop's feature is its mean colour, a prompt's the colour it names."""
 
 import zlib
 from collections.abc import Sequence
 
 import numpy as np
 
+from openvocab.config import ModelConfig, Preset, ProposalConfig
 from openvocab.encoders.boxes import clip_to_pixels
 from openvocab.types import Boxes, Features, Image, Proposals
 
-# Directions in BGR space. Other words have an axis of their own each, which no region shows but
-# "background": a little of it is in every region.
+# Directions in BGR space. Every other word has an axis of its own, which no crop has a part of,
+# except "background", of which there is a little in every crop.
 COLOURS = {"blue": (1, 0, 0), "green": (0, 1, 0), "red": (0, 0, 1), "crimson": (0.05, 0, 1)}
 OTHERS = 509
 
+PRESET = Preset(ModelConfig("fake", "fake", templates="none"), ProposalConfig(context_scale=1.0))
+"""For detectors composed of fakes: the name alone as prompt, and the box alone as crop."""
+
 
 class FakeProposer:
-    """The boxes it was given, on every image."""
+    """Proposes the boxes it was given, on every image."""
 
     def __init__(self, *boxes: tuple[float, ...], labels: Sequence[str] = (), score: float = 0.9):
         self._xyxy = np.array(boxes, np.float32).reshape(-1, 4)
-        self._labels = tuple(labels) or ("thing",) * len(boxes)
+        names = tuple(labels) or ("thing",) * len(boxes)
         self._score = score
-        self.names = tuple(dict.fromkeys(("thing", *self._labels)))
+        self.labels = tuple(dict.fromkeys(("thing", *names)))
+        self._label_ids = np.array([self.labels.index(name) for name in names], np.intp)
 
     def propose(self, images: Sequence[Image]) -> list[Proposals]:
         scores = np.full(len(self._xyxy), self._score, np.float32)
-        return [Proposals(self._xyxy, scores, self._labels) for _ in images]
+        return [Proposals(self._xyxy, scores, self._label_ids) for _ in images]
 
 
 class ColourEncoder:
@@ -46,7 +51,7 @@ class ColourEncoder:
 
     def encode_regions(self, images: Sequence[Image], boxes: Sequence[Boxes]) -> list[Features]:
         self.image_forwards += 1
-        return [_regions(image, found) for image, found in zip(images, boxes, strict=True)]
+        return [_encode(image, xyxy) for image, xyxy in zip(images, boxes, strict=True)]
 
 
 def _direction(prompt: str) -> Features:
@@ -60,7 +65,7 @@ def _direction(prompt: str) -> Features:
     return row
 
 
-def _regions(image: Image, boxes: Boxes) -> Features:
+def _encode(image: Image, boxes: Boxes) -> Features:
     rows = np.tile(_direction("background") * np.float32(0.3), (len(boxes), 1))
     inside = clip_to_pixels(boxes, (image.shape[1], image.shape[0]))
     for row, (x1, y1, x2, y2) in zip(rows, inside, strict=True):

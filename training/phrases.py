@@ -12,7 +12,7 @@ ATTRIBUTES = (
     "wooden metal plastic glass leather stone paper fluffy furry shiny dirty clean old new broken "
     "big small tall long round square open closed empty full wet dry young wild toy stuffed parked "
     "flying running sleeping sitting standing electric fresh sliced cooked dark bright colourful "
-    "transparent heavy folded antique modern rusty soft pointed curved flat tiny huge baby adult "
+    "transparent heavy name_key antique modern rusty soft pointed curved flat tiny huge baby adult "
     "male female"
 ).split()
 PEOPLE = "person man woman child boy girl worker player cyclist".split()

@@ -15,7 +15,7 @@ import supervision as sv
 from openvocab import OpenVocabDetector, OpenVocabError, annotate, config, weights
 from openvocab.errors import ClassesError
 from openvocab.io.annotation import cut
-from openvocab.vocabulary.prompts import split_list
+from openvocab.vocabulary.prompts import split_class_list
 
 MANY, LONGEST_WORD = 200, 320  # classes, and letters of one
 EXAMPLE_PICTURES = 10
@@ -44,7 +44,7 @@ def typed(text: str | None) -> list[str]:
     Raises:
         ClassesError: more or longer ones than anybody needs.
     """
-    words = split_list((text or "")[: 10 * MANY * LONGEST_WORD])
+    words = split_class_list((text or "")[: 10 * MANY * LONGEST_WORD])
     if len(words) > MANY:
         raise ClassesError(f"These are {len(words)} words; type {MANY} at the most.")
     longest = max(map(len, words), default=0)
@@ -70,10 +70,10 @@ def said_by(error: Exception) -> str:
 def here() -> list[str]:
     """Presets that are loaded, and those whose weights are on this machine."""
     found = list(detectors)
-    for each in config.available():
+    for each in config.available_presets():
         if each in found:
             continue
-        preset = config.load(each)
+        preset = config.load_preset(each)
         with suppress(OpenVocabError):
             weights.resolve(preset.detector)
             weights.resolve(preset.encoder)

@@ -29,7 +29,7 @@ from openvocab.cli.options import (
 from openvocab.errors import ConfigError, ImageError, one_line
 from openvocab.io import images
 from openvocab.types import Image
-from openvocab.vocabulary.prompts import split_list
+from openvocab.vocabulary.prompts import split_class_list
 
 if TYPE_CHECKING:
     import supervision as sv
@@ -85,7 +85,7 @@ def detect(  # noqa: PLR0913  a command has as many parameters as it has options
     from openvocab.detector import OpenVocabDetector
 
     detector = OpenVocabDetector.from_preset(read_preset(preset, imgsz, tile), device=device)
-    bank = detector.vocabulary(wanted, split_list(negatives))
+    bank = detector.vocabulary(wanted, split_class_list(negatives))
     names = list(bank.names)
     records: list[dict[str, Any]] = []
     with suppress(KeyboardInterrupt):  # what was found so far is still reported

@@ -64,7 +64,7 @@ def _examine() -> list[_Finding]:
         *_device(),
         _threads(),
         _tokenizers(),
-        *[_preset(name) for name in config.available()],
+        *[_preset(name) for name in config.available_presets()],
         _Finding("weights folder", str(weights.user_root())),
     ]
 
@@ -116,11 +116,11 @@ def _tokenizers() -> _Finding:
 
 
 def _preset(name: str) -> _Finding:
-    preset = config.load(name)
-    parts = weights.manifest()[preset.detector], weights.manifest()[preset.encoder]
+    models = config.load_preset(name).models
+    parts = weights.manifest()[models.detector], weights.manifest()[models.encoder]
     bundled = all(part.bundled for part in parts)
     try:
-        for part in (preset.detector, preset.encoder):
+        for part in (models.detector, models.encoder):
             weights.verify(part)
     except OpenVocabError as error:
         remedy = "reinstall openvocab" if bundled else f"run `openvocab weights pull {name}`"

@@ -17,7 +17,7 @@ from openvocab._internal.environment import require_packages
 from openvocab._internal.files import write_atomic
 from openvocab.cli.console import complain, out, progress
 from openvocab.cli.options import Device, ImageSize, PresetName, TileSize, read_preset
-from openvocab.config import path_of
+from openvocab.config import preset_path
 
 if TYPE_CHECKING:
     from openvocab.evaluation.datasets import Dataset
@@ -116,7 +116,7 @@ def calibrate(  # noqa: PLR0913  as above
     labelled, words, asked = _given(dataset, images, split, part, limit, classes_map)
     chosen = read_preset(preset, imgsz, tile)
     home = folder or Path("runs") / f"{labelled.name}-{chosen.name}"
-    target = path_of(preset) if in_place else home / f"{chosen.name}.toml"
+    target = preset_path(preset) if in_place else home / f"{chosen.name}.toml"
 
     from openvocab.detector import OpenVocabDetector
     from openvocab.evaluation.calibration import calibrate as fit

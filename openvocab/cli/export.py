@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
 import typer
 
 from openvocab import config, weights
@@ -48,7 +47,7 @@ Out = Annotated[
 Trust = Annotated[bool, typer.Option("--trust-pickle", help="Allow a .pt, which can run any code.")]
 
 
-def export(  # noqa: PLR0913  a command has as many parameters as it has options
+def export(
     network: Network,
     *,
     runtime: Runtime = "onnx",
@@ -92,10 +91,10 @@ def export(  # noqa: PLR0913  a command has as many parameters as it has options
 
 def _found(network: str) -> tuple[Preset, Path]:
     """The preset whose detector finds regions for the comparison, and the network to export."""
-    if network in config.available() or network.endswith(".toml"):
-        preset = config.load(network)
-        return preset, _bundle(preset.encoder)
-    return config.load("starter"), _bundle(network)
+    if network in config.available_presets() or network.endswith(".toml"):
+        preset = config.load_preset(network)
+        return preset, _bundle(preset.models.encoder)
+    return config.load_preset("starter"), _bundle(network)
 
 
 def _bundle(name: str) -> Path:
@@ -110,10 +109,10 @@ def regions_of(
     preset: Preset, paths: Sequence[Path]
 ) -> tuple[list[tuple[Image, Boxes]], tuple[str, ...]]:
     """Boxes of the preset's detector in pictures, as the encoder sees them, and its names."""
-    from openvocab.networks import proposer_of
+    from openvocab.proposers import load_proposer
 
-    whole = dataclasses.replace(preset, max_boxes=BOXES, tile_size=None)
-    proposer = proposer_of(whole, weights.resolve(preset.detector), "cpu")
+    config = dataclasses.replace(preset.proposals, max_boxes=BOXES, tile_size=None)
+    proposer = load_proposer(dataclasses.replace(preset, proposals=config), "cpu")
     step = max(1, len(paths) // PICTURES)
     seen = []
     for path in _progress(paths[::step][:PICTURES]):
@@ -123,11 +122,10 @@ def regions_of(
             complain(str(error))
             continue
         (found,) = proposer.propose([picture])
-        boxes = np.vstack([expand_boxes(found.xyxy, scale) for scale in preset.context_scales])
-        seen.append((picture, boxes))
+        seen.append((picture, expand_boxes(found.xyxy, config.context_scale)))
     if not seen:
         raise ModelError("None of the pictures can be read; give others (--images).")
-    return seen, proposer.names
+    return seen, proposer.labels
 
 
 def _progress(paths: Sequence[Path]) -> Iterator[Path]:

@@ -1,6 +1,5 @@
 """Options that several commands share, and how they are read."""
 
-import dataclasses
 import errno
 import os
 import signal
@@ -12,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from openvocab._internal.files import read_lines, read_table
-from openvocab.config import Preset, load
+from openvocab.config import Preset, load_preset
 from openvocab.errors import ClassesError, ConfigError
-from openvocab.vocabulary.prompts import split_list
+from openvocab.vocabulary.prompts import split_class_list
 
 if TYPE_CHECKING:
     from openvocab.vocabulary import Vocabulary
@@ -84,7 +83,7 @@ def read_classes(text: str) -> "list[str] | dict[str, list[str | Path]] | Vocabu
     if file.suffix != ".txt":
         if file.is_file():
             raise ClassesError(f"{file} is no .txt, .toml or .npz; give one, or words.")
-        return split_list(text)
+        return split_class_list(text)
     return read_lines(file)
 
 
@@ -101,12 +100,7 @@ def _part(file: Path, value: Any) -> str | Path:  # noqa: ANN401  from a file: a
 
 def read_preset(name: str, image_size: int | None = None, tile_size: int | None = None) -> Preset:
     """Load a preset by name or file, with its sizes replaced by those given."""
-    preset = load(name)
-    return dataclasses.replace(
-        preset,
-        image_size=image_size or preset.image_size,
-        tile_size=tile_size or preset.tile_size,
-    )
+    return load_preset(name).with_sizes(image_size, tile_size)
 
 
 def refuse_taken(host: str, port: int) -> None:

@@ -20,7 +20,7 @@ from openvocab.cli.options import (
     read_preset,
 )
 from openvocab.errors import ConfigError
-from openvocab.vocabulary.prompts import split_list
+from openvocab.vocabulary.prompts import split_class_list
 
 SHOWN = 20  # failed files
 
@@ -56,7 +56,7 @@ def parquet(  # noqa: PLR0913  a command has as many parameters as it has option
     target = parts.folder(output)
     arguments: dict[str, Any] = {
         "classes": read_classes(classes), "preset": read_preset(preset, imgsz, tile),
-        "negatives": split_list(negatives), "score_threshold": threshold, "device": device,
+        "negatives": split_class_list(negatives), "score_threshold": threshold, "device": device,
         "system": system,
     }  # fmt: skip
     asked = parts.question(arguments)

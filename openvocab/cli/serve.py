@@ -11,15 +11,7 @@ import typer
 
 from openvocab._internal.environment import LOOPBACK_HOSTS, require_packages
 from openvocab.cli.console import err, out
-from openvocab.cli.options import (
-    ENDS,
-    Device,
-    Host,
-    Port,
-    PresetName,
-    read_preset,
-    refuse_taken,
-)
+from openvocab.cli.options import ENDS, Device, Host, Port, PresetName, read_preset, refuse_taken
 from openvocab.errors import ConfigError
 
 

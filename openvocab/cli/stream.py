@@ -26,7 +26,7 @@ from openvocab.cli.options import (
     read_preset,
 )
 from openvocab.errors import ConfigError, SinkError
-from openvocab.vocabulary.prompts import split_list
+from openvocab.vocabulary.prompts import split_class_list
 
 if TYPE_CHECKING:
     from openvocab.stream.events import Event, Report
@@ -123,7 +123,7 @@ def stream(  # noqa: PLR0913  a command has as many parameters as it has options
         if show:
             takers.append(_window(lambda: _stop(processor), watched))
         processor = StreamProcessor(
-            detector, names, negatives=split_list(negatives), score_threshold=threshold,
+            detector, names, negatives=split_class_list(negatives), score_threshold=threshold,
             tracker=_tracker(tracker, sources, no_track=no_track), every=every, zones=watched, report=report,
             sinks=takers,
         )  # fmt: skip

@@ -26,9 +26,11 @@ def list_weights() -> None:
             entry.name, entry.kind, known, entry.licence, "yes" if _is_here(entry.name) else "no"
         )
     out.print(table)
-    for name in config.available():
-        preset = config.load(name)
-        out.print(f"preset {name}: {preset.detector}, {preset.encoder}. {preset.description}")
+    for name in config.available_presets():
+        preset = config.load_preset(name)
+        out.print(
+            f"preset {name}: {preset.models.detector}, {preset.models.encoder}. {preset.description}"
+        )
 
 
 @app.command("verify")
@@ -73,9 +75,9 @@ def _bundles(names: list[str]) -> list[str]:
     """Names of weights; the name of a preset stands for its detector and its encoder."""
     parts: list[str] = []
     for name in names:
-        if name in config.available():
-            preset = config.load(name)
-            parts += preset.detector, preset.encoder
+        if name in config.available_presets():
+            preset = config.load_preset(name)
+            parts += preset.models.detector, preset.models.encoder
         else:
             parts.append(name)
     for part in parts:

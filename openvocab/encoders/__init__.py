@@ -1,1 +1,26 @@
-"""Encoders that map regions and words into the same space."""
+"""Encoders that map crops and prompts into the same space."""
+
+from pathlib import Path
+
+from openvocab.config import Preset
+from openvocab.types import Encoder
+from openvocab.weights.locate import locate_model
+
+
+def load_encoder(preset: Preset, device: str | None = None) -> Encoder:
+    """Load the encoder of a preset; never downloads.
+
+    Args:
+        preset: names the weights.
+        device: a torch device; None uses CUDA where available.
+
+    Raises:
+        WeightsNotFoundError: its weights are not on this machine; the message says how to pull
+            them.
+        ModelError: a weights file is damaged or of an unsupported kind.
+    """
+    from openvocab.encoders.openclip import OpenClipEncoder
+
+    name = preset.models.encoder
+    is_cached_model = ":" in name and not Path(name).exists()
+    return OpenClipEncoder(name if is_cached_model else locate_model(preset, name), device=device)

@@ -1,88 +1,56 @@
-"""Caches text features by word: a known word costs a look-up, a new one a forward pass."""
+"""Caches text features by name: a cached name costs a look-up, a new one a forward pass."""
 
 import threading
 import zlib
-from collections import OrderedDict
-from collections.abc import Hashable, Mapping, Sequence
-from typing import Generic, TypeVar
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from openvocab._internal.lru_cache import LRUCache
 from openvocab.types import Encoder, Features
-from openvocab.vocabulary.prompts import TEMPLATES, render, tidy
+from openvocab.vocabulary.prompts import get_templates, normalize_name, render_prompts
 
-CAPACITY = 20_000  # words; 40 MB at 512 dimensions, 15 times LVIS
-
-Key = TypeVar("Key", bound=Hashable)
-Value = TypeVar("Value")
-
-
-class LRUCache(Generic[Key, Value]):
-    """A cache of limited size that drops the least recently used values; thread-safe.
-
-    >>> two = LRUCache(2)
-    >>> for word in ("cat", "dog", "bus"):
-    ...     two.update({word: len(word)})
-    >>> two.look_up(["cat", "bus"])
-    {'bus': 3}
-    """
-
-    def __init__(self, capacity: int) -> None:
-        self._capacity = capacity
-        self._known: OrderedDict[Key, Value] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def look_up(self, keys: Sequence[Key]) -> dict[Key, Value]:
-        """The known ones among the keys, with their values."""
-        with self._lock:
-            found = {key: self._known[key] for key in keys if key in self._known}
-            for key in found:
-                self._known.move_to_end(key)
-            return found
-
-    def update(self, values: Mapping[Key, Value]) -> None:
-        """Remember the values."""
-        with self._lock:
-            self._known.update(values)
-            while len(self._known) > self._capacity:
-                self._known.popitem(last=False)
+_CAPACITY = 20_000  # names; 40 MB at 512 dimensions, 15 times LVIS
 
 
 class TextFeatureCache:
-    """Turns words into unit features pooled over templates; caches the last used ones."""
+    """Encodes names as unit features pooled over templates; keeps the last used ones.
 
-    def __init__(self, encoder: Encoder, templates: str, capacity: int = CAPACITY) -> None:
+    Raises:
+        ConfigError: there is no such set of templates.
+    """
+
+    def __init__(self, encoder: Encoder, templates: str, capacity: int = _CAPACITY) -> None:
         self._encoder = encoder
-        self._templates = templates
-        self._known: LRUCache[str, NDArray[np.float32]] = LRUCache(capacity)
-        self._encoding = threading.Lock()  # guards the text tower
+        self._templates = get_templates(templates)
+        self._features: LRUCache[str, NDArray[np.float32]] = LRUCache(capacity)
+        self._encoding = threading.Lock()  # one forward pass for a name that two threads need
 
     @property
     def fingerprint(self) -> str:
-        """Identifies encoder and prompts: equal fingerprints give equal features."""
-        prompts = "|".join(TEMPLATES[self._templates])
-        return f"{self._encoder.fingerprint}/{zlib.crc32(prompts.encode()):08x}"
+        """Identifies encoder and templates: equal fingerprints give equal features."""
+        templates = "|".join(self._templates)
+        return f"{self._encoder.fingerprint}/{zlib.crc32(templates.encode()):08x}"
 
-    def __call__(self, words: Sequence[str]) -> Features:
-        """Features `(K, D)` of the words, in order; new words share one forward pass."""
-        keys = [tidy(word) for word in words]
+    def __call__(self, names: Sequence[str]) -> Features:
+        """Features `(K, D)` of the names, in order; new names share one forward pass."""
+        keys = [normalize_name(name) for name in names]
         if not keys:
             return self._encoder.encode_text([])
-        rows = self._known.look_up(keys)
-        if any(key not in rows for key in keys):
-            # If two threads have the same new word, one encodes it; known words never wait.
-            with self._encoding:
-                rows |= self._known.look_up(keys)
-                if new := [key for key in dict.fromkeys(keys) if key not in rows]:
-                    fresh = dict(zip(new, self._encode(new), strict=True))
-                    self._known.update(fresh)
-                    rows |= fresh
-        return np.stack([rows[key] for key in keys])
+        features = self._features.get_many(keys)
+        if any(key not in features for key in keys):
+            with self._encoding:  # cached names never wait for it
+                features |= self._features.get_many(keys)
+                if new := [key for key in dict.fromkeys(keys) if key not in features]:
+                    encoded = dict(zip(new, self._encode(new), strict=True))
+                    self._features.put_many(encoded)
+                    features |= encoded
+        return np.stack([features[key] for key in keys])
 
-    def _encode(self, words: Sequence[str]) -> Features:
-        prompts = [render(word, self._templates) for word in words]
-        flat = self._encoder.encode_text([prompt for group in prompts for prompt in group])
-        pooled = flat.reshape(len(words), len(prompts[0]), -1).mean(axis=1)
+    def _encode(self, names: Sequence[str]) -> Features:
+        prompts = [prompt for name in names for prompt in render_prompts(name, self._templates)]
+        by_prompt = self._encoder.encode_text(prompts)
+        pooled = by_prompt.reshape(len(names), len(self._templates), -1).mean(axis=1)
         result: Features = pooled / np.linalg.norm(pooled, axis=1, keepdims=True)
         return result

@@ -9,7 +9,7 @@ import numpy as np
 import supervision as sv
 from numpy.typing import NDArray
 
-from openvocab.config import RANGES
+from openvocab.config import ScoringConfig
 from openvocab.detector import OpenVocabDetector
 from openvocab.errors import DatasetError
 from openvocab.evaluation import matching, metrics
@@ -27,7 +27,7 @@ CHANCE = 0.05  # calibration error that counts as none
 MAX_FP_PER_IMAGE = 0.10  # most false labels per photo, when asked for five absent classes
 FACTORS = (0.25, 0.5, 0.7, 1.4, 2.0, 4.0)
 VALUES = {
-    "background_weight": (1.0, 2.0, 4.0, 8.0),
+    "competitor_weight": (1.0, 2.0, 4.0, 8.0),
     "prior_weight": (2.0, 5.0, 8.0, 12.0),
     "fusion_exponent": (0.1, 0.2, 0.3, 0.4, 0.5, 0.6),
 }
@@ -103,7 +103,7 @@ class Tried(NamedTuple):
     for."""
 
 
-def try_numbers(  # noqa: PLR0913  keywords, each with a default
+def try_numbers(
     detector: OpenVocabDetector,
     dataset: Dataset,
     seen: Sequence[CachedFeatures],
@@ -133,7 +133,9 @@ def try_numbers(  # noqa: PLR0913  keywords, each with a default
         counts = []
         for words in absent_words(dataset, photo, absent).values():
             others = [word for word in negatives if word not in words]
-            fp_per_image = detector.name(each.regions, words, negatives=others, score_threshold=0)
+            fp_per_image = detector.classify(
+                each.regions, words, negatives=others, score_threshold=0
+            )
             scores = np.asarray(post(fp_per_image).confidence)
             counts.append((scores[None] >= THRESHOLDS[:, None]).sum(axis=1))
         rows.append(np.mean(counts, axis=0) if counts else np.full(len(THRESHOLDS), np.nan))
@@ -225,12 +227,12 @@ class _Trial:
         seen = [each for _, each in pairs]
         self._given = dataset, seen, prompt_variants, absent
         self._tried: dict[Numbers, Tried] = {}
-        preset, own = detector.preset, detector.encoder.logit_scale
+        config, own = detector.preset.scoring, detector.encoder.logit_scale
         self._start: Numbers = (
-            ("logit_scale", own if preset.logit_scale is None else preset.logit_scale),
-            ("background_weight", preset.background_weight),
-            ("prior_weight", preset.prior_weight),
-            ("fusion_exponent", preset.fusion_exponent),
+            ("logit_scale", own if config.logit_scale is None else config.logit_scale),
+            ("competitor_weight", config.competitor_weight),
+            ("prior_weight", config.prior_weight),
+            ("fusion_exponent", config.fusion_exponent),
         )
 
     def run(self, track: Callable[[Sequence[Any]], Iterable[Any]]) -> Calibration:
@@ -240,7 +242,7 @@ class _Trial:
         folds = np.array_split(np.arange(count), FOLDS)
         candidates = sum(len(self._candidates(*each)) for each in self._start)
         steps = iter(track(range((FOLDS + 1) * ROUNDS * candidates)))
-        own = self._detector.preset.score_threshold
+        own = self._detector.preset.scoring.score_threshold
         unseen, unseen_before = [], []
         for fold in folds:
             inside = np.zeros(count)
@@ -278,13 +280,13 @@ class _Trial:
 
     @staticmethod
     def _candidates(key: str, start: float) -> list[float]:
-        low, high = RANGES[key]
+        low, high = ScoringConfig.RANGES[key]
         values = VALUES.get(key) or [float(f"{start * factor:.3g}") for factor in FACTORS]
         return [value for value in values if low <= value <= high and value != start]
 
     def _try(self, numbers: Numbers) -> Tried:
         if numbers not in self._tried:
-            tuned = self._detector.tuned(**dict(numbers))
+            tuned = self._detector.with_config(**dict(numbers))
             self._tried[numbers] = try_numbers(tuned, *self._given)
         return self._tried[numbers]
 

@@ -44,11 +44,16 @@ def toml(preset: Preset, fitted: Calibration, dataset: Dataset, part: str) -> st
     ]
     comments = "".join(f"# {one_line(line)}\n" for line in chosen)
     # A path is relative to the file it is in, and this is another file.
-    paths = {key: getattr(preset, key) for key in ("detector", "encoder")}
-    moved = {
+    paths = {key: getattr(preset.models, key) for key in ("detector", "encoder")}
+    moved: dict[str, Any] = {
         key: str(Path(path).resolve())
         for key, path in paths.items()
         if path not in weights.manifest() and Path(path).exists()
     }
-    changed: dict[str, Any] = fitted.changed | moved
-    return comments + replace(preset, **changed).to_toml()
+    changed: dict[str, Any] = dict(fitted.changed)
+    calibrated = replace(
+        preset,
+        models=replace(preset.models, **moved),
+        scoring=replace(preset.scoring, **changed),
+    )
+    return comments + calibrated.to_toml()

@@ -19,7 +19,7 @@ from openvocab.evaluation.feature_cache import CachedFeatures, FeatureCache
 from openvocab.evaluation.inference import VariantClassifier, absent_words, iter_readable
 from openvocab.evaluation.prompt_variants import PromptVariant
 from openvocab.types import Proposals
-from openvocab.vocabulary.prompts import folded
+from openvocab.vocabulary.prompts import name_key
 
 COUNTS = (10, 30, 100, 300)
 THRESHOLDS = np.arange(0.02, 0.99, 0.01)
@@ -205,17 +205,20 @@ class _Tally:
             self._right[place] += namer.right(photo, seen, len(self._dataset.classes))
         self._proposals.append(seen.regions.proposals)
         for kind, words in absent_words(self._dataset, photo, self._absent).items():
-            false = len(self._detector.name(seen.regions, words))
+            false = len(self._detector.classify(seen.regions, words))
             self._false.setdefault(kind, []).append(false)
 
     def evaluation(self, unread: list[str]) -> Evaluation:
         """The evaluation of the photos so far."""
         dataset = self._dataset.only(self.photos)
-        proposals = [_named(each, None) for each in self._proposals]
+        proposals = [
+            _to_detections(proposals, np.zeros(len(proposals), np.intp))
+            for proposals in self._proposals
+        ]
         seconds = np.mean(self._seconds, axis=0).tolist()
         return Evaluation(
             dataset=dataset,
-            threshold=self._detector.preset.score_threshold,
+            threshold=self._detector.preset.scoring.score_threshold,
             asked=[
                 DetectRequest(
                     namer.variant,
@@ -226,7 +229,7 @@ class _Tally:
                 )
                 for namer, found, right in zip(self._namers, self._found, self._right, strict=True)
             ],
-            own=_own(dataset, self._proposals),
+            own=_own(dataset, self._proposals, self._detector.proposer.labels),
             recall=matching.proposal_recall(dataset, proposals, COUNTS),
             false_labels={kind: fmean(counts) for kind, counts in self._false.items()},
             seconds=dict(zip(("propose", "encode", "name"), seconds, strict=True)),
@@ -234,20 +237,22 @@ class _Tally:
         )
 
 
-def _own(dataset: Dataset, own: Sequence[Proposals]) -> matching.Precision | None:
-    """Precision under the detector's labels; None if it finds none of the dataset's classes."""
-    places = {folded(name): place for place, name in enumerate(dataset.classes)}
-    labels = {label for each in own for label in each.labels}
-    known = {label: places.get(folded(label), len(places)) for label in labels}
-    if not any(place < len(places) for place in known.values()):
+def _own(
+    dataset: Dataset, proposals: Sequence[Proposals], labels: Sequence[str]
+) -> matching.Precision | None:
+    """Precision under the detector's labels; None if none of them is a class of the dataset."""
+    class_ids = {name_key(name): class_id for class_id, name in enumerate(dataset.classes)}
+    other = len(class_ids)
+    by_label = np.array([class_ids.get(name_key(label), other) for label in labels], np.intp)
+    if not (by_label < other).any():
         return None
-    return matching.precision(dataset, [_named(each, known) for each in own])
+    return matching.precision(
+        dataset, [_to_detections(boxes, by_label[boxes.label_ids]) for boxes in proposals]
+    )
 
 
-def _named(found: Proposals, places: dict[str, int] | None) -> sv.Detections:
-    """Proposals as detections, with the class index of each label, or all of the first class."""
-    ids = [0 if places is None else places[label] for label in found.labels]
-    return sv.Detections(found.xyxy, confidence=found.objectness, class_id=np.array(ids, np.intp))
+def _to_detections(proposals: Proposals, class_ids: NDArray[np.intp]) -> sv.Detections:
+    return sv.Detections(proposals.xyxy, confidence=proposals.objectness, class_id=class_ids)
 
 
 def _pairs(table: NDArray[np.intp], names: Sequence[str]) -> list[dict[str, Any]]:

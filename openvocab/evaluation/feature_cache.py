@@ -4,42 +4,26 @@ import hashlib
 import io
 import json
 import time
-from functools import cache
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-import openvocab
 from openvocab._internal.files import write_atomic
 from openvocab.detector import OpenVocabDetector
-from openvocab.encoders.boxes import reachable
 from openvocab.errors import ImageError
 from openvocab.evaluation.datasets import Photo
 from openvocab.evaluation.provenance import detector_hash
-from openvocab.scoring.class_head import Regions
-from openvocab.types import Features, Proposals
+from openvocab.types import EncodedRegions, Features, Proposals
 
-# Everything else in a preset concerns names, which are given afterwards.
-SEEING = (
-    "proposal_threshold",
-    "proposal_iou",
-    "max_boxes",
-    "max_regions",
-    "image_size",
-    "tile_size",
-    "context_scales",
-)
-CODE = (
-    "detector.py", "images.py", "networks.py", "regions.py", "runtimes.py", "encoders/*.py",
-    "proposers/*.py",
-)  # fmt: skip
+_VERSION = 1  # to be raised when the same models and settings give other proposals or features
 
 
 class CachedFeatures(NamedTuple):
     """One photo as the two networks see it, before any word is known."""
 
-    regions: Regions
+    regions: EncodedRegions
     truth: Features
     """`(M, D)`, features of the labelled boxes."""
     propose_s: float
@@ -63,8 +47,8 @@ class FeatureCache:
         """
         self._detector = detector
         preset = detector.preset
-        key = {name: getattr(preset, name) for name in SEEING} | {
-            "code": _code(),
+        key = asdict(preset.proposals) | {
+            "version": _VERSION,
             "detector": detector_hash(preset),
             "encoder": detector.encoder.fingerprint,
         }
@@ -96,31 +80,24 @@ class FeatureCache:
     def _see(self, photo: Photo) -> CachedFeatures:
         image = photo.load()
         begun = time.perf_counter()
-        (found,) = self._detector.proposer.propose([image])
-        preset = self._detector.preset
-        found = found[reachable(found, 0, preset)]
+        (proposals,) = self._detector.propose([image], [0.0])
         # The best come first.
-        detected = len(reachable(found, preset.score_threshold, preset))
+        threshold = self._detector.preset.scoring.score_threshold
+        detected = len(self._detector.reachable(proposals, threshold))
         proposed = time.perf_counter()
-        (best,) = self._detector.encode([image], [found.xyxy[:detected]])
+        (best,) = self._detector.encode([image], [proposals[:detected]])
         encoded = time.perf_counter()
-        (others,) = self._detector.encode([image], [found.xyxy[detected:]])
-        (truth,) = self._detector.encode([image], [photo.xyxy])
-        plain = Proposals(found.xyxy, found.objectness, found.labels)
-        regions = Regions(plain, np.concatenate([best, others]))
-        return CachedFeatures(regions, truth, proposed - begun, encoded - proposed)
+        (others,) = self._detector.encode([image], [proposals[detected:]])
+        labelled = np.zeros(len(photo.xyxy), np.intp)
+        truth = Proposals(photo.xyxy, labelled.astype(np.float32), labelled)
+        (true_regions,) = self._detector.encode([image], [truth])
+        plain = replace(proposals, masks=None)
+        regions = EncodedRegions(plain, np.concatenate([best.features, others.features]))
+        return CachedFeatures(regions, true_regions.features, proposed - begun, encoded - proposed)
 
 
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode(errors="replace")).hexdigest()[:16]
-
-
-@cache
-def _code() -> str:
-    """Hash of all modules that take part in seeing: other code may see something else."""
-    package = Path(openvocab.__file__).parent
-    files = sorted(file for place in CODE for file in package.glob(place))
-    return _digest("".join(file.read_text(encoding="utf-8") for file in files))
 
 
 def _packed(seen: CachedFeatures) -> bytes:
@@ -130,7 +107,7 @@ def _packed(seen: CachedFeatures) -> bytes:
         buffer,
         xyxy=found.xyxy,
         objectness=found.objectness,
-        labels=np.array(json.dumps(found.labels)),
+        label_ids=found.label_ids,
         features=seen.regions.features,
         truth=seen.truth,
         seconds=np.array([seen.propose_s, seen.encode_s]),
@@ -142,9 +119,8 @@ def _read(file: Path) -> CachedFeatures | None:
     """Read what was seen; None if the file is missing or damaged."""
     try:
         with file.open("rb") as opened, np.load(opened, allow_pickle=False) as kept:
-            labels = tuple(json.loads(str(kept["labels"])))
-            found = Proposals(kept["xyxy"], kept["objectness"], labels)
-            regions = Regions(found, kept["features"])
+            found = Proposals(kept["xyxy"], kept["objectness"], kept["label_ids"])
+            regions = EncodedRegions(found, kept["features"])
             return CachedFeatures(regions, kept["truth"], *kept["seconds"].tolist())
     except Exception:  # noqa: BLE001  NumPy and zipfile raise a dozen things on a damaged file
         return None

@@ -3,7 +3,6 @@
 import random
 from collections.abc import Iterable, Iterator, Sequence
 
-import numpy as np
 import supervision as sv
 
 from openvocab.detector import OpenVocabDetector
@@ -11,8 +10,7 @@ from openvocab.errors import ImageError
 from openvocab.evaluation.datasets import Dataset, Photo
 from openvocab.evaluation.feature_cache import CachedFeatures, FeatureCache
 from openvocab.evaluation.prompt_variants import PromptVariant
-from openvocab.scoring.class_head import Naming
-from openvocab.vocabulary.prompts import folded
+from openvocab.vocabulary.prompts import name_key
 
 LEAST = 0.001  # scores below this do not change AP
 ASKED_ABSENT = 5  # absent classes per photo
@@ -27,13 +25,12 @@ class VariantClassifier:
         self.variant = variant
         taken = set(variant.classes)
         bank = detector.vocabulary(variant.classes, [n for n in negatives if n not in taken])
-        lowest = np.full(len(bank), LEAST, np.float32)
-        self._naming = Naming(detector.classifier(bank), lowest)
+        self._head = detector.class_head(bank, score_threshold=LEAST)
         self._features = bank.features
 
     def __call__(self, seen: CachedFeatures) -> sv.Detections:
         """Find boxes, scores and classes in a photo, down to the lowest scores."""
-        named = self._naming.detections(seen.regions)
+        named = self._head.classify(seen.regions)
         return sv.Detections(named.xyxy, confidence=named.confidence, class_id=named.class_id)
 
     def right(self, photo: Photo, seen: CachedFeatures, classes: int) -> int:
@@ -65,8 +62,8 @@ def absent_words(dataset: Dataset, photo: Photo, absent: Sequence[str]) -> dict[
         for place, name in enumerate(dataset.classes)
         if place not in photo.labelled and (known is None or place in known)
     ]
-    classes = {folded(name) for name in dataset.classes}
-    words = [word for word in absent if folded(word) not in classes]
+    classes = {name_key(name) for name in dataset.classes}
+    words = [word for word in absent if name_key(word) not in classes]
     kinds = {"classes of the dataset": others, "absent words": words}
     return {
         kind: chance.sample(some, ASKED_ABSENT)

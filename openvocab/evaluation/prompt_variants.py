@@ -7,8 +7,8 @@ from typing import Self
 
 from openvocab._internal.files import package_data, read_lines, read_table
 from openvocab.errors import ClassesError, DatasetError
-from openvocab.vocabulary import parse
-from openvocab.vocabulary.prompts import article, folded, tidy
+from openvocab.vocabulary import parse_classes
+from openvocab.vocabulary.prompts import article, name_key, normalize_name
 
 DISTRACTORS = (50, 1000)
 AUTOMATIC = ("names", "upper case", "a photo of")
@@ -76,7 +76,7 @@ def prompt_variants(classes: Sequence[str], words: PromptMap | None = None) -> l
     ('a photo of a bus',)
     """
     words = words or PromptMap()
-    plain = [tidy(name) for name in classes]
+    plain = [normalize_name(name) for name in classes]
     result = [
         PromptVariant(AUTOMATIC[0], tuple(classes)),
         PromptVariant(AUTOMATIC[1], tuple(name.upper() for name in classes), automatic=True),
@@ -91,10 +91,10 @@ def prompt_variants(classes: Sequence[str], words: PromptMap | None = None) -> l
         if unknown:
             raise DatasetError(f"[{name}] names {unknown[0]!r}, which is no class; remove it.")
         result.append(PromptVariant(name, tuple(table.get(each, each) for each in classes)))
-    taken = {folded(word) for word in classes}
+    taken = {name_key(word) for word in classes}
     others = [
         word
-        for key, word in {folded(word): word for word in words.distractors}.items()
+        for key, word in {name_key(word): word for word in words.distractors}.items()
         if key not in taken
     ]
     for count in DISTRACTORS:
@@ -104,7 +104,7 @@ def prompt_variants(classes: Sequence[str], words: PromptMap | None = None) -> l
             result.append(PromptVariant(f"+{count:,} distractors", (*classes, *some)))
     for variant in result:
         try:
-            parse(variant.classes)
+            parse_classes(variant.classes)
         except ClassesError as error:
             raise DatasetError(f"{variant.name}: {error}") from error
     return result
@@ -115,6 +115,6 @@ def _words(path: Path, words: object) -> tuple[str, ...]:
     if not isinstance(words, list):
         raise DatasetError(f"{path} holds {words!r} where a list of words should be; mend it.")
     for word in words:
-        if not isinstance(word, str) or not tidy(word):
+        if not isinstance(word, str) or not normalize_name(word):
             raise DatasetError(f"{path} holds {word!r} where a word should be; mend it.")
     return tuple(words)

@@ -40,7 +40,7 @@ def provenance(detector: OpenVocabDetector) -> dict[str, object]:
 def detector_hash(preset: Preset) -> str | None:
     """SHA-256 of the detector's file, or of the files in its folder; None if there is neither."""
     try:
-        path = weights.resolve(preset.detector)
+        path = weights.resolve(preset.models.detector)
     except WeightsNotFoundError:  # the detector was composed by hand
         return None
     if path.is_file():

@@ -22,7 +22,7 @@ NEEDS = {
 CALIBRATED_ON = 300  # pictures at most; NNCF uses as many
 
 
-def export_detector(  # noqa: PLR0913  keywords, most with a default
+def export_detector(
     path: Path,
     runtime: str,
     precision: str,

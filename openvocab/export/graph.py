@@ -72,20 +72,20 @@ def quantised(graph: Path) -> bytes:
     with tempfile.TemporaryDirectory(prefix="openvocab-export-") as place, preserve_environ():
         from onnxruntime.quantization import QuantType, quantize_dynamic
 
-        folded, result = Path(place) / "folded.onnx", Path(place) / "int8.onnx"
+        name_key, result = Path(place) / "name_key.onnx", Path(place) / "int8.onnx"
         options = runtime.SessionOptions()
         options.log_severity_level = 3  # errors
-        # Only constants are quantised; a transposed or widened weight is not one until folded.
+        # Only constants are quantised; a transposed or widened weight is not one until name_key.
         options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-        options.optimized_model_filepath = str(folded)
-        for key, value in (("file_name", "folded.bin"), ("min_size_in_bytes", "1024")):
+        options.optimized_model_filepath = str(name_key)
+        for key, value in (("file_name", "name_key.bin"), ("min_size_in_bytes", "1024")):
             options.add_session_config_entry(
                 f"session.optimized_model_external_initializers_{key}", value
             )
         runtime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         with silence_logs():
             quantize_dynamic(
-                folded,
+                name_key,
                 result,
                 op_types_to_quantize=["MatMul", "Gemm"],
                 per_channel=True,

@@ -59,7 +59,7 @@ class ExportTolerances:
     """Speed relative to torch, and to ONNX Runtime in fp32, which all other image_encoder_runtime must beat."""
 
 
-def export(  # noqa: PLR0913  keywords, most with a default
+def export(
     bundle: str | os.PathLike[str],
     runtime: str,
     precision: str,
@@ -99,7 +99,7 @@ def export(  # noqa: PLR0913  keywords, most with a default
     with _staged(folder, target) as stage:
         weights = stage / WEIGHTS
         if not (stage / GRAPH).is_file() or (runtime, precision) == ("onnx", "fp32"):
-            graph = traced(torch_encoder.tower, torch_encoder.size, weights)
+            graph = traced(torch_encoder.image_encoder, torch_encoder.crop_size, weights)
             (stage / GRAPH).write_bytes(graph)
         if precision == "int8":
             (stage / INT8_GRAPH).write_bytes(quantised(stage / GRAPH))
@@ -150,8 +150,8 @@ def _measured(
     """Compare features with torch in fp32, and speed with torch and ONNX Runtime in fp32."""
     runtime, precision = kind
     images, boxes = zip(*(seen or [_noise()]), strict=True)
-    batches = list(encoder.regions(images, boxes))
-    expected = np.vstack([encoder.forward(batch).numpy() for batch in batches])
+    batches = list(encoder.crop_batches(images, boxes))
+    expected = np.vstack([encoder.encode_crops(batch).numpy() for batch in batches])
     found = np.vstack([tower(batch.numpy()) for batch in batches])
     cosines = _cosines(expected, found)
     agreement = None
@@ -197,7 +197,11 @@ def _speeds(
     ratios = []
     for number in range(ROUNDS + 1):
         spent = []
-        for run in (lambda: encoder.forward(regions), lambda: plain(array), lambda: tower(array)):
+        for run in (
+            lambda: encoder.encode_crops(regions),
+            lambda: plain(array),
+            lambda: tower(array),
+        ):
             start = time.perf_counter()
             run()
             spent.append(time.perf_counter() - start)

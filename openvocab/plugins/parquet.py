@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import supervision as sv
 from pyarrow import fs
 
-from openvocab.config import Preset, load
+from openvocab.config import Preset, load_preset
 from openvocab.detector import OpenVocabDetector
 from openvocab.errors import ImageError, OpenVocabError
 from openvocab.io import images
@@ -126,7 +126,7 @@ def chunks(paths: Sequence[str], size: int = CHUNK) -> list[Chunk]:
 def question(arguments: Mapping[str, Any]) -> str:
     """The question to `OpenVocabStage`, as recorded in each part: JSON of classes, preset etc."""
     asked = {name: arguments.get(name) for name in ("classes", "negatives", "score_threshold")}
-    preset = dataclasses.asdict(load(arguments["preset"]))
+    preset = dataclasses.asdict(load_preset(arguments["preset"]))
     return json.dumps(asked | {"preset": preset}, default=_told)
 
 
@@ -255,7 +255,7 @@ class OpenVocabStage:
         Raises:
             OpenVocabError: whatever `from_preset` and `vocabulary` raise.
         """
-        self._detector = OpenVocabDetector.from_preset(load(preset), device=device)
+        self._detector = OpenVocabDetector.from_preset(load_preset(preset), device=device)
         self._bank = self._detector.vocabulary(classes, negatives)
         self._threshold = score_threshold
         self._system = system or fs.LocalFileSystem()

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from openvocab._internal.environment import LOOPBACK_HOSTS, preserve_environ
-from openvocab.config import Preset, load
+from openvocab.config import Preset, load_preset
 from openvocab.errors import OpenVocabError
 from openvocab.plugins.parquet import Chunk, StoragePath, Worker
 
@@ -104,7 +104,7 @@ def application(
     settings = settings or Settings(hosts=LOOPBACK_HOSTS)
     # Ray's default is 5; the server's own queue limits the requests, with its 429.
     max_requests = settings.max_waiting + settings.max_batch + MAX_LISTENERS
-    loaded_preset = load(preset)
+    loaded_preset = load_preset(preset)
 
     def build() -> Any:  # noqa: ANN401  a FastAPI
         from openvocab.detector import OpenVocabDetector

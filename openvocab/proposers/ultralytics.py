@@ -11,18 +11,20 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torchvision.ops import nms
+from torchvision.ops import batched_nms
 
-from openvocab._internal.environment import resolve_device, single_openmp_thread
+from openvocab._internal.environment import resolve_device
 from openvocab._internal.runtimes import isolated_ultralytics, onnx_session, onnxruntime, openvino
+from openvocab._internal.threads import limit_threads_after_fork, single_openmp_thread
+from openvocab.config import ProposalConfig
 from openvocab.errors import ModelError, WeightsNotFoundError, first_line
-from openvocab.types import Boxes, Image, Proposals
+from openvocab.types import Image, Proposals
 
-OPENVINO = "_openvino_model"
-STRIDE = 64  # the coarsest of any YOLO, to which Ultralytics rounds image sizes up
+_OPENVINO_SUFFIX = "_openvino_model"
+_MAX_STRIDE = 64  # the coarsest of any YOLO, to which Ultralytics rounds image sizes up
 
-# Given where Ultralytics changed a default recently, or saves and shows by default.
-PINNED: dict[str, Any] = {
+# Arguments whose default Ultralytics changed recently, or which save and show by default.
+_PINNED: dict[str, Any] = {
     "agnostic_nms": False,
     "nms": None,
     "quantize": None,
@@ -43,14 +45,11 @@ class UltralyticsProposer:
     Source: Ultralytics `YOLO.predict`, with every argument pinned whose default changed recently.
     """
 
-    def __init__(  # noqa: PLR0913  keywords, each with a default
+    def __init__(
         self,
         path: str | os.PathLike[str],
+        config: ProposalConfig | None = None,
         *,
-        threshold: float = 0.001,
-        iou: float = 0.7,
-        max_boxes: int = 300,
-        image_size: int | None = None,
         device: str | None = None,
         trust_pickle: bool = False,
     ) -> None:
@@ -58,11 +57,8 @@ class UltralyticsProposer:
 
         Args:
             path: a file or folder that `ultralytics.YOLO` loads: `.onnx`, `.pt`, OpenVINO, ...
-            threshold: lowest objectness proposed, 0 to 1.
-            iou: overlap above which the weaker box of the same label is dropped.
-            max_boxes: most boxes per image.
-            image_size: longer side that the network sees, in pixels, rounded up to its stride;
-                None uses the size it was made for.
+            config: lowest objectness, IoU of NMS, most boxes, and input size; None uses the
+                defaults.
             device: a torch device; None uses CUDA where available.
             trust_pickle: allow formats other than ONNX and OpenVINO, which can run any code; a
                 `.pt`, for one, is a pickle.
@@ -72,69 +68,72 @@ class UltralyticsProposer:
             ModelError: the format needs `trust_pickle`, the file is damaged, or it is not a
                 detector.
         """
-        file = Path(path)
-        if not file.exists():
-            raise WeightsNotFoundError(f"No detector at {file}; give the path of an existing file.")
-        check_format(file, trust_pickle=trust_pickle)
-        self._iou = iou
+        path = Path(path)
+        if not path.exists():
+            raise WeightsNotFoundError(f"No detector at {path}; give the path of an existing file.")
+        check_format(path, trust_pickle=trust_pickle)
+        config = config or ProposalConfig()
+        self._iou = config.iou
         # The runtime runs the network in its own threads; torch only prepares its input.
-        self._threads = single_openmp_thread if _is_export(file) else contextlib.nullcontext
+        self._limit_torch = single_openmp_thread if _is_export(path) else contextlib.nullcontext
         self._lock = threading.Lock()
-        self._arguments = PINNED | {
-            "conf": threshold,
-            "iou": iou,
-            "max_det": max_boxes,
+        self._arguments = _PINNED | {
+            "conf": config.threshold,
+            "iou": config.iou,
+            "max_det": config.max_boxes,
             "device": resolve_device(device),
         }
-        if image_size is not None:
-            self._arguments["imgsz"] = image_size
-        self._names = self._load(file)
-        self._words = tuple(dict.fromkeys(self._names.values()))
-        self._places = {word: place for place, word in enumerate(self._words)}
+        if config.image_size is not None:
+            self._arguments["imgsz"] = config.image_size
+        names = self._load(path)
+        self._labels = tuple(dict.fromkeys(names.values()))
+        self._label_ids = {number: self._labels.index(name) for number, name in names.items()}
 
-    def _load(self, file: Path) -> dict[int, str]:
-        """Load the model and run it once; returns its names by number."""
+    def _load(self, path: Path) -> dict[int, str]:
+        """Load the model and run it once; returns its class names by number."""
+        limit_threads_after_fork()
         threads = torch.get_num_threads()  # before Ultralytics changes it
         try:
             with isolated_ultralytics() as ultralytics:
-                _import_runtime(file)
-                self._model = ultralytics.YOLO(str(file))
+                _import_runtime(path)
+                self._model = ultralytics.YOLO(str(path))
                 # The task and names of an export are known only once it runs.
-                (first,) = self._predict(np.zeros((32, 32, 3), np.uint8))
-                self._rest_between_runs(file, threads)
+                (result,) = self._predict(np.zeros((32, 32, 3), np.uint8))
+                self._replace_onnx_session(path, threads)
         # Ultralytics, its eighteen backends and pickle may raise anything on a damaged file.
         except Exception as error:
             raise ModelError(
-                f"{file} cannot be loaded as a detector ({first_line(error)}); "
+                f"{path} cannot be loaded as a detector ({first_line(error)}); "
                 "check the file, or pull or export it again."
             ) from error
-        made_for, wanted = max(self._model.predictor.imgsz), self._arguments.get("imgsz")
-        if wanted is not None and abs(made_for - wanted) >= STRIDE:
+        native_size, image_size = max(self._model.predictor.imgsz), self._arguments.get("imgsz")
+        if image_size is not None and abs(native_size - image_size) >= _MAX_STRIDE:
             raise ModelError(
-                f"{file} was exported for {made_for} pixels, not {wanted}; leave the image size "
-                "out, or export it again."
+                f"{path} was exported for {native_size} pixels, not {image_size}; leave the image "
+                "size out, or export it again."
             )
         if self._model.task not in {"detect", "segment"}:
             raise ModelError(
-                f"{file} is a {self._model.task} model; use one for detect or segment."
+                f"{path} is a {self._model.task} model; use one for detect or segment."
             )
-        return {int(key): str(name) for key, name in dict(first.names).items()}
+        return {int(number): str(name) for number, name in dict(result.names).items()}
 
-    def _rest_between_runs(self, file: Path, threads: int) -> None:
-        """Replace the session: Ultralytics sets no options; see `runtimes.onnx_session` for why."""
+    def _replace_onnx_session(self, path: Path, threads: int) -> None:
+        """Ultralytics sets no session options; see `runtimes.onnx_session` for those needed."""
         backend = self._model.predictor.model.backend
-        if file.suffix.lower() == ".onnx" and backend.device.type == "cpu":
-            backend.session = onnx_session(file, threads)
+        if path.suffix.lower() == ".onnx" and backend.device.type == "cpu":
+            backend.session = onnx_session(path, threads)
 
     @property
-    def names(self) -> tuple[str, ...]:
-        """The detector's own names, each once."""
-        return self._words
+    def labels(self) -> tuple[str, ...]:
+        """The detector's own labels, each once."""
+        return self._labels
 
     def propose(self, images: Sequence[Image]) -> list[Proposals]:
         """Find boxes in images `(H, W, 3)` BGR, best objectness first; one result per image."""
-        # One by one: exports are often fixed at a batch of one, and on a CPU a batch gains nothing.
-        with self._lock, self._threads():
+        limit_threads_after_fork()
+        # One by one: exports often have a fixed batch of one, and on a CPU a batch gains nothing.
+        with self._lock, self._limit_torch():
             results = [self._predict(image)[0] for image in images]
         return [
             self._proposals(result, image) for result, image in zip(results, images, strict=True)
@@ -147,57 +146,65 @@ class UltralyticsProposer:
         height, width = image.shape[:2]
         boxes = result.boxes.cpu().numpy()
         xyxy = boxes.xyxy.astype(np.float32).reshape(-1, 4)
-        xyxy = xyxy.clip(0, np.array([width, height] * 2, np.float32))
-        objectness = boxes.conf.astype(np.float32).clip(0, 1)
-        labels = [self._names[int(index)] for index in boxes.cls]
-        rows = self._best(xyxy, objectness, np.array([self._places[each] for each in labels]))
-        masks = None
-        if self._model.task == "segment":
-            found = result.masks
-            masks = (
-                np.zeros((0, height, width), bool)
-                if found is None
-                else found.data.cpu().numpy()[rows].astype(bool)
-            )
-        kept = tuple(labels[row] for row in rows.tolist())
-        return Proposals(xyxy[rows], objectness[rows], kept, masks)
+        proposals = Proposals(
+            xyxy.clip(0, np.array([width, height] * 2, np.float32)),
+            boxes.conf.astype(np.float32).clip(0, 1),
+            np.array([self._label_ids[int(number)] for number in boxes.cls], np.intp),
+            self._masks(result, (height, width)),
+        )
+        return proposals[self._distinct(proposals)]
 
-    def _best(
-        self, xyxy: Boxes, objectness: NDArray[np.float32], words: NDArray[np.intp]
-    ) -> NDArray[np.intp]:
-        """Rows to keep, best first, without specks and near-duplicates.
+    def _masks(self, result: Any, shape: tuple[int, int]) -> NDArray[np.bool_] | None:  # noqa: ANN401
+        if self._model.task != "segment":
+            return None
+        if result.masks is None:
+            return np.zeros((0, *shape), np.bool_)
+        masks: NDArray[np.bool_] = result.masks.data.cpu().numpy().astype(np.bool_)
+        return masks
+
+    def _distinct(self, proposals: Proposals) -> NDArray[np.intp]:
+        """Rows to keep, best first, without degenerate boxes and near-duplicates.
 
         NMS-free heads skip Ultralytics' NMS, but do return some near-duplicates.
         """
-        sides = xyxy[:, 2:] - xyxy[:, :2]
-        solid = np.isfinite(xyxy).all(axis=1) & (sides >= 1).all(axis=1)
-        rows = np.flatnonzero(solid)
-        # Boxes of two labels are moved too far apart to meet; float64 still resolves pixels there.
-        apart = xyxy[rows] + words[rows, None] * (float(xyxy[rows].max(initial=0)) + 1)
-        scores = torch.from_numpy(objectness[rows].astype(np.float64))
-        return rows[nms(torch.from_numpy(apart), scores, self._iou).numpy()]
+        sides = proposals.xyxy[:, 2:] - proposals.xyxy[:, :2]
+        valid = np.isfinite(proposals.xyxy).all(axis=1) & (sides >= 1).all(axis=1)
+        rows = np.flatnonzero(valid)
+        keep = batched_nms(
+            torch.from_numpy(proposals.xyxy[rows].astype(np.float64)),
+            torch.from_numpy(proposals.objectness[rows].astype(np.float64)),
+            torch.from_numpy(proposals.label_ids[rows]),
+            self._iou,
+        )
+        return rows[keep.numpy()]
 
 
-def check_format(file: Path, *, trust_pickle: bool) -> None:
-    """Refuse files that could run code, unless the user trusts them, and files without weights."""
-    if file.suffix.lower() in {".yaml", ".yml"}:
-        raise ModelError(f"{file} describes a model without weights; give a trained one.")
-    if not _is_export(file) and not trust_pickle:
+def check_format(path: Path, *, trust_pickle: bool) -> None:
+    """Refuse files that could run code, unless the user trusts them, and files without weights.
+
+    Raises:
+        ModelError: the file is of such a format.
+    """
+    if path.suffix.lower() in {".yaml", ".yml"}:
+        raise ModelError(f"{path} describes a model without weights; give a trained one.")
+    if not _is_export(path) and not trust_pickle:
         raise ModelError(
-            f"{file} is of a format that can run code when loaded; pass trust_pickle=True (in a "
-            "preset: trust_pickle = true; to `openvocab export`: --trust-pickle) if you trust where "
-            "it comes from, or export it to ONNX."
+            f"{path} is of a format that can run code when loaded; pass trust_pickle=True (in a "
+            "preset: trust_pickle = true; to `openvocab export`: --trust-pickle) if you trust its "
+            "source, or export it to ONNX."
         )
 
 
-def _is_export(file: Path) -> bool:
+def _is_export(path: Path) -> bool:
     """Whether a file is of a format that holds data, not code, and that torch does not run."""
-    return file.suffix.lower() == ".onnx" or (file.is_dir() and file.name.endswith(OPENVINO))
+    return path.suffix.lower() == ".onnx" or (
+        path.is_dir() and path.name.endswith(_OPENVINO_SUFFIX)
+    )
 
 
-def _import_runtime(file: Path) -> None:
+def _import_runtime(path: Path) -> None:
     """Import the runtime before Ultralytics does, which would leave its telemetry on."""
-    if file.name.endswith(OPENVINO) and find_spec("openvino"):
+    if path.name.endswith(_OPENVINO_SUFFIX) and find_spec("openvino"):
         openvino()
-    elif file.suffix.lower() == ".onnx":
+    elif path.suffix.lower() == ".onnx":
         onnxruntime()

@@ -1,38 +1,33 @@
-"""From features to scores: logits, label prior, posterior, fusion with objectness. Pure NumPy."""
+r"""The mathematics of a score, in log-odds; pure NumPy.
+
+For box `n` with objectness `o` and detector label `l`, class `k`, and the competitors `C_k` of the
+class (negatives, background prompts, and the labels that do not mean the class):
+
+    z[n, k]   = s * cos(f_n, t_k) + w * sqrt(o_n) * prior[k, l_n]
+    lo[n, k]  = z[n, k] - logsumexp over m in C_k of (z[n, m] + log b)
+    posterior = sigmoid(lo)
+    score     = o ** (1 - a) * posterior ** a
+    class     = argmax over k of (lo + w * sqrt(o_n) * (near[k, l_n] - 1))
+
+`s` is the logit scale, `w` the prior weight, `b` the competitor weight and `a` the fusion exponent
+of a `ScoringConfig`; `prior` is `label_prior`, `near` is `normalized_similarity`. Classes do not
+compete with each other, so a score does not depend on the other classes of the call.
+"""
 
 import numpy as np
 from numpy.typing import NDArray
 
+from openvocab._internal.threads import matmul_nt
 from openvocab.types import Features
-
-TINY = 1e-290  # a share below this has lost its digits, or vanished
-KIND = 0.7  # times the floor of a synonym: how near a broader word must be
-
-# The most that OpenBLAS multiplies in the calling thread: numbers with one row, and such rows.
-PAIRS, ROWS = 9000, 28
 
 Floats = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
-
-def matmul_nt(left: NDArray[np.floating], right: NDArray[np.floating]) -> NDArray[np.floating]:
-    """`left @ right.T` of `(N, D)` and `(K, D)`: cosines, if the rows are of unit length.
-
-    Computed in pieces so small that BLAS wakes no threads. Once woken, they would spin for some
-    50 ms and take a core from the network that runs next: on two cores, a picture with ten boxes
-    took half as long again.
-
-    >>> matmul_nt(np.eye(2), np.ones((1, 2)))
-    array([[1.],
-           [1.]])
-    """
-    result = np.empty((len(left), len(right)), np.result_type(left, right))
-    across = max(PAIRS // max(left.shape[1], 1), 1)
-    for top in range(0, len(left), ROWS):
-        for first in range(0, len(right), across):
-            piece = np.s_[top : top + ROWS], np.s_[first : first + across]
-            result[piece] = left[piece[0]] @ right[piece[1]].T
-    return result
+# Constants of the label prior. Their rows in docs/accuracy.md of commit 2244b9a are flat: scale 10
+# -0.1 (-0.7 to +0.3), 40 -0.0 (-0.3 to +0.1); floor 0.4 +0.1 (-0.2 to +0.3), 0.6 -0.2 (-0.6 to 0).
+LABEL_SCALE = 20.0  # of the softmax over the labels
+LABEL_FLOOR = 0.5  # similarity, 0 (unrelated) to 1 (the same), of "none of the labels"
+HYPONYM_FLOOR = 0.35  # similarity from which a label may be a kind of the class
 
 
 def softmax(logits: Floats) -> Floats:
@@ -46,178 +41,169 @@ def softmax(logits: Floats) -> Floats:
     return result
 
 
-def posterior(logits: Floats, others: Floats, competes: Mask) -> Floats:
-    """Probability `(N, K)` of each class against its competitors: one softmax per class.
+def sigmoid(log_odds: NDArray[np.floating]) -> Floats:
+    """Probability of given log-odds.
 
-    Competitors (negatives, background, the detector's own names) are never returned, which makes
-    "none of these" a possible answer. Classes do not compete with each other here, so a score does
-    not depend on what else was asked for; the best class of a box is the largest in its row.
-
-    Args:
-        logits: `(N, K)`, logits of the classes.
-        others: `(N, M)`, logits of the competitors.
-        competes: `(K, M)`; False if a competitor is another word for the class.
-
-    >>> bus, road, coach = np.float32([[2.0]]), [1.0], [2.0]
-    >>> posterior(bus, np.float32([road + coach]), np.array([[True, False]])).round(2)
-    array([[0.73]], dtype=float32)
+    >>> sigmoid(np.array([0.0, 1000.0])).tolist()
+    [0.5, 1.0]
     """
-    # Only the class itself takes part: another one, far ahead, would leave 0 / 0.
-    exact = others.astype(np.float64)
-    top = exact.max(axis=1, keepdims=True)
-    top[np.isneginf(top)] = 0
-    shares = matmul_nt(np.exp(exact - top), competes.astype(np.float64))
-    with np.errstate(divide="ignore", over="ignore"):
-        rest = np.log(shares) + top
-        # Rows that do not compete may be so far ahead that nothing is left of those that do.
-        far, classes = np.nonzero((shares < TINY) & competes.any(axis=1))
-        if len(far):
-            rivals = np.where(competes[classes], exact[far], -np.inf)
-            rest[far, classes] = np.logaddexp.reduce(rivals, axis=1)
-        result: Floats = (1 / (1 + np.exp(rest - logits))).astype(np.float32)
+    # Beyond 500, float64 has reached 0 or 1 and exp would overflow.
+    result: Floats = (1 / (1 + np.exp(-log_odds.clip(-500, 500)))).astype(np.float32)
     return result
 
 
-def fuse(objectness: Floats, class_posterior: Floats, exponent: float) -> Floats:
+def class_log_odds(logits: Floats, competitors: Floats, competes: Mask) -> NDArray[np.float64]:
+    """Log-odds `(N, K)` of each class against its competitors.
+
+    Args:
+        logits: `(N, K)`, logits of the classes.
+        competitors: `(N, M)`, logits of the competitors, within 600 of each other.
+        competes: `(K, M)`; False if a competitor means the class. A class without competitors has
+            infinite log-odds.
+
+    >>> bus, road, coach = np.float32([[2.0]]), [1.0], [2.0]
+    >>> class_log_odds(bus, np.float32([road + coach]), np.array([[True, False]]))
+    array([[1.]])
+    """
+    exact = competitors.astype(np.float64)
+    top = exact.max(axis=1, keepdims=True)
+    sums = matmul_nt(np.exp(exact - top), competes.astype(np.float64))
+    with np.errstate(divide="ignore"):  # no competitor: log 0
+        result: NDArray[np.float64] = logits - (np.log(sums) + top)
+    return result
+
+
+def rank_logits(
+    log_odds: NDArray[np.float64], similarity: Floats, label_weight: Floats
+) -> NDArray[np.float64]:
+    """Log-odds `(N, K)` lowered for classes that are less similar to the box's label.
+
+    The class of a box is the largest in its row: "laptop" and "laptop computer" are both right,
+    and it is chance which of their features is closer to the crop.
+
+    Args:
+        log_odds: `(N, K)`, from `class_log_odds`.
+        similarity: `(N, K)`, normalized similarity of each class to the label of each box.
+        label_weight: `(N, 1)`, logits that the label is worth.
+
+    >>> rank_logits(np.array([[4.0, 4.1]]), np.float32([[1.0, 0.9]]), np.float32([[8.0]])).round(1)
+    array([[4. , 3.3]])
+    """
+    result: NDArray[np.float64] = log_odds + label_weight * (similarity - 1)
+    return result
+
+
+def fuse(objectness: Floats, posterior: Floats, exponent: float) -> Floats:
     """Geometric fusion `objectness**(1 - exponent) * posterior**exponent` of `(N,)` and `(N,)`.
 
-    Source: F-VLM (Kuo et al., ICLR 2023), which fuses its detector with CLIP in this way.
+    Source: F-VLM (Kuo et al., ICLR 2023).
 
     >>> fuse(np.array([0.25], np.float32), np.array([1.0], np.float32), 0.5)
     array([0.5], dtype=float32)
     """
-    result: Floats = objectness ** (1 - exponent) * class_posterior**exponent
+    result: Floats = objectness ** (1 - exponent) * posterior**exponent
     return result.astype(np.float32)
 
 
-def unrelated(features: Features) -> float:
-    """The cosine of two unrelated things, estimated as the median over all pairs.
+def baseline_cosine(features: Features) -> float:
+    """Cosine of two unrelated texts: the median over all pairs of rows `(N, D)`.
 
-    CLIP's text features are all close together (0.8); those of other towers are not (0.05).
+    Text features of CLIP lie close together (0.8); those of other encoders do not (0.05).
 
-    >>> unrelated(np.float32([[1, 0], [0, 1]]))
+    >>> baseline_cosine(np.float32([[1, 0], [0, 1]]))
     0.0
     """
     pairs = matmul_nt(features, features)[np.triu_indices(len(features), 1)]
     return float(np.median(pairs)) if len(pairs) else 0.0
 
 
-def nearness(words: Features, names: Features, zero: float) -> Floats:
-    """Nearness `(K, L)` of each word `(K, D)` to each name `(L, D)`: 1 the same, 0 unrelated.
+def normalized_similarity(names: Features, labels: Features, baseline: float) -> Floats:
+    """Similarity `(K, L)` of each name `(K, D)` to each label `(L, D)`: 1 the same, 0 unrelated.
 
-    With it, one floor serves every encoder. With a floor of 0.5, CLIP ViT-B/32 covers 43 % of
-    LVIS's 127 kinds of COCO things, as it did with bare cosines (scale 100, floor 0.9), but only
+    With it, one floor serves every encoder. With a floor of 0.5, CLIP ViT-B/32 matches 43 % of
+    LVIS's 127 kinds of COCO objects, as it did with bare cosines (scale 100, floor 0.9), but only
     12 % of its 1,012 other names instead of 40 % (WordNet says which are kinds).
 
     Args:
-        words: unit rows.
         names: unit rows.
-        zero: cosine of unrelated things, see `unrelated`.
+        labels: unit rows.
+        baseline: cosine of unrelated names, see `baseline_cosine`.
 
-    >>> nearness(np.float32([[1, 0]]), np.float32([[1, 0], [0.8, 0.6]]), 0.8).round(2)
+    >>> normalized_similarity(np.float32([[1, 0]]), np.float32([[1, 0], [0.8, 0.6]]), 0.8).round(2)
     array([[1., 0.]], dtype=float32)
     """
-    result: Floats = (matmul_nt(words, names) - np.float32(zero)) / np.float32(1 - zero)
+    result: Floats = (matmul_nt(names, labels) - np.float32(baseline)) / np.float32(1 - baseline)
     return result
 
 
-def label_affinity(near: Floats, scale: float, floor: float) -> Floats:
-    """How much each word means each of the detector's names: nearness `(K, L)` to `(K, L + 1)`.
+def label_posterior(similarity: Floats) -> Floats:
+    """Probability `(K, L + 1)` that a name means each of the detector's labels, or none of them.
 
-    A softmax of `scale * near` over the names and a last column, "none of the names", whose
-    nearness is `floor`. So a word is compared with the detector's whole vocabulary, and with
-    nothing else that the caller asked for. Rows sum to one.
+    A softmax over all labels and a last column, "none of the labels", at `LABEL_FLOOR`. So a name
+    is compared with the detector's whole vocabulary, and with no other class. Rows sum to one.
 
-    >>> label_affinity(np.float32([[1, 0]]), 40, 0.5).round(2)
+    Args:
+        similarity: `(K, L)`, from `normalized_similarity`.
+
+    >>> label_posterior(np.float32([[1, 0]])).round(2)
     array([[1., 0., 0.]], dtype=float32)
     """
-    none = np.full((len(near), 1), floor, np.float32)
-    return softmax(np.float32(scale) * np.hstack([near, none]))
+    none = np.full((len(similarity), 1), LABEL_FLOOR, np.float32)
+    return softmax(np.float32(LABEL_SCALE) * np.hstack([similarity, none]))
 
 
-def covers(near: Floats, among: Floats, affinity: Floats, scale: float, floor: float) -> Mask:
-    """Which of the detector's names a word stands for, `(K, L)`: its synonyms and its kinds.
+def label_is_hyponym(similarity: Floats, between_labels: Floats) -> Mask:
+    """Which of the detector's labels are kinds of a broader name, `(K, L)`.
 
-    A synonym has more than half of the affinity. A broader word (animal) is nearer to each of its
-    kinds (cow) than its nearest name (dog) is to them, by at least one logit, though it may be
-    farther from them than a synonym would be. This finds most kinds of animal, fruit, vehicle and
-    furniture among COCO's names, and costs synonyms 0.4 of 43 AP50 with the starter.
+    A broader name (animal) is more similar to each of its kinds (cow) than its closest label (dog)
+    is, by at least one logit. This finds most kinds of animal, fruit, vehicle and furniture among
+    COCO's labels.
 
     Args:
-        near: `(K, L)`, nearness of words and names.
-        among: `(L, L)`, nearness of the names to each other.
-        affinity: `(K, L + 1)`, from `label_affinity`.
-        scale: as for `label_affinity`.
-        floor: as for `label_affinity`.
+        similarity: `(K, L)`, of names to labels.
+        between_labels: `(L, L)`, of the labels to each other.
 
-    >>> animal = np.float32([[0.8, 0.6]])
-    >>> covers(animal, np.eye(2, dtype=np.float32), label_affinity(animal, 20, 0.4), 20, 0.4)
-    array([[ True,  True]])
+    >>> label_is_hyponym(np.float32([[0.8, 0.6]]), np.eye(2, dtype=np.float32))
+    array([[False,  True]])
     """
-    of_nearest = among[near.argmax(axis=1)]
-    broader = (near >= KIND * floor) & (scale * (near - of_nearest) >= 1)
-    result: Mask = (affinity[:, :-1] > 0.5) | broader
+    to_closest = between_labels[similarity.argmax(axis=1)]
+    closer = np.float32(LABEL_SCALE) * (similarity - to_closest) >= 1
+    result: Mask = (similarity >= HYPONYM_FLOOR) & closer
     return result
 
 
-def label_evidence(affinity: Floats, covered: Mask, label_ids: NDArray[np.intp]) -> Floats:
-    """What a detector's label says for or against each word: `(N, K)` in [-1, 1].
+def label_prior(posterior: Floats, means: Mask) -> Floats:
+    """What each label says for or against each name: `(K, L)` in [-1, 1].
 
-    +1: the label is another word for it. -1: the detector has a name for it, but used another.
-    0: the detector does not know such a thing, so its label says nothing.
+    +1: the label is another word for it. -1: the detector has a label for it, but used another.
+    0: the detector knows no such object, so its label says nothing.
 
     Args:
-        affinity: `(K, L + 1)`, from `label_affinity`.
-        covered: `(K, L)`, from `covers`; such a label never speaks against the word.
-        label_ids: `(N,)`, index of each box's label among the names.
+        posterior: `(K, L + 1)`, from `label_posterior`.
+        means: `(K, L)`, labels that are synonyms or kinds of the name: they never speak against it.
 
     >>> rows = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]], np.float32)
-    >>> label_evidence(rows, rows[:, :-1] > 0.5, np.array([0, 1]))
-    array([[ 1.,  0.],
-           [-1.,  0.]], dtype=float32)
+    >>> label_prior(rows, rows[:, :-1] > 0.5)
+    array([[ 1., -1.],
+           [ 0.,  0.]], dtype=float32)
     """
-    agree = affinity[:, label_ids].T  # (N, K)
-    unknown = affinity[:, -1]  # (K,)
-    result: Floats = 2 * agree + unknown - 1
-    return np.where(covered[:, label_ids].T, result.clip(min=0), result)
+    agree, none = posterior[:, :-1], posterior[:, -1:]
+    result: Floats = 2 * agree + none - 1  # P(this label) - P(another label)
+    return np.where(means, result.clip(min=0), result)
 
 
-def claims(class_posterior: Floats, near: Floats, trust: Floats) -> Floats:
-    """Posterior `(N, K)` of each class, lowered for words farther from the detector's label.
-
-    "laptop" and "laptop computer" are both right, and it is chance which features are nearer. The
-    class with the largest claim gets the box, so the label decides between its own synonyms and
-    kinds unless the picture says otherwise. With ImageNet's 1,000 names as further classes, a class
-    keeps 36 of 40 AP50 this way, and 29 without.
-
-    Args:
-        class_posterior: `(N, K)`, posterior of each class.
-        near: `(N, K)`, nearness of each class to the label of each box.
-        trust: `(N, 1)`, logits that the label is worth.
-
-    >>> near = np.float32([[1.0, 0.9]])
-    >>> claims(np.float32([[0.98, 0.985]]), near, np.float32([[8.0]])).round(2)
-    array([[0.98, 0.97]], dtype=float32)
-    """
-    held = class_posterior.clip(1e-7, 1 - 1e-7)
-    odds = held / (1 - held) * np.exp(trust * (near - 1))
-    result: Floats = (odds / (1 + odds)).astype(np.float32)
-    return result
-
-
-def top2_margin(class_posterior: Floats, class_ids: NDArray[np.intp]) -> Floats:
-    """How far each row's class is ahead of the next, or of everything else; `(N, K)` to `(N,)`.
+def top2_margin(posterior: Floats, class_ids: NDArray[np.intp]) -> Floats:
+    """Lead of each row's class over the next best class or "none of them"; `(N, K)` to `(N,)`.
 
     The posterior of the class, minus the larger of the next best class's and one minus its own.
-    Negative if the posterior is below 0.5, or if the detector's label gave the box to this class
-    although the posterior of another is higher.
+    Negative if the posterior is below 0.5, or if `rank_logits` chose a class with a lower one.
 
     >>> top2_margin(np.float32([[0.9, 0.4], [0.6, 0.1]]), np.array([0, 0])).round(1)
     array([0.5, 0.2], dtype=float32)
     """
-    rows = np.arange(len(class_posterior))
-    own = class_posterior[rows, class_ids]
-    others = class_posterior.copy()
+    rows = np.arange(len(posterior))
+    own = posterior[rows, class_ids]
+    others = posterior.copy()
     others[rows, class_ids] = 0
     result: Floats = own - np.maximum(others.max(axis=1, initial=0), 1 - own)
     return result

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import supervision as sv
 
 from openvocab.detector import OpenVocabDetector
-from openvocab.scoring.class_head import Naming, Regions
+from openvocab.scoring.class_head import ClassHead
 from openvocab.server.errors import ShuttingDownError
 from openvocab.types import Image, Proposals
 
@@ -21,7 +21,7 @@ class _Job:
     """One image, with the classes of its request."""
 
     image: Image
-    head: Naming
+    head: ClassHead
     future: "Future[sv.Detections]"
     proposals: Proposals | None = None
 
@@ -58,7 +58,7 @@ class Batcher:
         """Start the thread."""
         self._thread.start()
 
-    def submit(self, image: Image, head: Naming) -> "Future[sv.Detections]":
+    def submit(self, image: Image, head: ClassHead) -> "Future[sv.Detections]":
         """Queue an image; a future that is cancelled before its turn costs nothing.
 
         Raises:
@@ -110,7 +110,7 @@ class Batcher:
         queued = _pending(self._queued)
         room = self._max_batch - len(self._proposed)
         oldest = queued[: room > 1]
-        others = sorted(queued[len(oldest) :], key=lambda job: -job.head.lowest)
+        others = sorted(queued[len(oldest) :], key=lambda job: -job.head.min_score)
         taken = [*oldest, *others][:room]
         self._queued = [job for job in queued if job not in taken]
         return taken
@@ -126,16 +126,16 @@ class Batcher:
         return batch
 
     def _propose(self, jobs: Sequence[_Job]) -> None:
-        lowest = [job.head.lowest for job in jobs]
-        proposals = self._detector.propose([job.image for job in jobs], lowest)
-        for job, found in zip(jobs, proposals, strict=True):
-            job.proposals = found
+        min_scores = [job.head.min_score for job in jobs]
+        proposals = self._detector.propose([job.image for job in jobs], min_scores)
+        for job, proposed in zip(jobs, proposals, strict=True):
+            job.proposals = proposed
 
     def _classify(self, jobs: Sequence[_Job]) -> None:
         proposals = [job.proposals for job in jobs if job.proposals is not None]
-        encoded = self._detector.encode([job.image for job in jobs], [p.xyxy for p in proposals])
-        for job, boxes, features in zip(jobs, proposals, encoded, strict=True):
-            detections = job.head.detections(Regions(boxes, features, job.head.lowest))
+        encoded = self._detector.encode([job.image for job in jobs], proposals)
+        for job, regions in zip(jobs, encoded, strict=True):
+            detections = job.head.classify(regions)
             with suppress(InvalidStateError):  # cancelled just now
                 job.future.set_result(detections)
 

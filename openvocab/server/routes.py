@@ -202,10 +202,10 @@ async def info(service: ServiceDep) -> Info:
     """Get the models and limits of this server."""
     preset, settings = service.detector.preset, service.settings
     return Info(
-        version=__version__, preset=preset.name, detector=Path(preset.detector).name,
-        encoder=Path(preset.encoder).name, fingerprint=service.detector.encoder.fingerprint,
-        detector_labels=list(service.detector.proposer.names),
-        score_threshold=preset.score_threshold, max_images=settings.max_waiting,
+        version=__version__, preset=preset.name, detector=Path(preset.models.detector).name,
+        encoder=Path(preset.models.encoder).name, fingerprint=service.detector.encoder.fingerprint,
+        detector_labels=list(service.detector.proposer.labels),
+        score_threshold=preset.scoring.score_threshold, max_images=settings.max_waiting,
         max_megapixels=settings.max_megapixels, max_mb=settings.max_mb,
         max_words=settings.max_words, timeout_s=settings.timeout_s,
     )  # fmt: skip

@@ -18,7 +18,7 @@ from pydantic import (
 from openvocab.io.labels import rows
 from openvocab.server.streams import Stream
 from openvocab.types import Image
-from openvocab.vocabulary.prompts import split_list
+from openvocab.vocabulary.prompts import split_class_list
 
 MAX_KEYS = 16  # of one JSON object with fixed keys
 ONE_PIXEL = (
@@ -118,7 +118,7 @@ class DetectForm(Query):
                 return json.loads(values[0])
             except (ValueError, RecursionError) as error:
                 raise ValueError("invalid JSON; correct it, or separate words by commas") from error
-        words = [word for value in values for word in split_list(value)]
+        words = [word for value in values for word in split_class_list(value)]
         return words or cls.model_fields[str(info.field_name)].default  # of an empty form field
 
 

@@ -76,7 +76,7 @@ class Service:
         """Detect in files, or in images as `ImageReader` reads them, in order: all or none."""
         async with self._admit(query, len(inputs)):
             arguments = await self._class_arguments(query)
-            head = await self._in_thread(self.detector.naming, **arguments)
+            head = await self._in_thread(self.detector.class_head, **arguments)
             decoded = await self._decode(inputs, "image")
             futures: list[Future[sv.Detections]] = []
             try:
@@ -169,7 +169,8 @@ class Service:
 
     def _leave(self, work: "asyncio.Future[Any]") -> None:
         self.admitted -= 1
-        work.exception()  # nobody waits for it any more
+        if not work.cancelled():
+            work.exception()  # nobody else retrieves it
 
     async def _class_arguments(self, query: Query) -> dict[str, Any]:
         """Classes, negatives and thresholds, as keyword arguments of the detector and of streams."""

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openvocab.errors import ConfigError
+from openvocab.scoring.log_odds import sigmoid
 from openvocab.types import Boxes, Features, Image, Proposals
 
 SETTLE_S = 0.3  # between the first encode_counts, because consecutive frames show the same thing
@@ -36,7 +37,7 @@ class MemorySettings:
     momentum: float = 0.8
     """Weight of the running average against a new feature, once enough of them are in it."""
     hysteresis: float = 0.15
-    """Lead in claim that another class needs before the label changes to it."""
+    """Lead in probability that another class needs before the label changes to it."""
     patience: int = 3
     """Encodings in a row in which it must have that lead."""
     forget_s: float = 3.0
@@ -135,12 +136,13 @@ class TrackMemory:
         """Running averages `(M,)` of tracks, so a box does not flicker when one frame is unsure."""
         return np.array([self._tracks[each].objectness for each in ids.tolist()], np.float32)
 
-    def labels(self, ids: NDArray[np.intp], claims: NDArray[np.float32]) -> NDArray[np.intp]:
-        """Steady labels `(M,)` of tracks that were encoded, from their claims `(M, K)`."""
+    def labels(self, ids: NDArray[np.intp], rank_logits: NDArray[np.float64]) -> NDArray[np.intp]:
+        """Stable labels `(M,)` of tracks that were encoded, from their rank logits `(M, K)`."""
+        probabilities = sigmoid(rank_logits)
         return np.array(
             [
                 self._label(self._tracks[each], row)
-                for each, row in zip(ids.tolist(), claims, strict=True)
+                for each, row in zip(ids.tolist(), probabilities, strict=True)
             ],
             np.intp,
         )
@@ -151,14 +153,14 @@ class TrackMemory:
             track.label = track.rival = -1
             track.lead = 0
 
-    def _label(self, track: _Track, claims: NDArray[np.float32]) -> int:
-        best = int(claims.argmax())
+    def _label(self, track: _Track, probabilities: NDArray[np.float32]) -> int:
+        best = int(probabilities.argmax())
         fresh, track.last_decided_at = track.encoded > track.last_decided_at, track.encoded
         if track.label < 0 or (fresh and track.encoded <= self._settings.settle):
             track.label, track.rival, track.lead = best, -1, 0
         elif not fresh:
             return track.label
-        elif claims[best] - claims[track.label] < self._settings.hysteresis:
+        elif probabilities[best] - probabilities[track.label] < self._settings.hysteresis:
             track.rival, track.lead = -1, 0
         else:
             track.lead = track.lead + 1 if best == track.rival else 1

@@ -9,16 +9,15 @@ import supervision as sv
 from numpy.typing import NDArray
 
 from openvocab.detector import OpenVocabDetector
-from openvocab.encoders.boxes import expand_boxes
 from openvocab.errors import ConfigError
-from openvocab.scoring.class_head import Naming
+from openvocab.scoring.class_head import ClassHead
 from openvocab.stream.events import Event, Report, TrackEvents, ignore
 from openvocab.stream.memory import MemorySettings, TrackMemory
 from openvocab.stream.metrics import Metrics
 from openvocab.stream.sink import SinkLike, Writer
 from openvocab.stream.tracking import Tracker
 from openvocab.stream.zones import Zones
-from openvocab.types import Frame, Proposals, Source
+from openvocab.types import EncodedRegions, Frame, Proposals, Source
 from openvocab.vocabulary import Classes, Vocabulary
 
 WAIT_S = 0.5  # between checks whether a pause is over, so that Ctrl-C gets through
@@ -100,7 +99,7 @@ class StreamProcessor:
         Raises:
             ClassesError: they cannot be used; the stream continues with the present ones.
         """
-        self._naming = self._detector.naming(
+        self._naming = self._detector.class_head(
             classes,
             negatives=negatives,
             score_threshold=self._threshold if score_threshold is None else score_threshold,
@@ -110,7 +109,7 @@ class StreamProcessor:
     @property
     def classes(self) -> tuple[str, ...]:
         """The classes that are looked for at present."""
-        return self._naming.classifier.names
+        return self._naming.names
 
     def pause(self) -> None:
         """Take no frames until `resume`; meanwhile, a live source drops its frames."""
@@ -197,12 +196,12 @@ class SourceState:
         self.events = TrackEvents()
         self.looked = False
         """Whether the last frame was looked at rather than skipped."""
-        self._naming: Naming | None = None
+        self._naming: ClassHead | None = None
         self._count = 0
         self._last = sv.Detections.empty()
         self._tracked: tuple[Proposals, NDArray[np.intp]] | None = None
 
-    def process(self, frame: Frame, naming: Naming, metrics: Metrics) -> sv.Detections:
+    def process(self, frame: Frame, naming: ClassHead, metrics: Metrics) -> sv.Detections:
         """Return the detections of a frame."""
         passed_over = self._count % self._every
         self._count += 1
@@ -215,13 +214,14 @@ class SourceState:
                 return self._last
         elif passed_over:
             return self._last
+        min_score = naming.min_score if self._tracker is None else 0.0
+        (found,) = self._detector.propose([frame.image], [min_score])
         if self._tracker is None:
-            (regions,) = self._detector.see([frame.image], [naming.lowest])
-            metrics.regions_seen += len(regions.proposals)
-            metrics.regions_encoded += len(regions.proposals)
-            self._last = naming.detections(regions)
+            (regions,) = self._detector.encode([frame.image], [found])
+            metrics.regions_seen += len(found)
+            metrics.regions_encoded += len(found)
+            self._last = naming.classify(regions)
         else:
-            (found,) = self._detector.proposer.propose([frame.image])
             ids = self._tracker.update(found, frame.time_s)
             metrics.regions_seen += int((ids >= 0).sum())
             self._remember(frame, found, ids, metrics)
@@ -235,18 +235,15 @@ class SourceState:
         rows = self.memory.due(frame.image, found, ids, frame.time_s)
         if not len(rows):
             return
-        boxes, ids = found.xyxy[rows], ids[rows]
-        # Tracks are averaged over frames: one context scale per frame, in turn, averages those too.
-        scales = np.array(self._detector.preset.context_scales, np.float32)
-        seen = expand_boxes(boxes, scales[self.memory.encode_counts(ids) % len(scales)])
-        metrics.regions_encoded += len(boxes)
-        (features,) = self._detector.encoder.encode_regions([frame.image], [seen])
-        self.memory.update(boxes, ids, features, frame.time_s)
+        metrics.regions_encoded += len(rows)
+        (regions,) = self._detector.encode([frame.image], [found[rows]])
+        self.memory.update(found.xyxy[rows], ids[rows], regions.features, frame.time_s)
 
-    def _name(self, found: Proposals, ids: NDArray[np.intp], naming: Naming) -> sv.Detections:
+    def _name(self, found: Proposals, ids: NDArray[np.intp], naming: ClassHead) -> sv.Detections:
         known, features = self.memory.features(ids)
         ids = ids[known]
         found = replace(found[known], objectness=self.memory.objectness(ids))
-        scores = naming.classifier.scores(found, features.reshape(-1, naming.classifier.width))
-        labels = self.memory.labels(ids, scores.claims)
-        return naming.classifier.detections(found, scores, naming.thresholds, labels, ids)
+        regions = EncodedRegions(found, features.reshape(-1, naming.feature_size))
+        scores = naming.score(regions)
+        labels = self.memory.labels(ids, scores.rank_logits)
+        return naming.select(found, scores, labels, ids)

@@ -1,5 +1,6 @@
 """Classes as prompts and unit features."""
 
-from openvocab.vocabulary.vocabulary import Classes, Example, Vocabulary, parse
+from openvocab.vocabulary.bank import Vocabulary
+from openvocab.vocabulary.classes import Classes, Example, parse_classes
 
-__all__ = ["Classes", "Example", "Vocabulary", "parse"]
+__all__ = ["Classes", "Example", "Vocabulary", "parse_classes"]

@@ -1,4 +1,4 @@
-"""Turns words into prompts: template sets, articles, and tidying of the caller's strings."""
+"""Turns class names into prompts: normalization, articles, templates."""
 
 import unicodedata
 
@@ -20,66 +20,75 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
         "a photo of {article} {}",
     ),
 }
-"""Named template sets; `{}` is the word, `{article}` its "a" or "an"."""
+"""Named sets of templates; `{}` is the name, `{article}` its "a" or "an"."""
 
 _VOWELS = frozenset("aeiouAEIOU")
 
 
-def tidy(word: str) -> str:
-    """The word as the text tower reads it: NFC, underscores as spaces, single blanks.
+def normalize_name(name: str) -> str:
+    """The name as the text encoder reads it: NFC, underscores as spaces, single spaces.
 
-    >>> tidy("  traffic_light ")
+    >>> normalize_name("  traffic_light ")
     'traffic light'
     """
-    return " ".join(unicodedata.normalize("NFC", word).replace("_", " ").split())
+    return " ".join(unicodedata.normalize("NFC", name).replace("_", " ").split())
 
 
-def folded(word: str) -> str:
-    """A form that is equal for equal words: neither case nor blanks make a difference.
+def name_key(name: str) -> str:
+    """A key that ignores case, underscores and spacing.
 
-    >>> folded("Traffic_Light") == folded("traffic light")
+    >>> name_key("Traffic_Light") == name_key("traffic light")
     True
     """
-    return tidy(word).casefold()
+    return normalize_name(name).casefold()
 
 
-def article(word: str) -> str:
+def article(name: str) -> str:
     """`an` before a vowel letter, else `a`.
 
     >>> article("umbrella"), article("bus")
     ('an', 'a')
     """
-    return "an" if word[:1] in _VOWELS else "a"
+    return "an" if name[:1] in _VOWELS else "a"
 
 
-def render(word: str, templates: str) -> list[str]:
-    """The word in every template of a set.
+def get_templates(name: str) -> tuple[str, ...]:
+    """The templates of a named set.
 
     Raises:
-        ConfigError: there is no such template set.
+        ConfigError: there is no such set.
 
-    >>> render("traffic_light", "none")
-    ['traffic light']
+    >>> get_templates("none")
+    ('{}',)
     """
-    if templates not in TEMPLATES:
-        raise ConfigError(f"Unknown template set {templates!r}; use one of {', '.join(TEMPLATES)}.")
-    text = tidy(word)
-    # A word with its own article ("the Eiffel Tower") needs no second one.
-    own, _, rest = text.partition(" ")
-    if own.lower() in {"a", "an", "the"} and rest:
+    if name not in TEMPLATES:
+        raise ConfigError(f"templates is {name!r}; use one of {', '.join(TEMPLATES)}.")
+    return TEMPLATES[name]
+
+
+def render_prompts(name: str, templates: tuple[str, ...]) -> list[str]:
+    """The name in each of the templates.
+
+    >>> render_prompts("traffic_light", ("a photo of {article} {}",))
+    ['a photo of a traffic light']
+    """
+    text = normalize_name(name)
+    # A name with its own article ("the Eiffel Tower") needs no second one.
+    own_article, _, rest = text.partition(" ")
+    if own_article.lower() in {"a", "an", "the"} and rest:
         text = rest
     else:
-        own = article(text)
-    # Not str.format: a caller's braces are text, not fields.
+        own_article = article(text)
+    # Not str.format: braces in a name are text, not fields.
     return [
-        template.replace("{article}", own).replace("{}", text) for template in TEMPLATES[templates]
+        template.replace("{article}", own_article).replace("{}", text) for template in templates
     ]
 
 
-def split_list(text: str) -> list[str]:
-    """Split comma-separated words into a list.
+def split_class_list(text: str) -> list[str]:
+    """Split comma-separated names into a list.
 
-    >>> split_list("bus, person with a hat,")
+    >>> split_class_list("bus, person with a hat,")
     ['bus', 'person with a hat']
     """
-    return [part for raw in text.split(",") if (part := raw.strip())]
+    return [name for part in text.split(",") if (name := part.strip())]

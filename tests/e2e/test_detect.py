@@ -11,7 +11,6 @@ from numpy.testing import assert_allclose
 
 import openvocab
 from openvocab import OpenVocabDetector, OpenVocabError, detector, errors, weights
-from openvocab.config import load
 from openvocab.encoders.openclip import OpenClipEncoder
 from openvocab.errors import ConfigError, ModelError, WeightsNotFoundError
 from openvocab.io import images

@@ -1,12 +1,11 @@
-"""A region is never empty and always inside its image, whatever the box."""
+"""A crop is never empty and always inside its image, whatever the box."""
 
 import numpy as np
-import supervision as sv
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from openvocab.encoders.boxes import clip_to_pixels, expand_boxes, shown
+from openvocab.encoders.boxes import clip_to_pixels, expand_boxes
 
 SIDE = st.integers(1, 4000)
 BOXES = hnp.arrays(
@@ -19,15 +18,15 @@ SCALE = st.floats(1, 3)
 
 @given(BOXES, SCALE, SIDE, SIDE, st.booleans())
 def test_never_empty_always_inside(boxes, scale, width, height, square):
-    found = clip_to_pixels(expand_boxes(boxes, scale), (width, height), square=square)
-    assert found.shape == boxes.shape
-    assert (found[:, 2:] > found[:, :2]).all()
-    assert (found[:, :2] >= 0).all()
-    assert (found[:, 2:] <= (width, height)).all()
+    pixels = clip_to_pixels(expand_boxes(boxes, scale), (width, height), square=square)
+    assert pixels.shape == boxes.shape
+    assert (pixels[:, 2:] > pixels[:, :2]).all()
+    assert (pixels[:, :2] >= 0).all()
+    assert (pixels[:, 2:] <= (width, height)).all()
 
 
 @given(st.integers(8, 500), st.integers(8, 500), SCALE, st.booleans())
-def test_a_box_inside_the_image_is_inside_its_region(width, height, scale, square):
+def test_a_box_inside_the_image_is_inside_its_crop(width, height, scale, square):
     box = np.array([[2.5, 1.5, width - 3.25, height - 2.75]], np.float32)
     ((x1, y1, x2, y2),) = clip_to_pixels(expand_boxes(box, scale), (width, height), square=square)
     assert x1 <= 2.5 and y1 <= 1.5
@@ -35,31 +34,8 @@ def test_a_box_inside_the_image_is_inside_its_region(width, height, scale, squar
 
 
 @given(st.integers(1, 5), SCALE)
-def test_scaling_image_and_box_together_scales_the_region(factor, scale):
+def test_scaling_image_and_box_together_scales_the_crop(factor, scale):
     box = np.array([[20, 30, 60, 50]], np.float32)
     once = clip_to_pixels(expand_boxes(box, scale), (100, 90))
     larger = clip_to_pixels(expand_boxes(box * factor, scale), (100 * factor, 90 * factor))
     assert np.abs(larger - once * factor).max() <= factor
-
-
-def test_boxes_without_an_area_show_nothing_in_common():
-    boxes = np.array([[0, 0, 0, 5], [9, 9, 9, 9], [9, 9, 9, 9]], np.float32)
-    assert shown(boxes, 0.9).tolist() == [0, 1, 2]
-
-
-@given(
-    hnp.arrays(np.float32, st.tuples(st.integers(0, 12), st.just(4)), elements=st.integers(0, 6)),
-    st.floats(0.1, 1),
-)
-def test_every_box_is_shown_by_itself_or_by_an_earlier_one_that_overlaps_it(corners, iou):
-    boxes = np.hstack([corners[:, :2], corners[:, :2] + corners[:, 2:] + 1])
-    first = shown(boxes, iou)
-    assert first.shape == (len(boxes),)
-    overlap = sv.box_iou_batch(boxes, boxes)
-    for row, of in enumerate(first.tolist()):
-        assert of <= row
-        assert first[of] == of
-        assert overlap[row, of] >= iou - 1e-5
-    own = np.unique(first)
-    distinct = overlap[own][:, own][~np.eye(len(own), dtype=bool)]
-    assert (distinct < iou + 1e-5).all()

@@ -2,18 +2,17 @@
 
 import numpy as np
 import pytest
-from fakes import ColourEncoder, FakeProposer
+from fakes import PRESET, ColourEncoder, FakeProposer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from openvocab import OpenVocabDetector, Preset, Vocabulary
+from openvocab import OpenVocabDetector, Vocabulary
 from openvocab.errors import ClassesError
-from openvocab.vocabulary import parse
-from openvocab.vocabulary.prompts import folded, tidy
+from openvocab.vocabulary import parse_classes
+from openvocab.vocabulary.prompts import name_key, normalize_name
 
-PRESET = Preset(name="test", detector="", encoder="")
-WORD = st.text(min_size=1, max_size=20).filter(tidy)
-WORDS = st.lists(WORD, min_size=1, max_size=8, unique_by=folded)
+WORD = st.text(min_size=1, max_size=20).filter(normalize_name)
+WORDS = st.lists(WORD, min_size=1, max_size=8, unique_by=name_key)
 
 
 @pytest.fixture(scope="module")
@@ -44,9 +43,9 @@ def test_every_class_is_one_unit_row(words):
 
 @given(st.lists(WORD, min_size=1, max_size=6))
 def test_two_names_that_would_share_a_prompt_are_refused(words):
-    keys = [folded(word) for word in words]
+    keys = [name_key(word) for word in words]
     if len(set(keys)) == len(keys):
-        assert list(parse(words)) == words
+        assert list(parse_classes(words)) == words
     else:
         with pytest.raises(ClassesError, match="the same"):
-            parse(words)
+            parse_classes(words)

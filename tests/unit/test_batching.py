@@ -7,7 +7,7 @@ import pytest
 
 from openvocab.server.batching import MAX_BOXES, Batcher
 from openvocab.server.errors import ShuttingDownError
-from openvocab.types import Proposals
+from openvocab.types import EncodedRegions, Proposals
 
 BROKEN = 13  # boxes of an image that cannot be encoded
 
@@ -24,26 +24,34 @@ class SlowDetector:
         widths = [image.shape[1] for image in images]
         self.proposed += widths
         return [
-            Proposals(np.zeros((n, 4), np.float32), np.ones(n, np.float32), ("thing",) * n)
-            for n in widths
+            Proposals(
+                np.zeros((width, 4), np.float32),
+                np.ones(width, np.float32),
+                np.zeros(width, np.intp),
+            )
+            for width in widths
         ]
 
-    def encode(self, _images, boxes):
-        self.batches.append([len(array) for array in boxes])
+    def encode(self, _images, proposals):
+        boxes = [len(of_image) for of_image in proposals]
+        self.batches.append(boxes)
         self.encoding.release()
         assert self.may_encode.acquire(timeout=20)
-        if any(len(array) == BROKEN for array in boxes):
+        if BROKEN in boxes:
             raise ValueError("broken")
-        return [np.zeros((len(array), 2), np.float32) for array in boxes]
+        return [
+            EncodedRegions(of_image, np.zeros((len(of_image), 2), np.float32))
+            for of_image in proposals
+        ]
 
 
 class Head:
     """Returns the number of boxes as its detections."""
 
-    def __init__(self, lowest: float = 0.3) -> None:
-        self.lowest = lowest
+    def __init__(self, min_score: float = 0.3) -> None:
+        self.min_score = min_score
 
-    def detections(self, regions):
+    def classify(self, regions):
         return len(regions.features)
 
 
@@ -61,9 +69,9 @@ def batcher(detector):
     batcher.close()
 
 
-def submit(batcher: Batcher, *widths: int, lowest: float = 0.3):
+def submit(batcher: Batcher, *widths: int, min_score: float = 0.3):
     images = [np.zeros((2, width, 3), np.uint8) for width in widths]
-    return [batcher.submit(image, Head(lowest)) for image in images]
+    return [batcher.submit(image, Head(min_score)) for image in images]
 
 
 def occupy(batcher: Batcher, detector: SlowDetector):
@@ -104,8 +112,8 @@ def test_more_boxes_than_fit_take_several_batches(batcher, detector):
 
 def test_high_thresholds_come_first(batcher, detector):
     occupy(batcher, detector)
-    low = submit(batcher, 200, 201, 202, 203, 204, lowest=0.0)
-    submit(batcher, 2, lowest=0.5)
+    low = submit(batcher, 200, 201, 202, 203, 204, min_score=0.0)
+    submit(batcher, 2, min_score=0.5)
     detector.may_encode.release(10)
     low[-1].result(20)
     assert detector.proposed[1:5] == [200, 2, 201, 202]  # the oldest is never passed over

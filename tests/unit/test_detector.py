@@ -1,4 +1,4 @@
-"""The order of the stages, on fakes: what is returned, what is refused, what is computed once."""
+"""The pipeline on fakes: its results, its errors, and what it computes only once."""
 
 import dataclasses
 import threading
@@ -8,23 +8,21 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import pytest
-from fakes import ColourEncoder, FakeProposer
+from fakes import PRESET, ColourEncoder, FakeProposer
 
-from openvocab import OpenVocabDetector, OpenVocabError, Preset, Vocabulary
-from openvocab.errors import ClassesError, ImageError, ModelError
-from openvocab.scoring.class_head import RegionClassifier
-from openvocab.types import Encoder, Proposer
+from openvocab import OpenVocabDetector, OpenVocabError, Vocabulary
+from openvocab.errors import ClassesError, ConfigError, ImageError, ModelError
+from openvocab.types import Proposals
 
 LEFT, RIGHT = (0, 0, 20, 20), (20, 0, 40, 20)
-PRESET = Preset(name="test", detector="", encoder="", templates="none", context_scales=(1.0,))
 
 
 @pytest.fixture
-def picture() -> np.ndarray:
-    image = np.zeros((20, 40, 3), np.uint8)
-    image[:, :20, 2] = 255  # red left
-    image[:, 20:, 0] = 255  # blue right
-    return image
+def image() -> np.ndarray:
+    pixels = np.zeros((20, 40, 3), np.uint8)
+    pixels[:, :20, 2] = 255  # red left
+    pixels[:, 20:, 0] = 255  # blue right
+    return pixels
 
 
 @pytest.fixture
@@ -42,81 +40,74 @@ def by_name(detections) -> dict[str, list[float]]:
     return {name: box.tolist() for name, box in zip(names, detections.xyxy, strict=True)}
 
 
-def test_the_fakes_keep_the_protocols(encoder):
-    assert isinstance(encoder, Encoder)
-    assert isinstance(FakeProposer(LEFT), Proposer)
-
-
-def test_each_box_gets_the_class_it_shows(detector, picture):
-    found = by_name(detector.detect(picture, ["blue", "red"]))
+def test_each_box_gets_the_class_it_shows(detector, image):
+    found = by_name(detector.detect(image, ["blue", "red"]))
     assert found == {"red": list(LEFT), "blue": list(RIGHT)}
 
 
-def test_features_are_averaged_over_the_context_scales(picture):
-    box = np.array(
-        [[4, 4, 18, 16]], np.float32
-    )  # expand_boxes by half it sees the blue on the right
+def test_a_crop_has_the_context_of_the_preset(image):
+    box = np.array([[4, 4, 18, 16]], np.float32)  # enlarged by half, it includes some blue
+    proposals = Proposals(box, np.ones(1, np.float32), np.zeros(1, np.intp))
 
-    def features(*scales: float) -> np.ndarray:
-        preset = dataclasses.replace(PRESET, context_scales=scales)
+    def feature(scale: float) -> np.ndarray:
+        config = dataclasses.replace(PRESET.proposals, context_scale=scale)
+        preset = dataclasses.replace(PRESET, proposals=config)
         detector = OpenVocabDetector(FakeProposer(LEFT), ColourEncoder(), preset)
-        return detector.encode([picture, picture], [box, box[:0]])[0]
+        return detector.encode([image, image], [proposals, proposals[:0]])[0].features[0]
 
-    mean = features(1.0) + features(1.5)
-    np.testing.assert_allclose(features(1.0, 1.5), mean / np.linalg.norm(mean), atol=1e-6)
-    assert features(1.0) @ features(1.5).T < 0.999
+    assert feature(1.0) @ feature(1.5) < 0.999
 
 
-def test_nothing_is_returned_for_what_is_not_there(detector, picture):
-    assert len(detector.detect(picture, ["zebra"])) == 0
+def test_nothing_is_returned_for_what_is_not_there(detector, image):
+    assert len(detector.detect(image, ["zebra"])) == 0
 
 
-def test_an_empty_result_has_every_column(detector, picture):
-    nothing = OpenVocabDetector(FakeProposer(), ColourEncoder(), PRESET).detect(picture, ["red"])
-    assert set(nothing.data) == set(detector.detect(picture, ["red"]).data)
+def test_an_empty_result_has_every_column(detector, image):
+    nothing = OpenVocabDetector(FakeProposer(), ColourEncoder(), PRESET).detect(image, ["red"])
+    assert set(nothing.data) == set(detector.detect(image, ["red"]).data)
     assert nothing.xyxy.shape == (0, 4)
 
 
-def test_negatives_compete_and_are_never_returned(detector, picture):
-    plain = detector.detect(picture, ["crimson"])
-    against = detector.detect(picture, ["crimson"], negatives=["red"])
+def test_negatives_compete_and_are_never_returned(detector, image):
+    plain = detector.detect(image, ["crimson"])
+    against = detector.detect(image, ["crimson"], negatives=["red"])
     assert plain.confidence.max() > against.confidence.max(initial=0)
     assert set(against.data["class_name"]) <= {"crimson"}
 
 
-def test_who_asks_for_a_background_word_is_not_held_back_by_it(picture):
-    preset = dataclasses.replace(PRESET, background=("red", "wall"))
-    found = OpenVocabDetector(FakeProposer(LEFT), ColourEncoder(), preset).detect(picture, ["red"])
+def test_a_background_prompt_does_not_compete_with_the_class_of_its_name(image):
+    detector = OpenVocabDetector(FakeProposer(LEFT), ColourEncoder(), PRESET)
+    found = detector.with_config(background=("red", "wall")).detect(image, ["red"])
     assert found.data["posterior"][0] > 0.9
 
 
-def test_permuting_classes_permutes_only_ids(detector, picture):
-    one = detector.detect(picture, ["blue", "red", "green"])
-    two = detector.detect(picture, ["green", "blue", "red"])
+def test_permuting_classes_permutes_only_ids(detector, image):
+    one = detector.detect(image, ["blue", "red", "green"])
+    two = detector.detect(image, ["green", "blue", "red"])
     np.testing.assert_allclose(one.confidence, two.confidence, rtol=1e-6)
     assert list(one.data["class_name"]) == list(two.data["class_name"])
     assert [["blue", "red", "green"][i] for i in one.class_id] == list(one.data["class_name"])
 
 
-def test_an_unrelated_class_does_not_reorder_the_rest(detector, picture):
-    one = detector.detect(picture, ["blue", "red"])
-    two = detector.detect(picture, ["blue", "red", "zebra"])
+def test_an_unrelated_class_does_not_reorder_the_rest(detector, image):
+    one = detector.detect(image, ["blue", "red"])
+    two = detector.detect(image, ["blue", "red", "zebra"])
     assert list(one.data["class_name"]) == list(two.data["class_name"])
 
 
-def test_a_batch_equals_one_by_one(detector, picture):
-    flipped = np.ascontiguousarray(picture[:, ::-1])
-    batch = detector.detect_batch([picture, flipped], ["blue", "red"])
-    singles = [detector.detect(image, ["blue", "red"]) for image in (picture, flipped)]
+def test_a_batch_equals_one_by_one(detector, image):
+    flipped = np.ascontiguousarray(image[:, ::-1])
+    batch = detector.detect_batch([image, flipped], ["blue", "red"])
+    singles = [detector.detect(image, ["blue", "red"]) for image in (image, flipped)]
     for left, right in zip(batch, singles, strict=True):
         np.testing.assert_allclose(left.xyxy, right.xyxy)
         np.testing.assert_allclose(left.confidence, right.confidence, atol=1e-4)
 
 
 class RedPart:
-    """Proposes the half of the picture that is red."""
+    """Proposes the half of the image that is red."""
 
-    names = ("thing",)
+    labels = ("thing",)
 
     def propose(self, images):
         halves = [LEFT if image[0, 0, 2] else RIGHT for image in images]
@@ -126,16 +117,16 @@ class RedPart:
         ]
 
 
-def test_the_boxes_of_a_batch_stay_with_their_pictures(picture):
-    flipped = np.ascontiguousarray(picture[:, ::-1])
+def test_the_boxes_of_a_batch_stay_with_their_images(image):
+    flipped = np.ascontiguousarray(image[:, ::-1])
     detector = OpenVocabDetector(RedPart(), ColourEncoder(), PRESET)
-    found = detector.detect_batch([picture, flipped, picture], ["red", "blue"])
+    found = detector.detect_batch([image, flipped, image], ["red", "blue"])
     assert [by_name(each) for each in found] == [
         {"red": list(LEFT)}, {"red": list(RIGHT)}, {"red": list(LEFT)}
     ]  # fmt: skip
 
 
-def test_known_words_do_not_wait_for_a_new_one(picture):
+def test_known_words_do_not_wait_for_a_new_one(image):
     started, finish = threading.Event(), threading.Event()
 
     class SlowEncoder(ColourEncoder):
@@ -146,102 +137,106 @@ def test_known_words_do_not_wait_for_a_new_one(picture):
             return super().encode_text(prompts)
 
     detector = OpenVocabDetector(FakeProposer(LEFT), SlowEncoder(), PRESET)
-    detector.detect(picture, ["red"])
+    detector.detect(image, ["red"])
     with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(detector.detect, picture, ["red", "slow"])
+        waiting = pool.submit(detector.detect, image, ["red", "slow"])
         assert started.wait(10)
-        assert len(detector.detect(picture, ["red"])) == 1  # would hang if it waited
+        assert len(detector.detect(image, ["red"])) == 1  # would hang if it waited
         finish.set()
         assert len(waiting.result(10)) == 1
 
 
-def test_known_classes_cost_no_text_forward_and_a_new_word_exactly_one(detector, encoder, picture):
-    detector.detect(picture, ["blue", "red"])
+def test_known_classes_cost_no_text_forward_and_a_new_word_exactly_one(detector, encoder, image):
+    detector.detect(image, ["blue", "red"])
     encoder.text_forwards.clear()
-    detector.detect(picture, ["red", "blue"])
+    detector.detect(image, ["red", "blue"])
     assert encoder.text_forwards == []
-    detector.detect(picture, ["red", "green", "blue"])
+    detector.detect(image, ["red", "green", "blue"])
     assert encoder.text_forwards == [("green",)]
 
 
-def test_classes_are_compared_with_the_detectors_words_once(detector, picture, monkeypatch):
-    built = []
-    whole = RegionClassifier
-    monkeypatch.setattr(
-        "openvocab.detector.RegionClassifier", lambda *parts: built.append(parts) or whole(*parts)
-    )
-    bank = detector.vocabulary(["red"])
-    for _ in range(2):
-        for classes in (["red"], ("red",), {"red": ["red"]}, {"red": "red"}, bank, {"red": "blue"}):
-            detector.detect(picture, classes)
-    # Of ["red"] in four ways, of the vocabulary, and of red by another word.
-    assert len(built) == 3
+def test_heads_of_recent_class_lists_are_cached(detector):
+    vocabulary = detector.vocabulary(["red"])
+    first, saved = detector.class_head(["red"]), detector.class_head(vocabulary)
+    for classes in (("red",), {"red": ["red"]}, {"red": "red"}, np.array(["red"])):
+        assert detector.class_head(classes).prior is first.prior
+    assert detector.class_head(vocabulary).prior is saved.prior
+    for classes in ({"red": "blue"}, ["blue"]):
+        assert detector.class_head(classes).prior is not first.prior
 
 
-def test_what_is_remembered_of_classes_is_what_they_were(detector, picture):
+def test_a_class_list_that_is_changed_in_place_is_not_the_cached_one(detector, image):
     classes, words = ["red"], {"ours": ["red"]}
-    assert by_name(detector.detect(picture, classes)) == {"red": list(LEFT)}
-    assert by_name(detector.detect(picture, words)) == {"ours": list(LEFT)}
+    assert by_name(detector.detect(image, classes)) == {"red": list(LEFT)}
+    assert by_name(detector.detect(image, words)) == {"ours": list(LEFT)}
     classes[0], words["ours"] = "blue", ["blue"]
-    assert by_name(detector.detect(picture, classes)) == {"blue": list(RIGHT)}
-    assert by_name(detector.detect(picture, words)) == {"ours": list(RIGHT)}
+    assert by_name(detector.detect(image, classes)) == {"blue": list(RIGHT)}
+    assert by_name(detector.detect(image, words)) == {"ours": list(RIGHT)}
     with pytest.raises(ClassesError, match="the same"):
-        detector.detect(picture, ["blue", "blue"])
-    bank = detector.vocabulary(["red"])
-    detector.detect(picture, bank)
-    with pytest.raises(ClassesError, match="brings its own negatives"):
-        detector.detect(picture, bank, negatives=["blue"])
+        detector.detect(image, ["blue", "blue"])
+    vocabulary = detector.vocabulary(["red"])
+    detector.detect(image, vocabulary)
+    with pytest.raises(ClassesError, match="has its own negatives"):
+        detector.detect(image, vocabulary, negatives=["blue"])
 
 
-def test_example_pictures_are_looked_at_each_time(detector, picture, tmp_path):
+def test_example_images_are_read_at_every_call(detector, image, tmp_path):
     file = tmp_path / "ours.png"
     for box, colour in ((LEFT, (0, 0, 255)), (RIGHT, (255, 0, 0))):
         cv2.imwrite(str(file), np.full((8, 8, 3), colour, np.uint8))
-        assert by_name(detector.detect(picture, {"ours": file})) == {"ours": list(box)}
+        assert by_name(detector.detect(image, {"ours": file})) == {"ours": list(box)}
 
 
-def test_other_numbers_are_used_at_once(detector, picture):
-    before = detector.detect(picture, ["red"]).confidence
-    after = detector.tuned(fusion_exponent=1.0).detect(picture, ["red"]).confidence
+def test_another_scoring_applies_at_once(detector, image):
+    before = detector.detect(image, ["red"]).confidence
+    after = detector.with_config(fusion_exponent=1.0).detect(image, ["red"]).confidence
     assert before != after
 
 
-class Counting(ColourEncoder):
-    """MetricsMiddleware the regions it is shown."""
+@pytest.mark.parametrize(
+    ("scoring", "message"),
+    [({"loudness": 1}, "use fields of ScoringConfig"), ({"nms_iou": 2.0}, "use 0 to 1")],
+)
+def test_an_unknown_or_invalid_scoring_field_is_refused(detector, scoring, message):
+    with pytest.raises(ConfigError, match=message):
+        detector.with_config(**scoring)
 
-    shown = 0
+
+class CountingEncoder(ColourEncoder):
+    """Counts the boxes it encodes."""
+
+    boxes = 0
 
     def encode_regions(self, images, boxes):
-        self.shown += sum(len(found) for found in boxes)
+        self.boxes += sum(len(xyxy) for xyxy in boxes)
         return super().encode_regions(images, boxes)
 
 
-def test_boxes_that_show_the_same_are_looked_at_once(picture):
-    encoder = Counting()
-    boxes = (LEFT, RIGHT, (0, 0, 19, 20), (1, 0, 20, 20), (0, 0, 12, 20))
-    detector = OpenVocabDetector(FakeProposer(*boxes), encoder, PRESET)
-    (features,) = detector.regions(picture).features[None]
-    assert encoder.shown == 3
-    np.testing.assert_array_equal(features[0], features[2])
-    np.testing.assert_array_equal(features[0], features[3])
-    assert (features[0] != features[1]).any()
-
-
-def test_no_more_regions_are_encoded_than_the_budget_allows(picture):
-    encoder = Counting()
+def test_no_more_boxes_are_encoded_than_max_regions(image):
+    encoder = CountingEncoder()
     proposer = FakeProposer(LEFT, RIGHT, (0, 0, 10, 10))
-    detector = OpenVocabDetector(proposer, encoder, PRESET).tuned(max_regions=1)
-    assert by_name(detector.detect(picture, ["red", "blue"])) == {"red": list(LEFT)}
-    assert encoder.shown == 1
+    config = dataclasses.replace(PRESET.proposals, max_regions=1)
+    detector = OpenVocabDetector(proposer, encoder, dataclasses.replace(PRESET, proposals=config))
+    assert by_name(detector.detect(image, ["red", "blue"])) == {"red": list(LEFT)}
+    assert encoder.boxes == 1
 
 
-def test_eight_threads_with_eight_class_lists_give_the_single_thread_results(picture):
+def test_boxes_that_cannot_reach_the_threshold_are_not_encoded(image):
+    encoder = CountingEncoder()
+    detector = OpenVocabDetector(FakeProposer(LEFT, score=0.1), encoder, PRESET)
+    detector.detect(image, ["red"], score_threshold=0.3)
+    assert encoder.boxes == 0
+    detector.detect(image, ["red"], score_threshold=0.1)
+    assert encoder.boxes == 1
+
+
+def test_eight_threads_with_eight_class_lists_give_the_single_thread_results(image):
     lists = [["blue", "red", f"word {index}"] for index in range(8)]
     detector = OpenVocabDetector(FakeProposer(LEFT, RIGHT), ColourEncoder(), PRESET)
-    expected = [detector.detect(picture, classes).confidence for classes in lists]
+    expected = [detector.detect(image, classes).confidence for classes in lists]
     fresh = OpenVocabDetector(FakeProposer(LEFT, RIGHT), ColourEncoder(), PRESET)
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda classes: fresh.detect(picture, classes).confidence, lists))
+        found = list(pool.map(lambda classes: fresh.detect(image, classes).confidence, lists))
     for left, right in zip(expected, found, strict=True):
         np.testing.assert_allclose(left, right)
 
@@ -252,54 +247,67 @@ def test_a_single_image_is_no_batch(detector, image):
         detector.detect_batch(image, ["red"])
 
 
-def test_an_array_of_images_is_a_batch_and_its_images_are_called_by_number(detector, picture):
-    assert len(detector.detect_batch(np.stack([picture, picture]), ["red"])) == 2
+def test_an_array_of_images_is_a_batch_and_its_images_are_called_by_number(detector, image):
+    assert len(detector.detect_batch(np.stack([image, image]), ["red"])) == 2
     with pytest.raises(ImageError, match="image 1 has shape"):
-        detector.detect_batch([picture, np.zeros(3, np.uint8)], ["red"])
+        detector.detect_batch([image, np.zeros(3, np.uint8)], ["red"])
 
 
-def test_numpy_words_and_numbers_and_generators_are_taken(detector, picture):
-    plain = detector.detect(picture, ["blue", "red"], score_threshold=0.5)
+def test_numpy_words_and_numbers_and_generators_are_taken(detector, image):
+    plain = detector.detect(image, ["blue", "red"], score_threshold=0.5)
     found = detector.detect(
-        picture, np.array(["blue", "red"]), score_threshold=np.float32(0.5), thresholds={}
+        image, np.array(["blue", "red"]), score_threshold=np.float32(0.5), thresholds={}
     )
     assert list(found.class_id) == list(plain.class_id)
-    lazily = detector.detect(picture, (word for word in ("blue", "red")), score_threshold=0.5)
+    lazily = detector.detect(image, (word for word in ("blue", "red")), score_threshold=0.5)
     assert list(lazily.class_id) == list(plain.class_id)
 
 
-def test_a_class_may_have_its_own_threshold(detector, picture):
-    found = detector.detect(picture, ["blue", "red"], thresholds={"red": 1.0})
+def test_a_class_may_have_its_own_threshold(detector, image):
+    found = detector.detect(image, ["blue", "red"], thresholds={"red": 1.0})
     assert set(found.data["class_name"]) == {"blue"}
 
 
-def test_overlapping_boxes_keep_the_better_score_whatever_its_class(picture):
+def test_nms_is_within_a_class_unless_it_is_class_agnostic(image):
+    # IoU 0.41; the first box is mostly red, the second mostly blue.
+    boxes = FakeProposer((0, 0, 24, 20), (10, 0, 34, 20))
+    detector = OpenVocabDetector(boxes, ColourEncoder(), PRESET).with_config(nms_iou=0.4)
+    classes = ["red", "blue"]
+    within = detector.detect(image, classes, score_threshold=0)
+    across = detector.detect(image, classes, score_threshold=0, class_agnostic_nms=True)
+    assert set(within.data["class_name"]) == {"red", "blue"}
+    assert across.xyxy.tolist() == within.xyxy[:1].tolist()
+    preset = detector.with_config(class_agnostic_nms=True)
+    assert len(preset.detect(image, classes, score_threshold=0)) == 1
+
+
+def test_overlapping_boxes_of_one_class_keep_the_better_score(image):
     proposer = FakeProposer(LEFT, (0, 0, 20, 19))
     detector = OpenVocabDetector(proposer, ColourEncoder(), PRESET)
-    assert len(detector.detect(picture, ["red", "blue"])) == 1
+    assert len(detector.detect(image, ["red", "blue"])) == 1
 
 
-def test_the_detectors_own_label_helps_a_synonym_and_hurts_what_it_contradicts(picture):
+def test_the_detectors_own_label_helps_a_synonym_and_hurts_what_it_contradicts(image):
     boxes = FakeProposer(LEFT, labels=["red"])
     detector = OpenVocabDetector(boxes, ColourEncoder(), PRESET)
     silent = OpenVocabDetector(FakeProposer(LEFT), ColourEncoder(), PRESET)
-    posterior = [d.detect(picture, ["crimson"]).data["posterior"][0] for d in (detector, silent)]
+    posterior = [d.detect(image, ["crimson"]).data["posterior"][0] for d in (detector, silent)]
     assert posterior[0] > posterior[1]
 
 
-def test_an_example_picture_defines_a_class(detector, picture):
+def test_an_example_picture_defines_a_class(detector, image):
     example = np.zeros((8, 8, 3), np.uint8)
     example[..., 0] = 255
-    found = by_name(detector.detect(picture, {"ours": [example]}))
+    found = by_name(detector.detect(image, {"ours": [example]}))
     assert found == {"ours": list(RIGHT)}
 
 
-def test_a_single_picture_or_word_need_not_be_in_a_list(detector, picture, tmp_path):
+def test_a_single_picture_or_word_need_not_be_in_a_list(detector, image, tmp_path):
     example = np.zeros((8, 8, 3), np.uint8)
     example[..., 0] = 255
     cv2.imwrite(str(tmp_path / "blue.png"), example)
     for part in (example, tmp_path / "blue.png", "blue"):
-        assert by_name(detector.detect(picture, {"ours": part})) == {"ours": list(RIGHT)}
+        assert by_name(detector.detect(image, {"ours": part})) == {"ours": list(RIGHT)}
 
 
 def test_a_vocabulary_is_written_whole_or_not_at_all(detector, tmp_path):
@@ -310,19 +318,19 @@ def test_a_vocabulary_is_written_whole_or_not_at_all(detector, tmp_path):
         Vocabulary(("a",), np.full((1, 3), np.nan, np.float32), np.empty((0, 3)), "x")
 
 
-def test_a_saved_vocabulary_gives_the_same_result(detector, picture, tmp_path):
-    bank = detector.vocabulary({"blood": ["red", "crimson"]}, negatives=["blue"])
-    bank.save(tmp_path / "bank.npz")
-    loaded = Vocabulary.load(tmp_path / "bank.npz")
+def test_a_saved_vocabulary_gives_the_same_result(detector, image, tmp_path):
+    vocabulary = detector.vocabulary({"blood": ["red", "crimson"]}, negatives=["blue"])
+    vocabulary.save(tmp_path / "vocabulary.npz")
+    loaded = Vocabulary.load(tmp_path / "vocabulary.npz")
     np.testing.assert_array_equal(
-        detector.detect(picture, bank).confidence, detector.detect(picture, loaded).confidence
+        detector.detect(image, vocabulary).confidence, detector.detect(image, loaded).confidence
     )
 
 
-def test_a_vocabulary_of_another_encoder_is_refused(detector, picture):
+def test_a_vocabulary_of_another_encoder_is_refused(detector, image):
     other = OpenVocabDetector(FakeProposer(), ColourEncoder("other"), PRESET)
     with pytest.raises(ClassesError, match="another encoder"):
-        detector.detect(picture, other.vocabulary(["red"]))
+        detector.detect(image, other.vocabulary(["red"]))
 
 
 @pytest.mark.parametrize(
@@ -334,7 +342,7 @@ def test_a_vocabulary_of_another_encoder_is_refused(detector, picture):
         (["dog", " "], {}, "empty string"),
         (["dog", "Dog"], {}, "the same"),
         (["traffic light", "traffic_light"], {}, "the same"),
-        ({"dog": []}, {}, "no words or pictures"),
+        ({"dog": []}, {}, "no names or images"),
         ({"dog": [3]}, {}, "use strings, Paths"),
         ({"dog": {"puppy"}}, {}, "is a set"),
         ({"dog": b"puppy"}, {}, "is a bytes"),
@@ -355,87 +363,113 @@ def test_a_vocabulary_of_another_encoder_is_refused(detector, picture):
         (["dog"], {"thresholds": {"dog": 2}}, "from 0 to 1"),
     ],
 )
-def test_unusable_classes_are_one_line_errors(detector, picture, classes, more, message):
-    with pytest.raises(ClassesError, match=message) as caught:
-        detector.detect(picture, classes, **more)
-    assert "\n" not in str(caught.value)
+def test_unusable_classes_are_one_line_errors(detector, image, classes, more, message):
+    with pytest.raises(ClassesError, match=message):
+        detector.detect(image, classes, **more)
 
 
-def test_regions_are_not_asked_for_what_they_were_not_seen_for(detector, picture):
-    seen = detector.regions(picture, score_threshold=0.7)
-    detector.name(seen, ["red"], score_threshold=0.7)
-    with pytest.raises(ClassesError, match=r"scores from 0\.7, and 0\.3 is asked for; see"):
-        detector.name(seen, ["red"])
-    low = detector.tuned(score_threshold=0.05)
-    assert len(low.name(low.regions(picture), ["red"]))
+def test_a_threshold_below_that_of_encode_image_is_refused(detector, image):
+    regions = detector.encode_image(image, score_threshold=0.7)
+    detector.classify(regions, ["red"], score_threshold=0.7)
+    with pytest.raises(ClassesError, match=r"for scores from 0\.7, and the threshold is 0\.3"):
+        detector.classify(regions, ["red"])
+    low = detector.with_config(score_threshold=0.05)
+    assert len(low.classify(low.encode_image(image), ["red"]))
 
 
-@pytest.mark.parametrize("lowest", [float("nan"), 2, -1, "a"])
-def test_regions_are_seen_for_a_score(detector, picture, lowest):
+@pytest.mark.parametrize("threshold", [float("nan"), 2, -1, "a"])
+def test_encode_image_takes_a_score(detector, image, threshold):
     with pytest.raises(ClassesError, match="0 to 1"):
-        detector.regions(picture, score_threshold=lowest)
+        detector.encode_image(image, score_threshold=threshold)
 
 
-def test_a_score_is_a_number_whatever_the_scale_and_whoever_else_is_asked_for(detector, picture):
-    steep = detector.tuned(logit_scale=1e6)
-    seen = steep.regions(picture, score_threshold=0.0)
-    alone = steep.name(seen, ["red"], score_threshold=0.0)
-    beside = steep.name(seen, ["red", "blue", "zebra"], score_threshold=0.0)
+def test_a_score_is_finite_at_the_largest_scale_and_independent_of_other_classes(detector, image):
+    steep = detector.with_config(logit_scale=200.0, prior_weight=50.0)
+    regions = steep.encode_image(image, score_threshold=0.0)
+    alone = steep.classify(regions, ["red"], score_threshold=0.0)
+    beside = steep.classify(regions, ["red", "blue", "zebra"], score_threshold=0.0)
     assert np.isfinite(beside.data["posterior"]).all()
     again = beside[beside.data["class_name"] == "red"]
-    at = {tuple(box): score for box, score in zip(alone.xyxy, alone.confidence, strict=True)}
-    assert [at[tuple(box)] for box in again.xyxy] == pytest.approx(again.confidence.tolist())
+    scores = dict(zip(alone.data["region_id"], alone.confidence, strict=True))
+    assert [scores[row] for row in again.data["region_id"]] == pytest.approx(
+        again.confidence.tolist()
+    )
 
 
-def test_parts_of_ones_own_that_do_not_fit_are_said(encoder, picture):
-    preset = Preset(name="mine", detector="", encoder="")
-    for names in ((), ("a", "a")):
-        with pytest.raises(ModelError, match="give it some"):
-            OpenVocabDetector(SimpleNamespace(names=names), encoder, preset)
-    proposer = FakeProposer([[0, 0, 20, 20]])
-    proposer.names = ("another",)
-    with pytest.raises(ModelError, match="no name of the proposer; add it there"):
-        OpenVocabDetector(proposer, encoder, preset).detect(picture, ["red"])
+def test_an_encoder_with_a_logit_scale_out_of_range_is_refused(image):
+    encoder = ColourEncoder()
+    encoder.logit_scale = 1000.0
+    detector = OpenVocabDetector(FakeProposer(LEFT), encoder, PRESET)
+    with pytest.raises(ModelError, match="logit scale of 1000; set one up to 200"):
+        detector.detect(image, ["red"])
+    assert len(detector.with_config(logit_scale=20.0).detect(image, ["red"])) == 1
 
 
-def test_an_explanation_takes_what_a_name_takes(detector, picture):
-    seen = detector.regions(picture)
-    box = detector.name(seen, ["red"]).xyxy[0]
-    usual = detector.explain(seen, box, ["red"], negatives=["crimson"])
-    for negatives in (np.array(["crimson"]), (word for word in ["crimson"])):
-        assert detector.explain(seen, box, ["red"], negatives=negatives) == usual
-    for other in (box[:3], np.stack([box, box]), 5):
-        with pytest.raises(ClassesError, match="No region has this box"):
-            detector.explain(seen, other, ["red"])
+def test_parts_that_do_not_fit_each_other_are_refused(encoder, image):
+    for labels in ((), ("a", "a")):
+        with pytest.raises(ModelError, match="labels, all different; add them"):
+            OpenVocabDetector(SimpleNamespace(labels=labels), encoder, PRESET)
+    proposer = FakeProposer(LEFT, labels=["another"])
+    proposer.labels = ("another",)
+    with pytest.raises(ModelError, match="has label 1, but the proposer has 1 labels"):
+        OpenVocabDetector(proposer, encoder, PRESET).detect(image, ["red"])
 
 
-def test_regions_are_named_again_without_a_look(detector, encoder, picture):
-    seen = detector.regions(picture)
-    looks = encoder.image_forwards
+def test_classify_equals_detect_without_encoding_the_image_again(detector, encoder, image):
+    regions = detector.encode_image(image)
+    forwards = encoder.image_forwards
     for classes in (["red", "blue"], ["crimson", "zebra"]):
-        again, whole = detector.name(seen, classes), detector.detect(picture, classes)
-        np.testing.assert_allclose(again.xyxy, whole.xyxy)
-        np.testing.assert_allclose(again.confidence, whole.confidence, atol=1e-6)
-        assert again.data["class_name"].tolist() == whole.data["class_name"].tolist()
-    assert encoder.image_forwards == looks + 2  # those of detect
+        again, detected = detector.classify(regions, classes), detector.detect(image, classes)
+        np.testing.assert_allclose(again.xyxy, detected.xyxy)
+        np.testing.assert_allclose(again.confidence, detected.confidence, atol=1e-6)
+        assert again.data["class_name"].tolist() == detected.data["class_name"].tolist()
+        assert again.data["region_id"].tolist() == detected.data["region_id"].tolist()
+    assert encoder.image_forwards == forwards + 2  # those of detect
 
 
-def test_an_explanation_sums_up_to_what_the_class_lacks(detector, picture):
-    seen, asked = detector.regions(picture), {"classes": ["red", "blue"], "negatives": ["crimson"]}
-    found = detector.name(seen, **asked)
-    shares = detector.explain(seen, found.xyxy[0], **asked)
-    best = max(share.share for share in shares if share.kind == "class")
-    assert best == pytest.approx(float(found.data["posterior"][0]), abs=1e-5)
-    others = {share.name: share.share for share in shares if share.kind != "class"}
+def test_the_contributions_add_up_to_one(detector, image):
+    regions, query = detector.encode_image(image), {"classes": ["red", "blue"]}
+    query["negatives"] = ["crimson"]
+    detections = detector.classify(regions, **query)
+    contributions = detector.explain(regions, detections.data["region_id"][0], **query)
+    best = max(part.share for part in contributions if part.kind == "class")
+    assert best == pytest.approx(float(detections.data["posterior"][0]), abs=1e-5)
+    others = {part.name: part.share for part in contributions if part.kind != "class"}
     assert sum(others.values()) == pytest.approx(1 - best, abs=1e-5)
     assert {"crimson", "background", "thing"} <= others.keys()
-    with pytest.raises(ClassesError, match="No region"):
-        detector.explain(seen, np.zeros(4, np.float32), ["red"])
 
 
-def test_a_vocabulary_is_explained_with_its_negatives_by_number(detector, picture):
-    seen = detector.regions(picture)
-    bank = detector.vocabulary(["red"], ["crimson", "gold"])
-    box = detector.name(seen, bank).xyxy[0]
-    named = {share.name for share in detector.explain(seen, box, bank)}
-    assert {"negative 1", "negative 2"} <= named
+def test_explain_takes_any_list_of_negatives_and_only_regions_of_the_image(detector, image):
+    regions = detector.encode_image(image)
+    region_id = detector.classify(regions, ["red"]).data["region_id"][0]
+    expected = detector.explain(regions, region_id, ["red"], negatives=["crimson"])
+    for negatives in (np.array(["crimson"]), (name for name in ["crimson"])):
+        assert detector.explain(regions, region_id, ["red"], negatives=negatives) == expected
+    for other in (-1, 2):
+        with pytest.raises(ClassesError, match="There is no region"):
+            detector.explain(regions, other, ["red"])
+
+
+def test_the_negatives_of_a_vocabulary_are_explained_by_number(detector, image):
+    regions = detector.encode_image(image)
+    vocabulary = detector.vocabulary(["red"], ["crimson", "gold"])
+    region_id = detector.classify(regions, vocabulary).data["region_id"][0]
+    names = {part.name for part in detector.explain(regions, region_id, vocabulary)}
+    assert {"negative 1", "negative 2"} <= names
+
+
+def test_switches_leave_a_term_out(image):
+    labelled = FakeProposer(LEFT, labels=["red"])
+    detector = OpenVocabDetector(labelled, ColourEncoder(), PRESET)
+    regions = detector.encode_image(image)
+    head = detector.class_head(["crimson", "red"])
+    assert head.score(regions).rank_logits.argmax() == 1
+    plain = detector.with_config(rank_by_label=False).class_head(["crimson", "red"])
+    scores = plain.score(regions)
+    np.testing.assert_allclose(1 / (1 + np.exp(-scores.rank_logits)), scores.posterior, atol=1e-6)
+    assert (
+        not detector.with_config(prior_weight=0.0)
+        .class_head(["red"])
+        ._label_weight(regions.proposals)
+        .any()
+    )

@@ -7,8 +7,7 @@ import pytest
 from openvocab._internal.files import package_data
 from openvocab.errors import ConfigError, DatasetError
 from openvocab.evaluation.prompt_variants import PromptMap, prompt_variants
-from openvocab.vocabulary import parse
-from openvocab.vocabulary.prompts import tidy
+from openvocab.vocabulary.prompts import normalize_name
 
 COCO = package_data("configs") / "classes" / "coco.toml"
 
@@ -97,5 +96,5 @@ def test_the_shipped_words_for_absent_things_and_distractors_are_no_other_words_
     table = tomllib.loads(COCO.read_text())
     taken = {*names, *table["plural"].values(), *table["synonyms"].values()}
     assert not taken & set(words.absent)
-    assert not set(names) & {tidy(word) for word in words.distractors}
+    assert not set(names) & {normalize_name(word) for word in words.distractors}
     assert len(set(words.distractors)) == 1000

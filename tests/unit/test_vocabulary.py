@@ -1,13 +1,18 @@
-"""What the caller may say, and what comes of it."""
+"""Classes as prompts, features and files."""
+
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
-from fakes import ColourEncoder, FakeProposer
+from fakes import PRESET, ColourEncoder, FakeProposer
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from openvocab import OpenVocabDetector, Preset, Vocabulary
+from openvocab import OpenVocabDetector, Vocabulary
 from openvocab.encoders.text_cache import TextFeatureCache
 from openvocab.errors import ClassesError, ConfigError
-from openvocab.vocabulary.prompts import render
+from openvocab.vocabulary.prompts import get_templates, render_prompts
 
 LVIS = 1203
 
@@ -19,8 +24,7 @@ def encoder() -> ColourEncoder:
 
 @pytest.fixture
 def detector(encoder: ColourEncoder) -> OpenVocabDetector:
-    preset = Preset(name="test", detector="", encoder="", templates="none")
-    return OpenVocabDetector(FakeProposer(), encoder, preset)
+    return OpenVocabDetector(FakeProposer(), encoder, PRESET)
 
 
 @pytest.mark.parametrize(
@@ -38,18 +42,18 @@ def detector(encoder: ColourEncoder) -> OpenVocabDetector:
     ],
 )
 def test_a_word_is_put_into_prompts(word, templates, prompt):
-    assert render(word, templates)[0] == prompt
+    assert render_prompts(word, get_templates(templates))[0] == prompt
 
 
 def test_an_unknown_template_set_is_refused():
     with pytest.raises(ConfigError, match="use one of"):
-        render("bus", "loud")
+        get_templates("loud")
 
 
 def test_synonyms_are_pooled_into_one_row(detector):
-    bank = detector.vocabulary({"warm": ["red", "green"]})
+    vocabulary = detector.vocabulary({"warm": ["red", "green"]})
     both = detector.vocabulary(["red", "green"]).features.sum(axis=0)
-    np.testing.assert_allclose(bank.features[0], both / np.linalg.norm(both), rtol=1e-6)
+    np.testing.assert_allclose(vocabulary.features[0], both / np.linalg.norm(both), rtol=1e-6)
 
 
 def test_the_words_of_lvis_cost_one_text_forward_and_then_none(detector, encoder):
@@ -83,15 +87,15 @@ def test_more_words_than_are_remembered_still_get_their_features(encoder):
 
 
 def test_a_vocabulary_brings_its_own_negatives(detector):
-    bank = detector.vocabulary(["red"])
-    picture = np.zeros((8, 8, 3), np.uint8)
+    vocabulary = detector.vocabulary(["red"])
+    image = np.zeros((8, 8, 3), np.uint8)
     with pytest.raises(ClassesError, match="its own negatives"):
-        detector.detect(picture, bank, negatives=["blue"])
+        detector.detect(image, vocabulary, negatives=["blue"])
 
 
 @pytest.mark.parametrize("content", [b"", b"not a zip", b"PK\x03\x04 cut off", None])
 def test_a_file_that_is_no_vocabulary_is_refused(tmp_path, content):
-    path = tmp_path / "bank.npz"
+    path = tmp_path / "vocabulary.npz"
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(ClassesError, match="not a saved vocabulary"):
@@ -99,7 +103,7 @@ def test_a_file_that_is_no_vocabulary_is_refused(tmp_path, content):
 
 
 def test_an_npz_with_pickles_or_of_something_else_is_refused(tmp_path):
-    path = tmp_path / "bank.npz"
+    path = tmp_path / "vocabulary.npz"
     np.savez(path, names=np.array([{"a": 1}], dtype=object), allow_pickle=True)
     with pytest.raises(ClassesError, match="not a saved vocabulary"):
         Vocabulary.load(path)
@@ -109,35 +113,42 @@ def test_an_npz_with_pickles_or_of_something_else_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"names": ()}, "classes is empty"),
-        ({"names": ("red", "Red")}, "the same; remove one"),
-        ({"features": np.zeros((2, 4), np.float32)}, "no unit rows"),
+        ({"names": ("red", "Red")}, "are the same; remove one"),
+        ({"features": np.zeros((2, 4), np.float32)}, "not unit rows"),
         ({"features": np.full((2, 4), np.nan, np.float32)}, "not numbers"),
-        ({"features": np.eye(3, 4, dtype=np.float32)}, "2 names with features"),
+        ({"features": np.eye(3, 4, dtype=np.float32)}, "2 names, but features"),
     ],
 )
-def test_arrays_that_are_no_vocabulary_are_refused(change, said):
+def test_arrays_that_are_no_vocabulary_are_refused(change, message):
     rows = np.eye(2, 4, dtype=np.float32)
     whole = {"names": ("red", "blue"), "features": rows, "negatives": rows[:0], "fingerprint": "x"}
     assert len(Vocabulary(**whole)) == 2
-    with pytest.raises(ClassesError, match=said):
+    with pytest.raises(ClassesError, match=message):
         Vocabulary(**(whole | change))
 
 
-@pytest.mark.parametrize("seed", range(60))
-def test_a_damaged_file_is_refused_in_a_line_or_gives_a_whole_vocabulary(tmp_path, detector, seed):
-    detector.vocabulary(["red", "blue"], ["green"]).save(tmp_path / "a.npz")
-    chance, payload = np.random.default_rng(seed), bytearray((tmp_path / "a.npz").read_bytes())
-    for place in chance.integers(0, len(payload), 1 + seed % 8):
-        payload[place] = chance.integers(256)
-    (tmp_path / "a.npz").write_bytes(
-        bytes(payload[: chance.integers(1, len(payload))] if seed % 3 == 0 else payload)
-    )
-    said = ""
-    try:
-        assert len(Vocabulary.load(tmp_path / "a.npz")) > 0
-    except ClassesError as error:
-        said = str(error)
-    assert not said or said.endswith("write one with Vocabulary.save.")
+@settings(max_examples=60, deadline=None)
+@given(
+    changes=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=8),
+    kept=st.floats(0, 1),
+)
+def test_a_damaged_file_is_refused_or_gives_a_valid_vocabulary(changes, kept):
+    detector = OpenVocabDetector(FakeProposer(), ColourEncoder(), PRESET)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "vocabulary.npz"
+        detector.vocabulary(["red", "blue"], ["green"]).save(path)
+        payload = bytearray(path.read_bytes())
+        for position, value in changes:
+            payload[int(position * len(payload))] = value
+        path.write_bytes(payload[: int(kept * len(payload))])
+        try:
+            vocabulary = Vocabulary.load(path)
+        except ClassesError as error:
+            message = str(error)
+        else:
+            message = None
+            assert len(vocabulary) == len(vocabulary.features) > 0
+    assert message is None or message.endswith("write one with Vocabulary.save.")
