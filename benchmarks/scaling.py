@@ -89,7 +89,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--json", type=Path, required=True)
     options = parser.parse_args()
-    results = measure(images.find([str(options.folder)])[:160])
+    results = measure(images.find_images([str(options.folder)])[:160])
     options.json.write_text(json.dumps(results, indent=1) + "\n")
     print(json.dumps({key: value for key, value in results.items() if key != "provenance"}))  # noqa: T201
 

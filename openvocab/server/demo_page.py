@@ -45,14 +45,15 @@ def demo_page(
             "HF_HUB_OFFLINE": "1",
         }
         _disable_url_fetching()
-        app = import_module("openvocab_demo.app")
-        page = app.build(loaded or {})
+        import openvocab_demo as demo  # here, because it imports Gradio, which reads the variables
+
+        page = demo.build(loaded or {})
         page.state_session_capacity = MAX_SESSIONS
         options = {
-            "css": app.CSS,
-            "theme": app.theme(),
+            "css": demo.CSS,
+            "theme": demo.theme(),
             "footer_links": ["api"],
-            "max_file_size": f"{app.UPLOAD_MB}mb",
+            "max_file_size": f"{demo.UPLOAD_MB}mb",
             "ssr_mode": False,
             "show_error": False,  # hides unexpected errors; openvocab's own are still shown
             "mcp_server": public and find_spec("mcp") is not None,

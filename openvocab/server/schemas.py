@@ -15,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from openvocab.io.labels import rows
+from openvocab.io.rows import detections_to_rows
 from openvocab.server.streams import Stream
 from openvocab.types import Image
 from openvocab.vocabulary.prompts import split_class_list
@@ -201,5 +201,5 @@ class ErrorResponse(BaseModel):
 def to_response(image: Image, detections: sv.Detections) -> DetectResponse:
     """Convert the detections in an image to plain numbers."""
     height, width = image.shape[:2]
-    converted = [Detection.model_validate(row) for row in rows(detections)]
+    converted = [Detection.model_validate(row) for row in detections_to_rows(detections)]
     return DetectResponse(width=width, height=height, detections=converted)

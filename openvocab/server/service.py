@@ -223,10 +223,10 @@ class Service:
 
     def _load(self, name: str, file: bytes) -> Image:
         limit = self.settings.max_megapixels
-        width, height = images.size_wh(file, name=name)  # from the header, before decoding
+        width, height = images.image_size_wh(file, name=name)  # from the header, before decoding
         if width * height > limit * 1e6:
             raise ImageError(f"{name} has more than {limit:g} megapixels; send a smaller one.")
-        return images.load(file, name=name)
+        return images.load_image(file, name=name)
 
 
 def _examples(classes: ClassList | None) -> list[ExampleImage]:
