@@ -156,12 +156,12 @@ async def get_frame(stream: StreamDep, service: ServiceDep) -> Response:
 
 
 async def _open_events(
-    stream: StreamDep,
+    number: int,
     service: ServiceDep,
     last_event_id: Annotated[str, Header(pattern=r"^\d{0,20}$")] = "",
 ) -> AsyncGenerator[ServerSentEvent, None]:
     # A dependency, because the response has started when the route itself runs.
-    last = int(last_event_id or 0)
+    stream, last = service.streams.get(number), int(last_event_id or 0)
     if not stream.running and not stream.events_after(last):
         raise HTTPException(204)  # stops a browser from reconnecting
     if service.listeners >= MAX_LISTENERS:
