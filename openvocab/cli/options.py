@@ -50,19 +50,15 @@ Device = Annotated[
 ]
 ImageSize = Annotated[
     int | None,
-    typer.Option(
-        min=32,
-        max=8192,
-        help="Longer side of the detector's input, in pixels.  (default: the preset's)",
-    ),
+    typer.Option(min=32, max=8192, help="Detector input size, in pixels.  (default: the preset's)"),
 ]
 TileSize = Annotated[
     int | None,
     typer.Option(
         metavar="PX",
-        help="Also detect in tiles of this size, for small objects.  (default: the preset's)",
         min=64,
         max=8192,
+        help="Also detect in tiles of this size, for small objects.  (default: the preset's)",
     ),
 ]
 

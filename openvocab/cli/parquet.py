@@ -57,11 +57,8 @@ def parquet(  # noqa: PLR0913  a command has as many parameters as it has option
         "device": device,
         "system": system,
     }
-    query, wanted = plugin.query(arguments), set(paths)
-    errors = {
-        path: error for path, error in plugin.finished(target, query).items() if path in wanted
-    }
-    done = plugin.drop_recovered(target, system, errors)
+    query = plugin.query(arguments)
+    done = plugin.drop_recovered(target, system, plugin.finished(target, query, paths))
     todo = [path for path in paths if path not in done]
     chunks = plugin.chunks(todo)
     counts: Iterator[int] = map(plugin.Worker(target, arguments).do, chunks)
@@ -73,9 +70,7 @@ def parquet(  # noqa: PLR0913  a command has as many parameters as it has option
         task = bar.add_task("detecting", total=len(todo))
         for count in counts:
             bar.advance(task, count)
-    failed = [
-        error for path, error in plugin.finished(target, query).items() if error and path in wanted
-    ]
+    failed = [error for error in plugin.finished(target, query, paths).values() if error]
     for error in failed[:MAX_ERRORS]:
         complain(error)
     skipped = len(paths) - len(todo)

@@ -110,8 +110,8 @@ def query(arguments: Mapping[str, Any]) -> str:
     return json.dumps(recorded, default=_identify)
 
 
-def finished(out: StoragePath, expected_query: str) -> dict[str, str | None]:
-    """The files in the existing parts: each path and its error.
+def finished(out: StoragePath, expected_query: str, paths: Sequence[str]) -> dict[str, str | None]:
+    """Those of the files that are in the existing parts: path and error.
 
     Raises:
         OpenVocabError: a part cannot be read, or was made by another query.
@@ -128,7 +128,7 @@ def finished(out: StoragePath, expected_query: str) -> dict[str, str | None]:
                 "choose another folder."
             )
         errors |= dict(zip(table["path"].to_pylist(), table["error"].to_pylist(), strict=True))
-    return errors
+    return {path: errors[path] for path in paths if path in errors}
 
 
 def drop_recovered(

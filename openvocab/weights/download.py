@@ -86,9 +86,9 @@ def _fill(
     part: Path, client: "httpx.Client", url: str, size: int | None, progress: Progress | None
 ) -> str | None:
     """Write `part`, or the rest of it if the server still has that version; returns its hash."""
-    known = _etag_file(part)
-    done = part.stat().st_size if part.is_file() and known.is_file() else 0
-    headers = {"Range": f"bytes={done}-", "If-Range": known.read_text("ascii")} if done else {}
+    etag_file = _etag_file(part)
+    done = part.stat().st_size if part.is_file() and etag_file.is_file() else 0
+    headers = {"Range": f"bytes={done}-", "If-Range": etag_file.read_text("ascii")} if done else {}
     with client.stream("GET", url, headers=headers) as response:
         if done and response.status_code == 416:  # the part is whole or too long
             part.unlink()
@@ -104,9 +104,9 @@ def _fill(
             raise DownloadError(f"has {total} bytes, not {size}")
         etag = response.headers.get("ETag", "")
         with part.open("ab" if resumed else "wb") as file:
-            known.unlink(missing_ok=True)
+            etag_file.unlink(missing_ok=True)
             if etag.startswith('"') and etag.isascii():  # a weak ETag must not guard a range
-                known.write_text(etag, "ascii")
+                etag_file.write_text(etag, "ascii")
             for chunk in response.iter_bytes():
                 done += file.write(chunk)
                 if progress:

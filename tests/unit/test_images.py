@@ -3,6 +3,8 @@
 import contextlib
 import io
 import struct
+import subprocess
+import sys
 import zlib
 
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import openvocab.io
 from openvocab.errors import ImageError
 from openvocab.io import images
 
@@ -232,7 +235,11 @@ def test_open_files_and_memory_are_read(tmp_path, photo):
     (tmp_path / "photo.png").write_bytes(payload)
     with (tmp_path / "photo.png").open("rb") as file:
         from_file = images.load_image(file)
-    for image in (from_file, images.load_image(io.BytesIO(payload)), images.load_image(memoryview(payload))):
+    for image in (
+        from_file,
+        images.load_image(io.BytesIO(payload)),
+        images.load_image(memoryview(payload)),
+    ):
         assert tuple(image[0, 0]) == RED_BGR
 
 
@@ -285,7 +292,9 @@ def test_a_matrix_is_an_array():
 def test_an_image_that_is_named_twice_is_found_once(tmp_path, photo):
     for name in ("a.jpg", "b.jpg"):
         photo.save(tmp_path / name)
-    found = images.find_images([tmp_path, tmp_path / "a.jpg", f"{tmp_path}/../{tmp_path.name}/*.jpg"])
+    found = images.find_images(
+        [tmp_path, tmp_path / "a.jpg", f"{tmp_path}/../{tmp_path.name}/*.jpg"]
+    )
     assert [path.name for path in found] == ["a.jpg", "b.jpg"]
     with pytest.raises(ImageError, match="check it"):
         images.find_images(["x" * 3000])
@@ -307,3 +316,22 @@ def test_a_folder_without_images_and_a_missing_file_are_refused(tmp_path):
         images.find_images([tmp_path])
     with pytest.raises(ImageError, match="no such file"):
         images.find_images([tmp_path / "nope.jpg"])
+
+
+def test_reading_images_imports_no_heavy_library():
+    program = (
+        "import sys, openvocab.io\n"
+        "assert set(openvocab.io.__all__) > {'load_image', 'annotate'}\n"
+        "openvocab.io.load_image\n"
+        "print({'torch', 'cv2', 'supervision'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "set()"
+
+
+def test_the_public_names_of_io_exist():
+    assert all(callable(getattr(openvocab.io, name)) for name in openvocab.io.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'rows_'"):
+        openvocab.io.rows_  # noqa: B018

@@ -44,9 +44,7 @@ def images(tmp_path: Path) -> list[LabelledImage]:
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
         cv2.imencode(path.suffix, np.zeros((SIZE[1], SIZE[0], 3), np.uint8))[1].tofile(path)
-    return [
-        LabelledImage(path, SIZE, result) for path, result in zip(paths, results, strict=True)
-    ]
+    return [LabelledImage(path, SIZE, result) for path, result in zip(paths, results, strict=True)]
 
 
 def by_name(dataset: sv.DetectionDataset) -> dict[str, sv.Detections]:
@@ -69,9 +67,7 @@ def test_coco_is_read_by_supervision(images, tmp_path):
 def test_coco_has_outlines_where_there_are_masks(images, tmp_path):
     masked = [images[0]._replace(detections=detections(masks=True))]
     file = write_labels("coco", masked, CLASSES, tmp_path / "out")
-    dataset = sv.DetectionDataset.from_coco(
-        str(images[0].path.parent), str(file), force_masks=True
-    )
+    dataset = sv.DetectionDataset.from_coco(str(images[0].path.parent), str(file), force_masks=True)
     ((_, _, found),) = list(dataset)
     expected = detections(masks=True).mask
     assert (found.mask == expected).mean() > 0.99
@@ -98,7 +94,9 @@ def test_labels_can_be_evaluated(images, tmp_path, kind):
     file = write_labels(kind, images, CLASSES, tmp_path / "out")
     dataset = load(file.parent, tmp_path / "photos" if kind == "coco" else None)
     assert dataset.classes == CLASSES
-    assert [len(photo.xyxy) for photo in dataset.photos] == [len(image.detections) for image in images]
+    assert [len(photo.xyxy) for photo in dataset.photos] == [
+        len(image.detections) for image in images
+    ]
 
 
 @pytest.mark.parametrize("masks", [False, True])
