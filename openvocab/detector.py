@@ -17,8 +17,7 @@ from openvocab.encoders import load_encoder
 from openvocab.encoders.boxes import expand_boxes
 from openvocab.encoders.text_cache import TextFeatureCache
 from openvocab.errors import ClassesError, ConfigError, ModelError
-from openvocab.io.images import ImageLike, load_images
-from openvocab.io.images import load as load_image
+from openvocab.io.images import ImageLike, load_image, load_images
 from openvocab.proposers import load_proposer
 from openvocab.scoring.class_head import ClassHead
 from openvocab.types import (

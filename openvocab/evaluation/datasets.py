@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openvocab.errors import DatasetError
-from openvocab.io import images
+from openvocab.io.images import load_image
 from openvocab.types import Boxes, Image
 
 
@@ -41,7 +41,7 @@ class DatasetImage:
             ImageError: the image cannot be read.
             DatasetError: its size differs from the size in the labels.
         """
-        image = images.load(self.path)
+        image = load_image(self.path)
         if image.shape[1::-1] != self.size_wh:
             raise DatasetError(
                 f"{self.path} is {image.shape[1]}x{image.shape[0]} pixels, its labels are for "

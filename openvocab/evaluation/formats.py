@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from openvocab.errors import DatasetError, ImageError, one_line
 from openvocab.evaluation.datasets import Dataset, DatasetImage
-from openvocab.io.images import SUFFIXES, size_wh
+from openvocab.io.images import SUFFIXES, image_size_wh
 
 # Files of labels that are looked for in a folder, in this order.
 _LABEL_FILES = (
@@ -215,7 +215,7 @@ def _yolo_files(entry: Path) -> Iterator[Path]:
 
 def _yolo_image(index: int, path: Path, class_count: int, digest: "hashlib._Hash") -> DatasetImage:
     try:
-        size = size_wh(path)
+        size = image_size_wh(path)
     except ImageError:  # reported when the image is used
         size = (1, 1)
     file = _yolo_labels(path)

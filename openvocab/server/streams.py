@@ -16,11 +16,10 @@ from openvocab.detector import OpenVocabDetector
 from openvocab.errors import one_line
 from openvocab.server.errors import BusyError, NotFoundError
 from openvocab.stream.capture import is_still
-from openvocab.stream.events import Event
+from openvocab.stream.events import Event, event_record
 from openvocab.stream.processor import StreamProcessor
-from openvocab.stream.records import event_record
 from openvocab.stream.source import VideoSources
-from openvocab.stream.video import drawing
+from openvocab.stream.video_sinks import drawing
 from openvocab.stream.zones import Zones
 from openvocab.types import Frame, Image
 
