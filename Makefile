@@ -5,7 +5,7 @@ STAMP := .venv/.installed
 DATA ?= ../shared/data
 PHOTO ?= $(shell $(BIN)/python -c "import importlib.util as u; print(u.find_spec('ultralytics').submodule_search_locations[0])")/assets/bus.jpg
 
-.PHONY: accuracy performance detect demo docs screenshots chromium test test-slow lint types contracts format wheel starter clean help
+.PHONY: accuracy performance detect demo docs screenshots chromium test test-fast test-slow test-elsewhere lint types contracts format wheel starter clean help
 
 help: ## List the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -28,11 +28,19 @@ chromium:
 		apt-get update -qq && apt-get install -qq -y chromium > /dev/null; } || \
 		echo "No Chromium: the demo's tests will be skipped; apt-get install chromium brings it."
 
-test: lint types contracts $(STAMP) chromium ## All checks that CI runs.
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow"
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup
+
+test: lint types contracts $(STAMP) chromium ## All checks that CI runs, with the coverage of openvocab/.
+	$(PYTEST) -m "not slow" --cov --cov-report=term:skip-covered
+
+test-fast: lint types contracts $(STAMP) ## Style, types, and the tests that need no trained weights: for every edit.
+	$(PYTEST) -m "not slow and not weights" openvocab tests/unit tests/property tests/contract
 
 test-slow: $(STAMP) ## The checks that take minutes.
 	$(BIN)/python -m pytest -m slow
+
+test-elsewhere: $(STAMP) ## The tests as on another machine: processor, cores, encoding, time zone, home, PATH.
+	tests/elsewhere/run "$(abspath $(BIN))/python" -m pytest -n 2 --dist loadgroup -m "not slow"
 
 accuracy: $(STAMP) ## Measure what each part of the starter preset is worth (half an hour), and write docs/accuracy.md.
 	$(BIN)/python benchmarks/tiling.py $(DATA)/coco-dev --json benchmarks/results/tiling.json

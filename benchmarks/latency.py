@@ -35,7 +35,7 @@ import torch
 
 from openvocab import OpenVocabDetector, Preset
 from openvocab._internal.files import package_data
-from openvocab.cli.export import regions_of
+from openvocab.cli.export import sample_regions
 from openvocab.encoders.boxes import expand_boxes, shown
 from openvocab.encoders.openclip import OpenClipEncoder
 from openvocab.errors import ModelError
@@ -318,14 +318,16 @@ def random_networks(folder: Path) -> Preset:
 
 def exports(preset: Preset, bundle: Path, photos: list[Path], folder: Path) -> dict[str, Any]:
     """What each export of an image tower gives, or why it is refused."""
-    seen, words = regions_of(load("starter"), photos)
+    samples, words = sample_regions(load("starter"), photos)
     rows: dict[str, Any] = {}
     for runtime, precision in (
         ("onnx", "fp32"), ("onnx", "int8"), ("openvino", "fp32"), ("openvino", "bf16"),
     ):  # fmt: skip
         name = f"{runtime} {precision}"
         try:
-            made = export(bundle, runtime, precision, seen=seen, words=words, out=folder / name)
+            made = export(
+                bundle, runtime, precision, samples=samples, words=words, out=folder / name
+            )
         except ModelError as error:
             rows[name] = {"refused": str(error)}
             continue
@@ -357,7 +359,7 @@ def memory(preset: str, photo: Path) -> dict[str, float]:
 
 def peaks(preset: str, photo: Path) -> tuple[float, float]:
     """300 boxes of a 12-megapixel photo: the detector and one batch, then the whole."""
-    picture = cv2.resize(images.load(photo), MEGAPIXELS_12)
+    picture = cv2.resize(images.load_image(photo), MEGAPIXELS_12)
     pair = Pair(load(preset), picture)
     detector = pair.detector(300)
 
@@ -372,7 +374,7 @@ def peaks(preset: str, photo: Path) -> tuple[float, float]:
 
 def measure(photos: list[Path], photo: Path) -> dict[str, Any]:
     """Both pairs of networks."""
-    picture, starter = images.load(photo), load("starter")
+    picture, starter = images.load_image(photo), load("starter")
     results: dict[str, Any] = {
         "provenance": provenance(OpenVocabDetector.from_preset(starter)),
         "cpu": torch.backends.cpu.get_cpu_capability(),
@@ -411,7 +413,7 @@ def main() -> None:
     # Not imported: that would change how many threads torch has.
     package = find_spec("ultralytics").submodule_search_locations[0]
     photo = Path(package) / "assets/bus.jpg"
-    found = measure(images.find([str(options.photos)]), photo)
+    found = measure(images.find_images([str(options.photos)]), photo)
     options.json.write_text(json.dumps(found, indent=1) + "\n")
 
 

@@ -88,7 +88,7 @@ def main() -> None:
     parser.add_argument("photos", type=Path)
     parser.add_argument("--json", type=Path, required=True)
     options = parser.parse_args()
-    found = measure(images.find([str(options.photos)])[:160])
+    found = measure(images.find_images([str(options.photos)])[:160])
     options.json.write_text(json.dumps(found, indent=1) + "\n")
     print(json.dumps({key: value for key, value in found.items() if key != "provenance"}))  # noqa: T201
 

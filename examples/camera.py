@@ -1,4 +1,4 @@
-"""Watches a camera, reports what happens, and opens it again if it is lost; Ctrl-C ends it.
+"""Watches a camera, prints events, and opens it again if it is lost; Ctrl-C ends it.
 
 python examples/camera.py rtsp://user:password@camera/1 --classes person dog --seconds 60
 """
@@ -11,26 +11,25 @@ from openvocab import OpenVocabDetector
 from openvocab.stream import Event, StreamProcessor, VideoSources
 
 
-def tell(event: Event) -> None:
-    more = ", ".join(f"{key} {value}" for key, value in event.data.items())
-    print(f"{event.kind}: {event.source} ({more})", flush=True)
+def print_event(event: Event) -> None:
+    details = ", ".join(f"{key} {value}" for key, value in event.data.items())
+    print(f"{event.kind}: {event.source} ({details})", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("source", nargs="?", default="0", help="camera number, address or film")
-    parser.add_argument("--classes", nargs="+", default=["person"], metavar="WORD")
+    parser.add_argument("source", nargs="?", default="0", help="camera number, address or video")
+    parser.add_argument("--classes", nargs="+", default=["person"], metavar="NAME")
     parser.add_argument("--seconds", type=float, default=threading.TIMEOUT_MAX, help="to end after")
     arguments = parser.parse_args()
 
     detector = OpenVocabDetector.from_preset("starter")
-    processor = StreamProcessor(detector, arguments.classes, report=tell)
-    camera = VideoSources(
-        arguments.source, report=tell, patient=True
-    )  # it may be away at the start
-    end = threading.Timer(arguments.seconds, processor.stop)  # whether pictures come or not
-    end.daemon = True
-    end.start()
+    processor = StreamProcessor(detector, arguments.classes, report=print_event)
+    # patient: the camera may be unavailable at first
+    camera = VideoSources(arguments.source, report=print_event, patient=True)
+    timer = threading.Timer(arguments.seconds, processor.stop)  # even if no frames come
+    timer.daemon = True
+    timer.start()
     with suppress(KeyboardInterrupt):
         for frame, _ in processor.run(camera):
             if frame.index == 0:

@@ -1,4 +1,4 @@
-"""Looks at a photo once, names what is there in several vocabularies, and says why.
+"""Encodes an image once, classifies its regions with several class lists, and explains the results.
 
 python examples/explain.py street.jpg
 """
@@ -7,28 +7,27 @@ import argparse
 
 from openvocab import OpenVocabDetector
 
-VOCABULARIES = [["bus", "person"], ["vehicle", "pedestrian"], ["minibus", "man", "woman"]]
+CLASS_LISTS = [["bus", "person"], ["vehicle", "pedestrian"], ["minibus", "man", "woman"]]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("photo")
+    parser.add_argument("image")
     arguments = parser.parse_args()
 
     detector = OpenVocabDetector.from_preset("starter")
-    regions = detector.regions(arguments.photo)  # both networks run here, and only here
-    for classes in VOCABULARIES:
-        print(f"asked for {', '.join(classes)}:")
-        found = detector.name(regions, classes)
-        for box, name, score in zip(
-            found.xyxy, found.data["class_name"], found.confidence, strict=True
-        ):
-            shares = detector.explain(regions, box, classes)
-            rivals = sorted((each for each in shares if each.name != name), key=lambda s: -s.share)
-            against = ", ".join(
-                f"{each.name} ({each.kind}) {each.share:.2f}" for each in rivals[:2]
+    regions = detector.encode_image(arguments.image)  # both networks run here, and only here
+    for classes in CLASS_LISTS:
+        print(f"classes {', '.join(classes)}:")
+        for _, _, score, _, _, data in detector.classify(regions, classes):
+            name = data["class_name"]
+            contributions = detector.explain(regions, data["region_id"], classes)
+            rivals = [rival for rival in contributions if rival.name != name]
+            rivals.sort(key=lambda rival: -rival.share)
+            others = ", ".join(
+                f"{rival.name} ({rival.kind}) {rival.share:.2f}" for rival in rivals[:2]
             )
-            print(f"  {name} {score:.2f}, against {against}")
+            print(f"  {name} {score:.2f}, against {others}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Finds a class that is given by example pictures, by words, or by both, and compares the three.
+"""Detects a class that is defined by example images, by words, or by both, and compares the three.
 
-python examples/image_prompts.py shelf.jpg --name "our jar" --words jar --pictures jar1.jpg jar2.jpg
+python examples/image_prompts.py shelf.jpg --name "our jar" --words jar --examples jar1.jpg jar2.jpg
 """
 
 import argparse
@@ -11,26 +11,25 @@ from openvocab import OpenVocabDetector
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("photo", type=Path)
-    parser.add_argument("--name", default="our bus", help="what to call the class")
+    parser.add_argument("image", type=Path)
+    parser.add_argument("--name", default="our bus", help="name of the class")
     parser.add_argument("--words", nargs="+", default=["bus"], metavar="WORD")
-    # An example picture is a Path (or a BGR array): a string would be taken for a word.
-    parser.add_argument("--pictures", nargs="+", type=Path, required=True, metavar="FILE")
+    # An example image is a Path (or a BGR array): a string would be taken for a word.
+    parser.add_argument("--examples", nargs="+", type=Path, required=True, metavar="FILE")
     arguments = parser.parse_args()
 
     detector = OpenVocabDetector.from_preset("starter")
-    told = {
+    definitions = {
         "words": arguments.words,
-        "pictures": arguments.pictures,
-        "both": [*arguments.words, *arguments.pictures],
+        "examples": arguments.examples,
+        "both": [*arguments.words, *arguments.examples],
     }
-    for way, parts in told.items():
-        found = detector.detect(arguments.photo, {arguments.name: parts})
-        print(f"{arguments.name!r} by {way}: {len(found)} found")
-        for box, score, cosine in zip(
-            found.xyxy.astype(int).tolist(), found.confidence, found.data["similarity"], strict=True
-        ):
-            print(f"  at {box}, score {score:.2f}, cosine {cosine:.2f}")
+    for kind, prompts in definitions.items():
+        detections = detector.detect(arguments.image, {arguments.name: prompts})
+        print(f"{arguments.name!r} by {kind}: {len(detections)} found")
+        for xyxy, _, score, _, _, data in detections:
+            box = xyxy.astype(int).tolist()
+            print(f"  at {box}, score {score:.2f}, cosine {data['similarity']:.2f}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Labels a folder of photos in your words, and trains a small YOLO on the labels.
+"""Labels a folder of images with your classes, and trains a small YOLO on the labels.
 
 python examples/label_and_train.py photos/ --classes bus person
 """
@@ -10,7 +10,7 @@ import cv2
 from ultralytics import YOLO
 
 from openvocab import OpenVocabDetector
-from openvocab.io.labels import LabelledImage, write_labels
+from openvocab.io import LabelledImage, write_labels
 
 
 def main() -> None:
@@ -21,18 +21,20 @@ def main() -> None:
     parser.add_argument("--model", default="yolo26n.yaml", help="or yolo26n.pt, trained")
     arguments = parser.parse_args()
     detector = OpenVocabDetector.from_preset("starter")
-    pictures = []
+    labelled = []
     for path in sorted(arguments.folder.glob("*.jpg")):
-        if (photo := cv2.imread(str(path))) is None:
-            continue  # not a picture
-        found = detector.detect(photo, arguments.classes, score_threshold=0.4)
-        pictures.append(LabelledImage(path, (photo.shape[1], photo.shape[0]), found))
-    data = write_labels("yolo", pictures, arguments.classes, arguments.labels)
-    print(f"{sum(len(each.found) for each in pictures)} boxes; correct them in {arguments.labels}")
+        image = cv2.imread(str(path))
+        if image is None:
+            continue  # not an image
+        detections = detector.detect(image, arguments.classes, score_threshold=0.4)
+        labelled.append(LabelledImage(path, (image.shape[1], image.shape[0]), detections))
+    data = write_labels("yolo", labelled, arguments.classes, arguments.labels)
+    boxes = sum(len(image.detections) for image in labelled)
+    print(f"{boxes} boxes; correct them in {arguments.labels}")
 
-    # One short epoch on the CPU shows that it runs; a useful model needs hundreds of photos.
-    yolo, here = YOLO(arguments.model), Path("trained").resolve()
-    yolo.train(data=data, epochs=1, imgsz=160, device="cpu", workers=0, plots=False, project=here)
+    # One short epoch on the CPU shows that it runs; a useful model needs hundreds of images.
+    yolo, runs = YOLO(arguments.model), Path("trained").resolve()
+    yolo.train(data=data, epochs=1, imgsz=160, device="cpu", workers=0, plots=False, project=runs)
     print(f"trained: {yolo.trainer.last}")
 
 

@@ -1,4 +1,4 @@
-"""Looks through a folder of photos, one batch at a time; the words are encoded once and kept.
+"""Detects objects in a folder of images, one batch at a time; the classes are encoded once and saved.
 
 python examples/many_images.py photos/ --classes bus pedestrian dog
 """
@@ -9,28 +9,28 @@ from pathlib import Path
 
 from openvocab import OpenVocabDetector, Vocabulary
 
-BATCH = 16  # photos in memory at once
+BATCH = 16  # images in memory at once
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--classes", nargs="+", default=["bus", "pedestrian"], metavar="WORD")
-    parser.add_argument("--keep", default="classes.npz", type=Path, metavar="FILE")
+    parser.add_argument("--vocabulary", default="classes.npz", type=Path, metavar="FILE")
     arguments = parser.parse_args()
 
     detector = OpenVocabDetector.from_preset("starter")
-    detector.vocabulary(arguments.classes, negatives=["tram"]).save(arguments.keep)
+    detector.vocabulary(arguments.classes, negatives=["tram"]).save(arguments.vocabulary)
     # A later run, on any machine with the same preset, can begin here.
-    vocabulary = Vocabulary.load(arguments.keep)
+    vocabulary = Vocabulary.load(arguments.vocabulary)
 
-    photos = sorted(arguments.folder.glob("*.jpg"))
-    for first in range(0, len(photos), BATCH):
-        batch = photos[first : first + BATCH]
-        for photo, found in zip(batch, detector.detect_batch(batch, vocabulary), strict=True):
-            counts = Counter(found.data["class_name"])
-            said = ", ".join(f"{number} {name}" for name, number in counts.items())
-            print(f"{photo.name}: {said or 'nothing'}")
+    paths = sorted(arguments.folder.glob("*.jpg"))
+    for start in range(0, len(paths), BATCH):
+        batch = paths[start : start + BATCH]
+        for path, detections in zip(batch, detector.detect_batch(batch, vocabulary), strict=True):
+            counts = Counter(detections.data["class_name"])
+            summary = ", ".join(f"{count} {name}" for name, count in counts.items())
+            print(f"{path.name}: {summary or 'nothing'}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Finds and tracks things in a film, and writes a labelled film and a table of all boxes.
+"""Detects and tracks objects in a video, and writes an annotated video and a table of all boxes.
 
-python examples/video.py street.mp4 --classes person bicycle --save found.mp4 --csv found.csv
+python examples/video.py street.mp4 --classes person bicycle --save tracked.mp4 --csv tracked.csv
 """
 
 import argparse
@@ -11,24 +11,23 @@ from openvocab.stream import CsvSink, StreamProcessor, VideoSink, VideoSources
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("film")
-    parser.add_argument("--classes", nargs="+", default=["bus", "person"], metavar="WORD")
-    parser.add_argument("--save", default="found.mp4", metavar="FILE")
-    parser.add_argument("--csv", default="found.csv", metavar="FILE")
+    parser.add_argument("video")
+    parser.add_argument("--classes", nargs="+", default=["bus", "person"], metavar="NAME")
+    parser.add_argument("--save", default="tracked.mp4", metavar="FILE")
+    parser.add_argument("--csv", default="tracked.csv", metavar="FILE")
     arguments = parser.parse_args()
 
-    film = VideoSources(arguments.film)
     detector = OpenVocabDetector.from_preset("starter")
-    sinks = [VideoSink(arguments.save, film.fps), CsvSink(arguments.csv)]
+    sinks = [VideoSink(arguments.save), CsvSink(arguments.csv)]
     processor = StreamProcessor(detector, arguments.classes, sinks=sinks)
 
-    things: dict[int, str] = {}  # the last name of each track
-    for _, found in processor.run(film):
-        things |= zip(found.tracker_id.tolist(), found.data["class_name"], strict=True)
-    for track, name in things.items():
+    tracks: dict[int, str] = {}  # the last class of each track
+    for _, detections in processor.run(VideoSources(arguments.video)):
+        tracks |= zip(detections.tracker_id.tolist(), detections.data["class_name"], strict=True)
+    for track, name in tracks.items():
         print(f"track {track}: {name}")
-    figures = processor.metrics.snapshot()
-    print(f"{figures['frames']} frames at {figures['fps']} fps, in {arguments.save}")
+    metrics = processor.metrics.snapshot()
+    print(f"{metrics['frames']} frames at {metrics['fps']} fps, in {arguments.save}")
 
 
 if __name__ == "__main__":

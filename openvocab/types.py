@@ -105,9 +105,11 @@ class Frame:
     image: Image
     """`(H, W, 3)` uint8 BGR."""
     source: str = ""
-    """Name of the source, if there are several."""
+    """Name of the source; sources of one stream need different names."""
     captured_s: float = field(default_factory=time.monotonic)
     """Time of capture by the monotonic clock (`time.monotonic`)."""
+    fps: float = 25.0
+    """Frames per second of its source."""
 
 
 @runtime_checkable
@@ -157,17 +159,12 @@ class Encoder(Protocol):
 
 @runtime_checkable
 class Source(Protocol):
-    """Gives frames until it ends or is closed."""
-
-    @property
-    def fps(self) -> float:
-        """Frames per second, as the source states; 25 if it does not."""
-        ...
+    """Yields frames of one or several videos or cameras, until it ends or is closed."""
 
     def __iter__(self) -> Iterator[Frame]: ...
 
     def close(self) -> None:
-        """End the iteration and free everything; from any thread, any number of times."""
+        """End the iteration and release everything; from any thread, any number of times."""
         ...
 
 

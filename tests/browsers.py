@@ -1,4 +1,4 @@
-"""The demo as its visitors meet it: a server process of its own, and Debian's Chromium."""
+"""The demo in a server process of its own, and a Chromium that uses it as a visitor does."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 FLAGS = [
     "--no-sandbox",  # as root, in a container
     "--disable-gpu",
-    "--disable-background-networking",  # its own calls home are not the page's
+    "--disable-background-networking",  # requests of Chromium itself
     "--disable-component-update",
     "--disable-sync",
     "--no-first-run",
@@ -32,10 +32,10 @@ def demo(folder: Path, **environment: str) -> Iterator[str]:
     """Address of `openvocab demo`, running until the block ends."""
     port = free_port()
     log = folder / f"demo-{port}.log"
-    with log.open("wb") as said:
+    with log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "openvocab", "demo", "--port", str(port)],
-            env=os.environ | environment, stdout=said, stderr=said,
+            env=os.environ | environment, stdout=output, stderr=output,
         )  # fmt: skip
     address = f"http://127.0.0.1:{port}/"
     try:
@@ -45,7 +45,7 @@ def demo(folder: Path, **environment: str) -> Iterator[str]:
                 urllib.request.urlopen(address, timeout=5).close()
                 break
             except urllib.error.HTTPError:
-                break  # it answers
+                break  # such as 401: it is up
             except OSError:
                 time.sleep(0.2)
         else:
@@ -58,7 +58,7 @@ def demo(folder: Path, **environment: str) -> Iterator[str]:
 
 @contextmanager
 def chromium(camera: Path | None = None) -> Iterator[Browser]:
-    """A browser whose camera shows an MJPEG film."""
+    """A browser whose camera plays an MJPEG video."""
     flags = [*FLAGS, *([f"--use-file-for-fake-video-capture={camera}"] if camera else [])]
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
@@ -66,31 +66,31 @@ def chromium(camera: Path | None = None) -> Iterator[Browser]:
         browser.close()
 
 
-def upload(page: Page, place: str, path: Path) -> None:
-    """Into a component that takes files."""
-    page.set_input_files(f"{place} input[type=file]", str(path))
+def upload(page: Page, selector: str, path: Path) -> None:
+    """Choose a file in an image or file component."""
+    page.set_input_files(f"{selector} input[type=file]", str(path))
 
 
-def ask(page: Page, words: str, place: str = "#classes") -> None:
-    """Type what to look for."""
-    page.fill(f"{place} textarea, {place} input", words)
+def enter_classes(page: Page, classes: str, selector: str = "#classes") -> None:
+    """Replace the text of a class field."""
+    page.fill(f"{selector} textarea, {selector} input", classes)
 
 
-def wait_for_text(page: Page, place: str, text: str, seconds: float = 20) -> None:
-    """Until it stands there."""
+def wait_for_text(page: Page, selector: str, text: str, seconds: float = 20) -> None:
+    """Wait until an element contains the text."""
     page.wait_for_function(
-        "([place, text]) => document.querySelector(place)?.innerText.includes(text)",
-        arg=[place, text],
+        "([selector, text]) => document.querySelector(selector)?.innerText.includes(text)",
+        arg=[selector, text],
         timeout=1000 * seconds,
     )
 
 
 def open_tab(page: Page, name: str) -> None:
-    """One of the three."""
+    """Switch to a tab by its title."""
     page.get_by_role("tab", name=name).click()
 
 
 def start_camera(page: Page) -> None:
-    """As a visitor does: allow it, then record."""
+    """Allow the camera, then record."""
     page.get_by_text("Click to Access Webcam").click()
     page.locator("#camera button", has_text="Record").click(timeout=15_000)

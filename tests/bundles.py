@@ -9,8 +9,9 @@ import open_clip
 import torch
 from safetensors.torch import save_file
 
-from openvocab.encoders.image_encoder_runtime import Record
-from openvocab.export.image_encoder import ExportTolerances, export
+from openvocab.encoders.image_encoder_runtime import ExportReport
+from openvocab.export.image_encoder import export
+from openvocab.export.parity import ExportTolerances
 from openvocab.types import Boxes, Image
 
 OPENAI = {
@@ -42,12 +43,12 @@ def save_bundle(folder: Path, model_cfg: dict, preprocess_cfg: dict) -> Path:
     return folder
 
 
-def seen(number: int = 200) -> list[tuple[Image, Boxes]]:
-    """A picture of coloured noise and boxes in it, enough for the gate of an export."""
-    dice = np.random.default_rng(0)
-    image = dice.integers(0, 256, (30, 40, 3), np.uint8).repeat(16, axis=0).repeat(16, axis=1)
-    corners = dice.uniform(0, 300, (number, 2))
-    boxes = np.hstack([corners, corners + dice.uniform(20, 180, (number, 2))])
+def samples(count: int = 200) -> list[tuple[Image, Boxes]]:
+    """An image of coloured noise with boxes, as many as the parity check of an export needs."""
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (30, 40, 3), np.uint8).repeat(16, axis=0).repeat(16, axis=1)
+    corners = rng.uniform(0, 300, (count, 2))
+    boxes = np.hstack([corners, corners + rng.uniform(20, 180, (count, 2))])
     return [(image, boxes.astype(np.float32))]
 
 
@@ -55,10 +56,12 @@ def export_bundle(
     folder: Path,
     runtime: str,
     precision: str,
-    floors: ExportTolerances | None = None,
-    **more: object,
-) -> Record:
-    """Export a random bundle; by default whatever it is worth."""
+    tolerances: ExportTolerances | None = None,
+    **options: object,
+) -> ExportReport:
+    """Export a random bundle; without tolerances, any export is accepted."""
     words: Sequence[str] = ("cat", "dog", "bus", "tree")
-    floors = floors or ExportTolerances(fp32=-1, bf16=-1, int8=-1, speed=0)
-    return export(folder, runtime, precision, seen=seen(), words=words, floors=floors, **more)
+    tolerances = tolerances or ExportTolerances(fp32=-1, bf16=-1, int8=-1, speed=0)
+    return export(
+        folder, runtime, precision, samples=samples(), words=words, tolerances=tolerances, **options
+    )

@@ -1,6 +1,7 @@
-"""Where the real photos and weights are, and a network that is closed."""
+"""Fixtures for photos and checkpoints; no network, no GPU, no settings of the user."""
 
 import importlib.util
+import os
 import socket
 from collections.abc import Callable
 from functools import cache
@@ -12,15 +13,21 @@ ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared" / "data"
 LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 
+# Subprocesses inherit these. Results on a GPU differ from the expected ones in the last digits.
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
+# Settings of the user that change what the tests do or print.
+for name in ("OPENVOCAB_WEIGHTS", "YOLO_CONFIG_DIR", "COLUMNS", "FORCE_COLOR", "NO_COLOR"):
+    os.environ.pop(name, None)
+
 
 @pytest.fixture(autouse=True)
 def closed_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every test runs with no network but loopback: what reaches out fails at once."""
+    """Make every connection of this process to other hosts than loopback fail."""
     connect, lookup = socket.socket.connect, socket.getaddrinfo
 
     def guarded_connect(self: socket.socket, address: object) -> None:
         if isinstance(address, tuple) and address[0] not in LOOPBACK:
-            raise AssertionError(f"a test tried to reach {address}")
+            raise AssertionError(f"a test tried to connect to {address}")
         connect(self, address)
 
     def guarded_lookup(host: object, *rest: object, **more: object) -> object:
@@ -34,7 +41,7 @@ def closed_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def assets() -> Path:
-    """The two photos that the Ultralytics wheel carries, found without importing it."""
+    """The folder of the two photos in the Ultralytics wheel, found without importing it."""
     spec = importlib.util.find_spec("ultralytics")
     if spec is None or spec.origin is None:
         pytest.fail("ultralytics is not installed")
@@ -43,7 +50,7 @@ def assets() -> Path:
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Makes an Ultralytics `.pt` of a model configuration, with random weights."""
+    """Creates an Ultralytics `.pt` from a model configuration, with random weights."""
 
     @cache
     def make(config: str) -> Path:

@@ -1,4 +1,4 @@
-"""Small real films and a real camera server, made on the spot."""
+"""Small real videos and real camera servers, made for a test."""
 
 import signal
 import socket
@@ -29,9 +29,9 @@ class Camera(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         number = 0
         while True:
-            picture = np.full((height, width, 3), number % 200, np.uint8)
-            cv2.putText(picture, str(number), (20, 90), 0, 2, (255, 255, 255), 3)
-            body = cv2.imencode(".jpg", picture)[1].tobytes()
+            image = np.full((height, width, 3), number % 200, np.uint8)
+            cv2.putText(image, str(number), (20, 90), 0, 2, (255, 255, 255), 3)
+            body = cv2.imencode(".jpg", image)[1].tobytes()
             head = b"--frame\\r\\nContent-Type: image/jpeg\\r\\nContent-Length: %d\\r\\n\\r\\n"
             self.wfile.write(head % len(body) + body + b"\\r\\n")
             number += 1
@@ -69,11 +69,11 @@ GLib.MainLoop().run()
 
 
 def pan(photo: Path, path: Path, frames: int = 30, size: tuple[int, int] = (480, 360)) -> Path:
-    """A film of a window that moves over a photo."""
-    picture = cv2.imread(str(photo))
-    scale = 1.2 * max(size[0] / picture.shape[1], size[1] / picture.shape[0])
-    picture = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    room = picture.shape[1] - size[0], picture.shape[0] - size[1]
+    """A video of a window that moves over a photo."""
+    image = cv2.imread(str(photo))
+    scale = 1.2 * max(size[0] / image.shape[1], size[1] / image.shape[0])
+    image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    room = image.shape[1] - size[0], image.shape[0] - size[1]
     with av.open(str(path), "w") as container:
         stream = container.add_stream("mpeg4", rate=10)
         stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
@@ -81,39 +81,39 @@ def pan(photo: Path, path: Path, frames: int = 30, size: tuple[int, int] = (480,
         for index in range(frames):
             left = int(room[0] * index / frames)
             top = int(room[1] * (0.5 + 0.2 * index / frames))
-            part = np.ascontiguousarray(picture[top : top + size[1], left : left + size[0]])
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(part, format="bgr24")))
+            window = np.ascontiguousarray(image[top : top + size[1], left : left + size[0]])
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(window, format="bgr24")))
         container.mux(stream.encode(None))
     return path
 
 
-def mjpeg(film: Path, path: Path) -> Path:
-    """The pictures of a film as Chromium's fake camera takes them."""
-    pictures = (frame.image for frame in VideoSources(film))
-    path.write_bytes(b"".join(cv2.imencode(".jpg", each)[1].tobytes() for each in pictures))
+def mjpeg(video: Path, path: Path) -> Path:
+    """The frames of a video as Chromium's fake camera reads them."""
+    frames = (frame.image for frame in VideoSources(video))
+    path.write_bytes(b"".join(cv2.imencode(".jpg", image)[1].tobytes() for image in frames))
     return path
 
 
 def free_port() -> int:
-    """A port nobody listens on."""
+    """A port on which nothing listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
 
 class Server:
-    """A camera on the network: a process that can be killed, held and started again."""
+    """A network camera: a process that can be killed, suspended and started again."""
 
     def __init__(self) -> None:
         self.port, self._starts = free_port(), 0
         self.start()
 
     def command(self) -> list[str]:
-        """What starts it for the `self._starts`-th time."""
+        """Command of the `self._starts`-th start."""
         raise NotImplementedError
 
     def start(self) -> None:
-        """Until it listens."""
+        """Start it, and wait until it listens."""
         self._process = subprocess.Popen(self.command())
         self._starts += 1
         deadline = time.monotonic() + 20
@@ -125,21 +125,21 @@ class Server:
         raise AssertionError("the camera server did not start")
 
     def kill(self) -> None:
-        """At once."""
+        """End it at once."""
         self._process.kill()
         self._process.wait()
 
-    def hold(self) -> None:
-        """It says nothing, and keeps its connections."""
+    def suspend(self) -> None:
+        """Send nothing, and keep the connections."""
         self._process.send_signal(signal.SIGSTOP)
 
-    def go_on(self) -> None:
-        """After `hold`."""
+    def resume(self) -> None:
+        """Continue after `suspend`."""
         self._process.send_signal(signal.SIGCONT)
 
 
 class CameraServer(Server):
-    """MJPEG over HTTP; every other start has another frame size."""
+    """MJPEG over HTTP; the frame size alternates between starts."""
 
     def __init__(self, fps: float = 50) -> None:
         self._fps = fps
@@ -151,7 +151,7 @@ class CameraServer(Server):
 
 
 class RtspServer(Server):
-    """H.264 over RTSP, by GStreamer and the system's Python; the same two sizes in turn."""
+    """H.264 over RTSP, by GStreamer and the system's Python; the same two sizes alternate."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -164,10 +164,10 @@ class RtspServer(Server):
     def missing() -> str | None:
         """Why it cannot run here, and the remedy."""
         if Path(SYSTEM_PYTHON).exists():
-            found = subprocess.run(
+            check = subprocess.run(
                 [SYSTEM_PYTHON, "-c", RTSP_NEEDS], capture_output=True, check=False
             )
-            if found.returncode == 0:
+            if check.returncode == 0:
                 return None
         return (
             "no RTSP server; apt-get install python3-gi gir1.2-gst-rtsp-server-1.0 "

@@ -148,7 +148,7 @@ def _labelled(
     for path in photos + [path for path, _ in names.caltech(data / "caltech81")][::4]:
         photo = PIL.Image.open(path).convert("RGB")
         photo.thumbnail((640, 640))
-        (found,) = proposer.propose([images.load(photo)])
+        (found,) = proposer.propose([images.load_image(photo)])
         for box, label in zip(found.xyxy.tolist(), found.labels, strict=True):
             if min(box[2] - box[0], box[3] - box[1]) >= 16:
                 yield View("yolo", label, "tight"), cut(photo, box)

@@ -1,4 +1,4 @@
-"""The demo page: find things in photos, films and a camera, in words of the visitor's own."""
+"""The demo page: open-vocabulary detection in images, videos and a camera."""
 
 from collections.abc import Mapping
 
@@ -7,29 +7,29 @@ import numpy as np
 
 from openvocab import OpenVocabDetector
 
-from . import camera, film, photo
-from .film import UPLOAD_MB
-from .words import detector, detectors
+from . import api, camera, image, video
+from .detectors import add_detectors, get_detector
+from .video import UPLOAD_MB
 
 __all__ = ["CSS", "UPLOAD_MB", "build", "theme"]
 
 CSS = """
 .gradio-container {max-width: 1280px !important; margin: auto;}
-#answer {min-height: 1.7em;} #answer p, #live p {font-size: 1.1em; margin: .2em 0;}
-#table th span {overflow-wrap: normal !important; word-break: normal !important;}
-#table {max-width: calc(100vw - 64px);}  /* else it is as wide as its words, on a phone, too */
+#image-status {min-height: 1.7em;} #image-status p, #camera-status p {font-size: 1.1em; margin: .2em 0;}
+#detections th span {overflow-wrap: normal !important; word-break: normal !important;}
+#detections {max-width: calc(100vw - 64px);}  /* otherwise as wide as its words, even on a phone */
 .dark {--color-accent: #34d399 !important;}
 """
 
 
 def theme() -> gr.Theme:
-    """Quiet, with the fonts that the visitor's machine has: no host is asked for one."""
-    plain = ["system-ui", "sans-serif"]
-    quiet = {"light": "#52525b", "dark": "#c4c4cc"}  # 7:1 on the page, Gradio's own has 2.6:1
-    return gr.themes.Default(primary_hue="emerald", font=plain, font_mono=plain).set(
+    """A plain theme with system fonts, which need no request to another host."""
+    fonts = ["system-ui", "sans-serif"]
+    secondary = {"": "#52525b", "_dark": "#c4c4cc"}  # contrast of 7:1; Gradio's default has 2.6:1
+    return gr.themes.Default(primary_hue="emerald", font=fonts, font_mono=fonts).set(
         **{
-            f"{part}{'_dark' if mode == 'dark' else ''}": colour
-            for mode, colour in quiet.items()
+            f"{part}{mode}": colour
+            for mode, colour in secondary.items()
             for part in (
                 "body_text_color_subdued", "block_info_text_color", "block_label_text_color",
                 "block_title_text_color", "input_placeholder_color",
@@ -42,19 +42,28 @@ def theme() -> gr.Theme:
     )  # fmt: skip
 
 
-def build(loaded: Mapping[str, OpenVocabDetector]) -> gr.Blocks:
-    """The page, with the networks loaded: the first visitor does not wait for them."""
-    detectors.update(loaded)
-    detector().detect(np.zeros((32, 32, 3), np.uint8), ["thing"])
+def build(detectors: Mapping[str, OpenVocabDetector]) -> gr.Blocks:
+    """Build the page, and load the models, for which the first visitor would have to wait.
+
+    Args:
+        detectors: loaded detectors by preset; the first one is the default. May be empty.
+
+    Raises:
+        OpenVocabError: there is no detector and the `starter` preset cannot be loaded.
+    """
+    add_detectors(detectors)
+    get_detector().detect(np.zeros((32, 32, 3), np.uint8), ["object"])
     with gr.Blocks(title="openvocab", analytics_enabled=False, delete_cache=(300, 900)) as page:
         gr.Markdown(
-            "# openvocab\nYOLO says where things are, CLIP says what they are, in your own words."
+            "# openvocab\n"
+            "Open-vocabulary object detection: YOLO proposes boxes, CLIP classifies them by the "
+            "names that you enter."
         )
-        with gr.Tab("Photo"):
-            photo.tab()
-        with gr.Tab("Film"):
-            film.tab()
+        with gr.Tab("Image"):
+            image.build_tab()
+        with gr.Tab("Video"):
+            video.build_tab()
         with gr.Tab("Camera"):
-            camera.tab()
-        photo.api()
+            camera.build_tab()
+        api.build_endpoint()
     return page.queue(max_size=64, default_concurrency_limit=2)

@@ -1,5 +1,6 @@
-"""The tab of the camera: the newest picture, tracked and named, live."""
+"""The Camera tab: frames of the visitor's camera, tracked and classified live."""
 
+import inspect
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -11,72 +12,90 @@ import supervision as sv
 
 from openvocab import OpenVocabError
 from openvocab.stream import StreamProcessor
-from openvocab.types import Frame
+from openvocab.types import Frame, Image
 
-from .words import detector, drawn, note, rgb, said_by, summary, typed, wanted
+from .detectors import get_detector
+from .formatting import count_classes, draw, error_message, status, swap_channels
+from .inputs import Classes, parse_classes
+
+FPS = 10.0  # at which the page sends frames
 
 
-class Live:
-    """A stream whose frames the page pushes: one in, one out, tracked and named steadily."""
+class LiveStream:
+    """A stream whose frames are pushed by the page, one at a time."""
 
-    fps = 10.0
-
-    def __init__(self, classes: str, threshold: float) -> None:
-        self.asked = classes, threshold
-        self._frames: deque[Frame] = deque()
-        self._count = 0
-        self.processor = StreamProcessor(detector(), wanted(classes), score_threshold=threshold)
-        self._run = self.processor.run(self)
+    def __init__(self, classes: Classes, threshold: float) -> None:
+        self.classes, self.threshold = classes, threshold
+        self._queue: deque[Frame] = deque()
+        self._frame_count = 0
+        self._processor = StreamProcessor(get_detector(), classes, score_threshold=threshold)
+        self._run = self._processor.run(self)
 
     def __iter__(self) -> Iterator[Frame]:
-        while self._frames:
-            yield self._frames.popleft()
+        while self._queue:
+            yield self._queue.popleft()
 
     @property
     def ended(self) -> bool:
-        """An error ended the run."""
-        return self._run.gi_frame is None
+        """Whether the run has ended, as it does after an error."""
+        return inspect.getgeneratorstate(self._run) == inspect.GEN_CLOSED
 
-    def push(self, image: np.ndarray) -> tuple[Frame, sv.Detections]:
-        """What is in a picture `(H, W, 3)` BGR."""
-        self._frames.append(Frame(self._count, time.monotonic(), image, "camera"))
-        self._count += 1
-        return next(self._run)
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """Metrics of the run."""
+        return self._processor.metrics.snapshot()
+
+    def set_classes(self, classes: Classes) -> None:
+        """Detect other classes from the next frame on.
+
+        Raises:
+            ClassesError: the classes cannot be used; the stream continues with the earlier ones.
+        """
+        self._processor.set_classes(classes)
+        self.classes = classes
+
+    def push(self, image: Image) -> sv.Detections:
+        """Detections of the next frame, `(H, W, 3)` BGR."""
+        frame = Frame(self._frame_count, time.monotonic(), image, "camera", fps=FPS)
+        self._queue.append(frame)
+        self._frame_count += 1
+        _, detections = next(self._run)
+        return detections
 
     def close(self) -> None:
-        """The run closes its source; there is nothing to close here."""
+        """Called at the end of the run, as for any source; there is nothing to free."""
 
     def end(self) -> None:
-        """The visitor has gone."""
+        """End the run; the visitor has left."""
         self._run.close()
 
 
-def live(
-    image: np.ndarray | None, classes: str, threshold: float, stream: Live | None
-) -> tuple[Any, str, Live | None]:
-    """One picture of a camera."""
+def detect_frame(
+    image: np.ndarray | None, class_text: str, threshold: float, stream: LiveStream | None
+) -> tuple[Any, str, LiveStream | None]:
+    """The annotated frame, a status line, and the stream of this visitor."""
     try:
-        if image is None or not typed(classes):
-            return gr.skip(), note("Start the camera and type what to look for."), stream
-        if stream is None or stream.ended or stream.asked[1] != threshold:
+        classes = parse_classes(class_text)
+        if image is None or not classes:
+            return gr.skip(), status("Start the camera and enter class names."), stream
+        if stream is None or stream.ended or stream.threshold != threshold:
             if stream is not None:
                 stream.end()
-            stream = Live(classes, threshold)
-        elif stream.asked[0] != classes:
-            stream.processor.set_classes(wanted(classes))
-            stream.asked = classes, threshold
-        frame, found = stream.push(np.ascontiguousarray(image[:, :, ::-1]))
+            stream = LiveStream(classes, threshold)
+        elif stream.classes != classes:
+            stream.set_classes(classes)
+        frame = swap_channels(image)
+        detections = stream.push(frame)
     except OpenVocabError as error:
-        return gr.skip(), note(said_by(error)), stream
-    figures = stream.processor.metrics.snapshot()
-    said = (
-        f"{summary(found)} · {figures['fps']:.1f} fps, {figures['latency_ms_p50']:.0f} ms a frame"
-    )
-    return rgb(drawn(frame.image, found)), note(said), stream
+        return gr.skip(), status(error_message(error)), stream
+    metrics = stream.metrics
+    speed = f"{metrics['fps']:.1f} fps, {metrics['latency_ms_p50']:.0f} ms per frame"
+    text = status(f"{count_classes(detections)} · {speed}")
+    return swap_channels(draw(frame, detections)), text, stream
 
 
-def tab() -> None:
-    """The visitor's camera, live."""
+def build_tab() -> None:
+    """A camera input beside the annotated frames."""
     stream = gr.State(None, time_to_live=600, delete_callback=lambda it: it and it.end())
     with gr.Row():
         with gr.Column():
@@ -84,15 +103,15 @@ def tab() -> None:
                 label="Camera", sources=["webcam"], streaming=True, type="numpy", format="jpeg",
                 elem_id="camera", webcam_options=gr.WebcamOptions(mirror=False),
             )  # fmt: skip
-            classes = gr.Textbox("person, cup", label="What to look for", elem_id="live-classes")
-            threshold = gr.Slider(0.1, 0.9, 0.3, step=0.05, label="Lowest score")
+            classes = gr.Textbox("person, cup", label="What to look for", elem_id="camera-classes")
+            threshold = gr.Slider(0.1, 0.9, 0.3, step=0.05, label="Score threshold")
         with gr.Column():
             result = gr.Image(
-                label="Found", format="jpeg", interactive=False, elem_id="live-result", buttons=[]
-            )
-            said = gr.HTML(note("Start the camera."), elem_id="live")
+                label="Detections", format="jpeg", interactive=False, elem_id="camera-result",
+                buttons=[],
+            )  # fmt: skip
+            message = gr.HTML(status("Start the camera."), elem_id="camera-status")
     camera.stream(
-        live, [camera, classes, threshold, stream], [result, said, stream], stream_every=0.1,
-        concurrency_limit=2, show_progress="hidden",
-        api_visibility="private",
+        detect_frame, [camera, classes, threshold, stream], [result, message, stream],
+        stream_every=1 / FPS, concurrency_limit=2, show_progress="hidden", api_visibility="private",
     )  # fmt: skip

@@ -1,9 +1,13 @@
-"""Libraries besides torch that run networks, without their side effects on the process."""
+"""Ultralytics, ONNX Runtime and OpenVINO, imported without side effects on the process."""
 
+import errno
 import os
+import platform
 import shutil
+import subprocess
 import sys
 import tempfile
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -15,23 +19,23 @@ import platformdirs
 
 from openvocab._internal.environment import preserve_environ
 
-SETTINGS = "settings.json"  # Ultralytics' own
+SETTINGS = "settings.json"  # of Ultralytics
 
 
 def onnxruntime() -> ModuleType:
     """ONNX Runtime, imported without its telemetry."""
     with preserve_environ():
-        # Read on import; without it, a device id is made and events are uploaded.
+        # Read on import; without it, ONNX Runtime creates a device id and uploads events.
         os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
         import onnxruntime as module
     return module
 
 
 def onnx_session(path: Path, threads: int) -> Any:  # noqa: ANN401  it ships no types
-    """Load a model on the CPU, with threads that rest between runs.
+    """Load a model on the CPU, with threads that sleep between runs.
 
     By default they spin while they wait for the next run, and take a core from the network that
-    runs in between: on two cores, an encoder takes half as long again beside such a detector.
+    runs in between: on two cores, that makes an encoder 1.5 times slower.
     """
     module = onnxruntime()
     options = module.SessionOptions()
@@ -43,12 +47,12 @@ def onnx_session(path: Path, threads: int) -> Any:  # noqa: ANN401  it ships no 
 
 def openvino() -> ModuleType:
     """OpenVINO, imported without its telemetry, which reports every model it reads to Google."""
-    with preserve_environ():  # one thread at a time
+    with preserve_environ():  # its lock also keeps other imports out while `sys.modules` is changed
         if "openvino" not in sys.modules:
             before = sys.modules.get("openvino_telemetry")
-            sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # not importable
+            sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # makes the import fail
             try:
-                import openvino  # noqa: F401  looked up below
+                import openvino  # noqa: F401  returned from sys.modules
             finally:
                 del sys.modules["openvino_telemetry"]
                 if before is not None:
@@ -58,16 +62,16 @@ def openvino() -> ModuleType:
 
 @contextmanager
 def isolated_ultralytics() -> Iterator[Any]:
-    """Use Ultralytics, one thread at a time, and leave the process as it was."""
-    with preserve_environ(), _threads_kept():
+    """Use Ultralytics in one thread at a time, and leave the process as it was."""
+    with preserve_environ(), _preserve_threads(), _no_subprocesses():
         module = _load_ultralytics()
-        with _nothing_installed(module.utils.checks), _nothing_noted(module.utils.SETTINGS):
+        with _no_installs(module.utils.checks), _settings_not_saved(module.utils.SETTINGS):
             yield module
 
 
 @contextmanager
-def _threads_kept() -> Iterator[None]:
-    """Undo what Ultralytics sets on start: all cores but one for torch, no threads for OpenCV."""
+def _preserve_threads() -> Iterator[None]:
+    """Restore the thread counts that Ultralytics sets: torch's to all cores but one, OpenCV's to 0."""
     import cv2
     import torch
 
@@ -82,8 +86,33 @@ def _threads_kept() -> Iterator[None]:
 
 
 @contextmanager
-def _nothing_installed(checks: Any) -> Iterator[None]:  # noqa: ANN401
-    """Keep Ultralytics from installing missing packages with pip, even if the user imported it."""
+def _no_subprocesses() -> Iterator[None]:
+    """Make every command that this thread starts fail as if it were not installed.
+
+    Ultralytics looks for Intel hardware with `xpu-smi` where the CPU's name does not mention Intel,
+    asks `uname` where /proc/cpuinfo has no name (on ARM), and installs with `pip`, `uv` and `apt`.
+    """
+    owner, original_init = threading.get_ident(), subprocess.Popen.__init__
+
+    def guarded_init(process: Any, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+        if threading.get_ident() == owner:
+            raise FileNotFoundError(errno.ENOENT, "Ultralytics may not start a process")
+        original_init(process, *args, **kwargs)
+
+    uname = vars(platform.uname())  # caches the processor's name, which stays unknown here
+    processor_cached = "processor" in uname
+    subprocess.Popen.__init__ = guarded_init  # type: ignore[assignment,method-assign]
+    try:
+        yield
+    finally:
+        subprocess.Popen.__init__ = original_init  # type: ignore[method-assign]
+        if not processor_cached:
+            uname.pop("processor", None)
+
+
+@contextmanager
+def _no_installs(checks: Any) -> Iterator[None]:  # noqa: ANN401
+    """Keep Ultralytics from trying to install packages, even if the user imported it."""
     before = checks.AUTOINSTALL
     checks.AUTOINSTALL = False
     try:
@@ -93,8 +122,8 @@ def _nothing_installed(checks: Any) -> Iterator[None]:  # noqa: ANN401
 
 
 @contextmanager
-def _nothing_noted(settings: Any) -> Iterator[None]:  # noqa: ANN401
-    """Keep an export from recording in the user's settings which hints it has given."""
+def _settings_not_saved(settings: Any) -> Iterator[None]:  # noqa: ANN401
+    """Keep an export from recording in the user's settings which hints it has shown."""
     before = settings.file_path
     settings.file_path = Path(os.devnull)
     try:
@@ -104,12 +133,12 @@ def _nothing_noted(settings: Any) -> Iterator[None]:  # noqa: ANN401
 
 
 def _load_ultralytics() -> Any:  # noqa: ANN401
-    """Import Ultralytics without what its import does to the process.
+    """Import Ultralytics without the import's side effects.
 
     It probes the network, installs missing packages, writes its settings, sets OMP_NUM_THREADS and
     other variables, filters warnings, and replaces `torch.save`, `PIL.Image.open` (with one that
-    installs a HEIF decoder if a file is no image) and the print options of torch and NumPy. If the
-    user has imported it already, everything stays as they have it.
+    installs a HEIF decoder if a file is not an image) and the print options of torch and NumPy. If
+    the user has imported it already, everything stays as they have it.
     """
     if "ultralytics" in sys.modules:
         return sys.modules["ultralytics"]
@@ -118,40 +147,40 @@ def _load_ultralytics() -> Any:  # noqa: ANN401
     import torch
 
     torch_save, pil_open = torch.save, PIL.Image.open
-    numpy_print, torch_print = np.get_printoptions(), vars(torch._tensor_str.PRINT_OPTS).copy()
+    numpy_options, torch_options = np.get_printoptions(), vars(torch._tensor_str.PRINT_OPTS).copy()
     private = tempfile.TemporaryDirectory(prefix="openvocab-ultralytics-")
-    quiet = {"YOLO_OFFLINE": "true", "YOLO_AUTOINSTALL": "false", "YOLO_VERBOSE": "false"}
-    home = _ultralytics_home()
+    offline = {"YOLO_OFFLINE": "true", "YOLO_AUTOINSTALL": "false", "YOLO_VERBOSE": "false"}
+    config_dir = _ultralytics_config_dir()
     try:
-        copy = Path(private.name) / home.name
+        copy = Path(private.name) / config_dir.name
         copy.mkdir()
-        with suppress(OSError):  # there may not be one
-            shutil.copy(home / SETTINGS, copy)
-        with _threads_kept(), preserve_environ(), warnings.catch_warnings():
-            os.environ.update({"YOLO_CONFIG_DIR": private.name} | quiet)
+        with suppress(OSError):  # the user may have none
+            shutil.copy(config_dir / SETTINGS, copy)
+        with preserve_environ(), warnings.catch_warnings():
+            os.environ.update({"YOLO_CONFIG_DIR": private.name} | offline)
             import ultralytics as module
             from ultralytics import YOLO  # noqa: F401  resolved lazily: resolve it now
-        _settle(module.utils.SETTINGS, home)
+        _restore_config_dir(module.utils.SETTINGS, config_dir)
     finally:
         torch.save, PIL.Image.open = torch_save, pil_open
-        torch.set_printoptions(**torch_print)  # type: ignore[no-untyped-call]  # torch has no type for it
-        np.set_printoptions(**numpy_print)
+        torch.set_printoptions(**torch_options)  # type: ignore[no-untyped-call]  # torch has no type for it
+        np.set_printoptions(**numpy_options)
         private.cleanup()
     return module
 
 
-def _ultralytics_home() -> Path:
+def _ultralytics_config_dir() -> Path:
     """The folder of the user's Ultralytics settings and fonts."""
-    chosen = os.environ.get("YOLO_CONFIG_DIR")
-    if chosen:
-        return Path(chosen).expanduser() / "Ultralytics"
+    configured = os.environ.get("YOLO_CONFIG_DIR")
+    if configured:
+        return Path(configured).expanduser() / "Ultralytics"
     return platformdirs.user_config_path("Ultralytics", appauthor=False, roaming=True)
 
 
-def _settle(settings: Any, home: Path) -> None:  # noqa: ANN401
-    """From now on, save the user's settings to their own file, which is still untouched."""
-    settings.file = settings.file_path = home / SETTINGS
-    own = {"USER_CONFIG_DIR": home, "SETTINGS_FILE": home / SETTINGS}
+def _restore_config_dir(settings: Any, config_dir: Path) -> None:  # noqa: ANN401
+    """Point Ultralytics back to the user's own settings file, which the import left untouched."""
+    settings.file = settings.file_path = config_dir / SETTINGS
+    paths = {"USER_CONFIG_DIR": config_dir, "SETTINGS_FILE": config_dir / SETTINGS}
     for name, module in list(sys.modules.items()):
         if name.split(".")[0] == "ultralytics":
-            vars(module).update({key: own[key] for key in own.keys() & vars(module).keys()})
+            vars(module).update({key: paths[key] for key in paths.keys() & vars(module).keys()})

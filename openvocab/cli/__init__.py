@@ -11,7 +11,7 @@ from openvocab.cli.console import complain, out
 from openvocab.errors import OpenVocabError
 
 app = typer.Typer(
-    help="Find things in pictures, in your own words.",
+    help="Find objects in images and videos, in your own words.",
     add_completion=False,
     pretty_exceptions_enable=False,
 )
@@ -35,8 +35,8 @@ def main() -> None:
     try:
         sys.exit(app(prog_name="openvocab", standalone_mode=False))
     except UsageError as error:
-        said, context = error.format_message().rstrip(".?"), error.ctx
-        complain(f"{said}; see `{context.command_path if context else 'openvocab'} --help`.")
+        command = error.ctx.command_path if error.ctx else "openvocab"
+        complain(f"{error.format_message().rstrip('.?')}; see `{command} --help`.")
     except typer.Abort:  # Ctrl-C, or the end of the input, at a prompt
         sys.exit(130)
     except OpenVocabError as error:

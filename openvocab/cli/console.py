@@ -1,4 +1,4 @@
-"""Standard output, standard error, and one-line complaints."""
+"""Standard output, standard error, and error messages of one line."""
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn
@@ -12,11 +12,11 @@ err = Console(markup=False, highlight=False, stderr=True)
 
 
 def complain(message: str) -> None:
-    """Print a message as one line on standard error, whatever it contains."""
+    """Print an error as one line on standard error, whatever it contains."""
     err.print(Text.assemble(("error:", "bold red"), " ", one_line(message)), soft_wrap=True)
 
 
-def progress(*more: ProgressColumn, quiet: bool = False) -> Progress:
+def progress(*columns: ProgressColumn, quiet: bool = False) -> Progress:
     """A progress bar on standard error, if that is a terminal; counts steps by default."""
-    columns = TextColumn("{task.description}"), BarColumn(), *(more or (MofNCompleteColumn(),))
-    return Progress(*columns, console=err, transient=True, disable=quiet or not err.is_terminal)
+    layout = TextColumn("{task.description}"), BarColumn(), *(columns or (MofNCompleteColumn(),))
+    return Progress(*layout, console=err, transient=True, disable=quiet or not err.is_terminal)

@@ -1,4 +1,4 @@
-"""`openvocab demo`: the page for a browser, by default for this machine only."""
+"""`openvocab demo`: serves the demo page, by default to this machine only."""
 
 import signal
 from contextlib import suppress
@@ -18,23 +18,23 @@ def demo(
     host: Host = "127.0.0.1",
     port: Port = 7860,
     auth: Annotated[
-        str, typer.Option(envvar="OPENVOCAB_DEMO_AUTH", help="Ask for user:password.")
+        str, typer.Option(envvar="OPENVOCAB_DEMO_AUTH", help="Require a login, as user:password.")
     ] = "",
     share: Annotated[
-        bool, typer.Option("--share", help="Get a public address, through Gradio's servers.")
+        bool, typer.Option("--share", help="Get a public address through Gradio's servers.")
     ] = False,
 ) -> None:
-    """Open the demo page; Ctrl-C ends it."""
-    user, colon, password = auth.partition(":")
+    """Serve the demo page until Ctrl-C."""
+    user, _, password = auth.partition(":")
     if auth and not (user and password):
-        raise ConfigError("--auth needs a user and a password; give user:password.")
+        raise ConfigError("--auth lacks a user or a password; use --auth user:password.")
     require_packages("The demo", "demo", "gradio")
     refuse_taken(host, port)
-    for number in ENDS:  # then visitors' files are deleted, too
+    for number in ENDS:  # as KeyboardInterrupt, so that uploaded files are deleted
         signal.signal(number, signal.default_int_handler)
     with demo_page(public=not auth) as (page, options):
-        if colon:
-            options |= {"auth": (user, password)}
+        if auth:
+            options["auth"] = user, password
         with suppress(KeyboardInterrupt):
             _serve(page, host, port, share=share, **options)
 
@@ -50,8 +50,8 @@ def _serve(page: Any, host: str, port: int, **options: Any) -> None:  # noqa: AN
             **options,
         )
     except OSError as error:
-        raise ConfigError(f"Nothing can be served at {host}; check --host and --port.") from error
+        raise ConfigError(f"{host} cannot be served; check --host and --port.") from error
     out.print(f"openvocab is at {page.local_url} (Ctrl-C ends it)")
     if host not in LOOPBACK_HOSTS and "auth" not in options:
-        err.print("Everybody who reaches this machine may use it; --auth asks for a password.")
+        err.print("Anyone who can reach this machine can use the demo; --auth requires a login.")
     page.block_thread()

@@ -1,34 +1,26 @@
-"""`openvocab doctor`: what this machine has, and what it lacks, with remedies."""
+"""`openvocab doctor`: what is installed on this machine and what is missing, with remedies."""
 
 import os
 import platform
-from dataclasses import dataclass
 from importlib import metadata
 from importlib.util import find_spec
+from typing import NamedTuple
 
 import typer
 from rich.table import Table
 
 from openvocab import config, weights
 from openvocab.cli.console import out
-from openvocab.errors import OpenVocabError
+from openvocab.errors import OpenVocabError, WeightsNotFoundError
 
-# Alternative distributions: one of each group is enough.
+# Of alternative distributions, one is enough.
 PACKAGES = (
-    ("openvocab",),
-    ("torch",),
-    ("torchvision",),
-    ("ultralytics",),
-    ("open_clip_torch",),
-    ("supervision",),
-    ("onnxruntime", "onnxruntime-gpu"),
-    ("opencv-python", "opencv-python-headless"),
-    ("numpy",),
-)
+    "openvocab", "torch", "torchvision", "ultralytics", "open_clip_torch", "supervision",
+    "onnxruntime or onnxruntime-gpu", "opencv-python or opencv-python-headless", "numpy",
+)  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class _Finding:
+class _Check(NamedTuple):
     """One line of the report."""
 
     name: str
@@ -40,90 +32,80 @@ class _Finding:
 
 
 def doctor() -> None:
-    """Check what this machine has and lacks.
+    """Check what is installed on this machine.
 
     Prints a remedy for whatever is missing. Exit code: 0 all is well, 1 something vital is missing.
     """
-    findings = _examine()
-    table = Table.grid("what", "found", padding=(0, 2))
-    for finding in findings:
-        table.add_row(finding.name, finding.value)
+    checks = [
+        _Check("python", f"{platform.python_version()} on {platform.platform(terse=True)}"),
+        *[_check_package(*names.split(" or ")) for names in PACKAGES],
+        *_check_device(),
+        _check_threads(),
+        _check_tokenizers(),
+        *[_check_preset(name) for name in config.available_presets()],
+        _Check("weights folder", str(weights.user_root())),
+    ]
+    table = Table.grid("name", "value", padding=(0, 2))
+    for check in checks:
+        table.add_row(check.name, check.value)
     out.print(table)
-    for finding in findings:
-        if finding.remedy:
-            out.print(f"{finding.name} {finding.value}: {finding.remedy}", soft_wrap=True)
-    if any(finding.fatal for finding in findings):
+    for check in checks:
+        if check.remedy:
+            out.print(f"{check.name} {check.value}: {check.remedy}", soft_wrap=True)
+    if any(check.fatal for check in checks):
         raise typer.Exit(1)
 
 
-def _examine() -> list[_Finding]:
-    """Versions, device, threads, optional parts and the weights of every preset; loads no model."""
-    return [
-        _Finding("python", f"{platform.python_version()} on {platform.platform(terse=True)}"),
-        *[_version(*names) for names in PACKAGES],
-        *_device(),
-        _threads(),
-        _tokenizers(),
-        *[_preset(name) for name in config.available_presets()],
-        _Finding("weights folder", str(weights.user_root())),
-    ]
-
-
-def _version(*names: str) -> _Finding:
+def _check_package(*names: str) -> _Check:
     for name in names:
         try:
-            return _Finding(name, metadata.version(name))
+            return _Check(name, metadata.version(name))
         except metadata.PackageNotFoundError:
             continue
-    return _Finding(names[0], "missing", f"run `pip install {names[0]}`", fatal=True)
+    return _Check(names[0], "missing", f"run `pip install {names[0]}`", fatal=True)
 
 
-def _device() -> list[_Finding]:
+def _check_device() -> list[_Check]:
     import torch
 
     if not torch.cuda.is_available():
-        return [_Finding("device", "cpu")]
-    found = _Finding("device", f"cuda ({torch.cuda.get_device_name()})")
-    if any(part.metadata["Name"] == "onnxruntime-gpu" for part in metadata.distributions()):
-        return [found]
+        return [_Check("device", "cpu")]
+    device = _Check("device", f"cuda ({torch.cuda.get_device_name()})")
+    if any(package.metadata["Name"] == "onnxruntime-gpu" for package in metadata.distributions()):
+        return [device]
     remedy = "for ONNX detectors on the GPU, replace onnxruntime by onnxruntime-gpu"
-    return [found, _Finding("onnxruntime device", "cpu only", remedy)]
+    return [device, _Check("onnxruntime device", "cpu only", remedy)]
 
 
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):  # Linux: cores that this process may use
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _threads() -> _Finding:
+def _check_threads() -> _Check:
     import torch
 
-    threads, cores = torch.get_num_threads(), _cores()
-    pinned = os.environ.get("OMP_NUM_THREADS")
+    on_linux = hasattr(os, "sched_getaffinity")  # counts the cores that this process may use
+    cores = len(os.sched_getaffinity(0)) if on_linux else os.cpu_count() or 1
+    threads = torch.get_num_threads()
+    limit = os.environ.get("OMP_NUM_THREADS")
     value = f"{threads} of {cores} cores"
-    if threads < cores and pinned:
-        return _Finding("threads", f"{value} (OMP_NUM_THREADS={pinned})", "unset OMP_NUM_THREADS")
-    return _Finding("threads", value)
+    if threads < cores and limit:
+        return _Check("threads", f"{value} (OMP_NUM_THREADS={limit})", "unset OMP_NUM_THREADS")
+    return _Check("threads", value)
 
 
-def _tokenizers() -> _Finding:
+def _check_tokenizers() -> _Check:
     if find_spec("transformers"):
-        return _Finding("SigLIP tokenizers", "transformers is installed")
-    return _Finding(
-        "SigLIP tokenizers", "not installed", 'run `pip install "openvocab[transformers]"`'
-    )
+        return _Check("SigLIP tokenizers", "transformers is installed")
+    remedy = 'run `pip install "openvocab[transformers]"`'
+    return _Check("SigLIP tokenizers", "not installed", remedy)
 
 
-def _preset(name: str) -> _Finding:
+def _check_preset(name: str) -> _Check:
     models = config.load_preset(name).models
-    parts = weights.manifest()[models.detector], weights.manifest()[models.encoder]
-    bundled = all(part.bundled for part in parts)
+    parts = models.detector, models.encoder
     try:
-        for part in (models.detector, models.encoder):
+        for part in parts:
             weights.verify(part)
     except OpenVocabError as error:
+        bundled = all(weights.manifest()[part].bundled for part in parts)
         remedy = "reinstall openvocab" if bundled else f"run `openvocab weights pull {name}`"
-        lacking = "damaged" if not isinstance(error, FileNotFoundError) else "not pulled"
-        return _Finding(f"preset {name}", lacking, remedy, fatal=bundled)
-    return _Finding(f"preset {name}", "ready")
+        problem = "not pulled" if isinstance(error, WeightsNotFoundError) else "damaged"
+        return _Check(f"preset {name}", problem, remedy, fatal=bundled)
+    return _Check(f"preset {name}", "ready")

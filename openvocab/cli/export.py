@@ -1,7 +1,7 @@
 """`openvocab export`: networks as graphs that run faster on a CPU, if the results are the same."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,77 +19,71 @@ from openvocab.types import Boxes, Image
 if TYPE_CHECKING:
     from openvocab.encoders.image_encoder_runtime import ExportReport
 
-PICTURES, BOXES = 40, 20  # at most; boxes per picture, at each of the preset's scales
+MAX_IMAGES, MAX_BOXES = 40, 20  # boxes per image
 DETECTORS = {".pt", ".onnx"}
 
 
-Network = Annotated[
-    str, typer.Argument(help="A preset (for its encoder), a bundle's name or folder, or a .pt.")
-]
-Runtime = Annotated[str, typer.Option(help="Runtime of the graph: onnx or openvino.")]
-Precision = Annotated[
-    str, typer.Option(help="fp32, bf16 (openvino) or int8 (onnx; openvino for detectors).")
-]
-Pictures = Annotated[
-    Path | None,
-    typer.Option(
-        "--images", metavar="DIR", help="Pictures to compare with fp32 on; fp32 needs none."
-    ),
-]
-Out = Annotated[
-    Path | None,
-    typer.Option(
-        "--out",
-        metavar="DIR",
-        help="Where to write it.  (default: beside the network, used from then on)",
-    ),
-]
-Trust = Annotated[bool, typer.Option("--trust-pickle", help="Allow a .pt, which can run any code.")]
-
-
 def export(
-    network: Network,
+    network: Annotated[
+        str, typer.Argument(help="A preset (for its encoder), a bundle's name or folder, or a .pt.")
+    ],
     *,
-    runtime: Runtime = "onnx",
-    precision: Precision = "fp32",
-    pictures: Pictures = None,
-    folder: Out = None,
+    runtime: Annotated[str, typer.Option(help="Runtime of the graph: onnx or openvino.")] = "onnx",
+    precision: Annotated[
+        str, typer.Option(help="fp32, bf16 (openvino) or int8 (onnx; openvino for detectors).")
+    ] = "fp32",
+    images_folder: Annotated[
+        Path | None,
+        typer.Option(
+            "--images", metavar="DIR", help="Images to compare with fp32 on; fp32 needs none."
+        ),
+    ] = None,
+    folder: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            metavar="DIR",
+            help="Where to write it.  (default: beside the network, used from then on)",
+        ),
+    ] = None,
     imgsz: ImageSize = None,
-    trust_pickle: Trust = False,
+    trust_pickle: Annotated[
+        bool, typer.Option("--trust-pickle", help="Allow a .pt, which can run any code.")
+    ] = False,
 ) -> None:
     """Export a network for faster CPU inference.
 
-    Writes a graph for ONNX Runtime or OpenVINO. An encoder's image tower is compared with torch in
-    fp32 on regions of your pictures, and refused if its results differ or it is no faster. An
-    export takes any classes: words are data, not part of the graph.
+    Writes a graph for ONNX Runtime or OpenVINO. An image encoder is compared with torch in fp32 on
+    regions of your images, and refused if its features differ or it is no faster. An export takes
+    any classes: words are data, not part of the graph.
     """
-    preset, found = _found(network)
-    paths = images.find([str(pictures)]) if pictures is not None else []
-    if found.suffix.lower() in DETECTORS:
+    preset, path = _locate(network)
+    paths = images.find_images([images_folder]) if images_folder is not None else []
+    if path.suffix.lower() in DETECTORS:
         from openvocab.export.detector import export_detector
 
-        written = export_detector(
-            found, runtime, precision, out=folder, images=paths, image_size=imgsz,
+        exported = export_detector(
+            path, runtime, precision, out=folder, images=paths, image_size=imgsz,
             trust_pickle=trust_pickle,
         )  # fmt: skip
-        out.print(f"{written}: name it as the detector of a preset.", soft_wrap=True)
+        out.print(f"{exported}: name it as the detector of a preset.", soft_wrap=True)
         return
     if imgsz is not None:
-        raise ConfigError("--imgsz is of detectors; leave it out for an encoder.")
+        raise ConfigError("--imgsz is for detectors; leave it out for an encoder.")
 
-    from openvocab.export.image_encoder import check_kind
-    from openvocab.export.image_encoder import export as export_tower
+    from openvocab.export import image_encoder
 
-    check_kind(runtime, precision)  # before the step that takes a minute
-    seen, words = regions_of(preset, paths) if paths else ([], ())
-    made = export_tower(found, runtime, precision, seen=seen, words=words, out=folder)
-    _report(made)
-    where = folder or found
-    used = f'encoder = "{folder}" in a preset' if folder else "every preset of this encoder"
-    out.print(f"{where}: on a CPU, {used} uses its fastest graph.", soft_wrap=True)
+    image_encoder.check_kind(runtime, precision)  # before the step that takes a minute
+    samples, words = sample_regions(preset, paths) if paths else ([], ())
+    report = image_encoder.export(
+        path, runtime, precision, samples=samples, words=words, out=folder
+    )
+    _print_report(report)
+    users = f'encoder = "{folder}" in a preset' if folder else "every preset of this encoder"
+    out.print(f"{folder or path}: on a CPU, {users} uses its fastest graph.", soft_wrap=True)
 
 
-def _found(network: str) -> tuple[Preset, Path]:
+def _locate(network: str) -> tuple[Preset, Path]:
     """The preset whose detector finds regions for the comparison, and the network to export."""
     if network in config.available_presets() or network.endswith(".toml"):
         preset = config.load_preset(network)
@@ -105,47 +99,41 @@ def _bundle(name: str) -> Path:
     return weights.resolve(name)
 
 
-def regions_of(
+def sample_regions(
     preset: Preset, paths: Sequence[Path]
 ) -> tuple[list[tuple[Image, Boxes]], tuple[str, ...]]:
-    """Boxes of the preset's detector in pictures, as the encoder sees them, and its names."""
+    """Boxes of the preset's detector in images, scaled as for the encoder, and its class names."""
     from openvocab.proposers import load_proposer
 
-    config = dataclasses.replace(preset.proposals, max_boxes=BOXES, tile_size=None)
+    config = dataclasses.replace(preset.proposals, max_boxes=MAX_BOXES, tile_size=None)
     proposer = load_proposer(dataclasses.replace(preset, proposals=config), "cpu")
-    step = max(1, len(paths) // PICTURES)
-    seen = []
-    for path in _progress(paths[::step][:PICTURES]):
-        try:
-            picture = images.load(path)
-        except ImageError as error:
-            complain(str(error))
-            continue
-        (found,) = proposer.propose([picture])
-        seen.append((picture, expand_boxes(found.xyxy, config.context_scale)))
-    if not seen:
-        raise ModelError("None of the pictures can be read; give others (--images).")
-    return seen, proposer.labels
-
-
-def _progress(paths: Sequence[Path]) -> Iterator[Path]:
+    step = max(1, len(paths) // MAX_IMAGES)
+    samples = []
     with progress() as bar:
-        yield from bar.track(paths, description="looking")
+        for path in bar.track(paths[::step][:MAX_IMAGES], description="detecting"):
+            try:
+                image = images.load_image(path)
+            except ImageError as error:
+                complain(str(error))
+                continue
+            (proposals,) = proposer.propose([image])
+            samples.append((image, expand_boxes(proposals.xyxy, config.context_scale)))
+    if not samples:
+        raise ModelError("None of the images can be read; give others (--images).")
+    return samples, proposer.labels
 
 
-def _report(made: "ExportReport") -> None:
-    compared = f"{made.regions} regions" if made.regions else "noise, for want of --images"
-    out.print(
-        f"{made.runtime} {made.precision}, compared with torch fp32 on {compared}: "
-        f"cosine {made.cosine_min:.5f} at worst, {made.cosine_mean:.5f} on average",
-        soft_wrap=True,
-    )
-    if made.agreement is not None:
-        out.print(f"{made.agreement:.1%} keep their nearest word")
-    against = "" if (made.runtime, made.precision) == ("onnx", "fp32") else (
-        f", {made.speed:.1f} times as fast as ONNX Runtime in fp32"
-    )  # fmt: skip
-    out.print(
-        f"{made.over_torch:.1f} times as fast as torch in fp32, at batches of 16{against}",
-        soft_wrap=True,
-    )
+def _print_report(report: "ExportReport") -> None:
+    kind = f"{report.runtime} {report.precision}"
+    data = f"{report.regions} regions" if report.regions else "noise, for want of --images"
+    lines = [
+        f"{kind}, compared with torch fp32 on {data}: cosine {report.cosine_min:.5f} at worst, "
+        f"{report.cosine_mean:.5f} on average",
+        f"{report.over_torch:.1f} times as fast as torch in fp32, at batches of 16",
+    ]
+    if report.agreement is not None:
+        lines.insert(1, f"{report.agreement:.1%} keep their nearest word")
+    if kind != "onnx fp32":
+        lines[-1] += f", {report.speed:.1f} times as fast as ONNX Runtime in fp32"
+    for line in lines:
+        out.print(line, soft_wrap=True)

@@ -24,20 +24,20 @@ Classes = Annotated[
         "--classes",
         "-c",
         help='"bus, person", or a file: .txt with one class per line, .toml with synonyms and '
-        "pictures, or .npz of a saved Vocabulary.",
+        "example images, or .npz of a saved Vocabulary.",
     ),
 ]
 PresetName = Annotated[
     str, typer.Option("--preset", "-p", help="Name of a preset, or its .toml file.")
 ]
 Negatives = Annotated[
-    str, typer.Option(help="Look-alikes that compete with the classes and are never returned.")
+    str, typer.Option(help="Similar classes that compete with yours and are never returned.")
 ]
 Threshold = Annotated[
     float | None,
     typer.Option("--threshold", "--conf", help="Lowest score, 0 to 1.  (default: the preset's)"),
 ]
-Host = Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 lets other machines in.")]
+Host = Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 accepts other machines.")]
 Port = Annotated[int, typer.Option(min=1, max=65535)]
 ENDS = [
     number
@@ -50,19 +50,15 @@ Device = Annotated[
 ]
 ImageSize = Annotated[
     int | None,
-    typer.Option(
-        help="Longer side that the detector sees, in pixels.  (default: the preset's)",
-        min=32,
-        max=8192,
-    ),
+    typer.Option(min=32, max=8192, help="Detector input size, in pixels.  (default: the preset's)"),
 ]
 TileSize = Annotated[
     int | None,
     typer.Option(
         metavar="PX",
-        help="Also look at tiles of this size, for small things.  (default: the preset's)",
         min=64,
         max=8192,
+        help="Also detect in tiles of this size, for small objects.  (default: the preset's)",
     ),
 ]
 
@@ -74,32 +70,33 @@ def read_classes(text: str) -> "list[str] | dict[str, list[str | Path]] | Vocabu
         from openvocab.vocabulary import Vocabulary
 
         return Vocabulary.load(file)
+    if file.suffix == ".txt":
+        return read_lines(file)
     if file.suffix == ".toml":
-        table = read_table(file)
         return {
-            name: [_part(file, each) for each in (parts if isinstance(parts, list) else [parts])]
-            for name, parts in table.items()
+            name: [_prompt(file, part) for part in (value if isinstance(value, list) else [value])]
+            for name, value in read_table(file).items()
         }
-    if file.suffix != ".txt":
-        if file.is_file():
-            raise ClassesError(f"{file} is no .txt, .toml or .npz; give one, or words.")
-        return split_class_list(text)
-    return read_lines(file)
+    if file.is_file():
+        raise ClassesError(f"{file} is not a .txt, .toml or .npz; give one, or words.")
+    return split_class_list(text)
 
 
-def _part(file: Path, value: Any) -> str | Path:  # noqa: ANN401  from a file: anything
+def _prompt(file: Path, value: Any) -> str | Path:  # noqa: ANN401  from a file: anything
     """A word, or `{ image = "logo.png" }` beside the file."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, dict) and value.keys() == {"image"} and isinstance(value["image"], str):
-        return file.parent / value["image"]
+    match value:
+        case str():
+            return value
+        case {"image": str(image), **others} if not others:
+            return file.parent / image
     raise ClassesError(
-        f'{file} holds {str(value)[:50]!r}; give words and {{ image = "FILE" }} as parts of a class.'
+        f"{file} holds {str(value)[:50]!r}; "
+        'give words and { image = "FILE" } as parts of a class.'
     )
 
 
 def read_preset(name: str, image_size: int | None = None, tile_size: int | None = None) -> Preset:
-    """Load a preset by name or file, with its sizes replaced by those given."""
+    """Load a preset by name or file, with other sizes if they are not None."""
     return load_preset(name).with_sizes(image_size, tile_size)
 
 

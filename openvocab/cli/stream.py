@@ -1,10 +1,9 @@
-"""`openvocab stream`: from films and cameras to annotated films, detections and events."""
+"""`openvocab stream`: from videos and cameras to annotated videos, detections and events."""
 
 import signal
 import sys
 import threading
-from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -29,20 +28,15 @@ from openvocab.errors import ConfigError, SinkError
 from openvocab.vocabulary.prompts import split_class_list
 
 if TYPE_CHECKING:
-    from openvocab.stream.events import Event, Report
-    from openvocab.stream.processor import StreamProcessor
-    from openvocab.stream.records import JsonLines
-    from openvocab.stream.source import VideoSources
-    from openvocab.stream.zones import Zones
-
-EVERY_S = 10.0  # between two lines of metrics in the events file
+    from openvocab.stream import Event, EventLog, StreamProcessor, VideoSources
+    from openvocab.stream.events import Report
 
 
 def stream(  # noqa: PLR0913  a command has as many parameters as it has options
     sources: Annotated[
         list[str],
         typer.Argument(
-            help="Films, folders or globs of pictures, camera numbers, rtsp:// or http://."
+            help="Videos, folders or globs of images, camera numbers, rtsp:// or http://."
         ),
     ],
     *,
@@ -57,7 +51,7 @@ def stream(  # noqa: PLR0913  a command has as many parameters as it has options
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Annotated film, .mp4 or .mkv; an existing one is kept, and out-2.mp4 written.",
+            help="Annotated video, .mp4 or .mkv; an existing file is kept, and out-2.mp4 written.",
         ),
     ] = None,
     jsonl: Annotated[
@@ -71,7 +65,8 @@ def stream(  # noqa: PLR0913  a command has as many parameters as it has options
         typer.Option(metavar="FILE", help="Events and metrics, one per line; appended."),
     ] = None,
     zones: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Polygons and lines to watch, TOML or JSON.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Polygons and lines to report events for, TOML or JSON."),
     ] = None,
     rotate_mb: Annotated[
         float | None, typer.Option(help="Begin another file at this size, in MB.", min=0.001)
@@ -79,20 +74,21 @@ def stream(  # noqa: PLR0913  a command has as many parameters as it has options
     max_seconds: Annotated[
         float | None, typer.Option(help="Stop after this many seconds of real time.", min=0)
     ] = None,
-    every: Annotated[int, typer.Option(help="Detect in every n-th frame only.", min=1)] = 1,
+    frame_stride: Annotated[int, typer.Option(help="Detect in every n-th frame only.", min=1)] = 1,
     tracker: Annotated[
         str | None,
-        typer.Option(help="bytetrack, ocsort or sort.  (default: bytetrack; pictures: none)"),
+        typer.Option(help="bytetrack, ocsort or sort.  (default: bytetrack; images: none)"),
     ] = None,
     no_track: Annotated[
-        bool, typer.Option("--no-track", help="Name each frame on its own.")
+        bool, typer.Option("--no-track", help="Detect in each frame separately.")
     ] = False,
     wait: Annotated[
-        bool, typer.Option("--wait", help="Wait for a camera or address that is away at the start.")
+        bool,
+        typer.Option("--wait", help="Wait for a camera or address that is unavailable at first."),
     ] = False,
-    show: Annotated[bool, typer.Option("--show", help="Show it in a window.")] = False,
+    show: Annotated[bool, typer.Option("--show", help="Show the video in a window.")] = False,
 ) -> None:
-    """Find CLASSES in films and cameras.
+    """Detect CLASSES in videos and cameras.
 
     Ctrl-C stops it and closes all files. Exit code: 0 it ended or was stopped, 2 a source or an
     option is wrong, or a file could not be written.
@@ -100,54 +96,57 @@ def stream(  # noqa: PLR0913  a command has as many parameters as it has options
     names = read_classes(classes)
     if show and (sys.platform == "darwin" or not has_display()):  # macOS: main thread only
         raise ConfigError("--show needs a display it can use; use --save FILE instead.")
+    if save is not None and save.resolve() in {Path(source).resolve() for source in sources}:
+        raise SinkError(f"{save} is the source itself; save to another file.")
 
     from openvocab.detector import OpenVocabDetector
-    from openvocab.stream.capture import refuse_missing
-    from openvocab.stream.processor import StreamProcessor
-    from openvocab.stream.records import JsonLines
-    from openvocab.stream.source import VideoSources
-    from openvocab.stream.zones import Zones
+    from openvocab.stream import (
+        CsvSink,
+        EventLog,
+        JsonLinesSink,
+        StreamProcessor,
+        TrackingSettings,
+        VideoSources,
+        WindowSink,
+        Zones,
+    )
+    from openvocab.stream.capture import check_exist, is_still
+    from openvocab.stream.video_sinks import drawing, video_sinks
 
-    refuse_missing(sources)
+    check_exist(sources)
     watched = None if zones is None else Zones.from_file(zones)
-    longest = None if rotate_mb is None else round(rotate_mb * 1e6)
+    max_bytes = None if rotate_mb is None else round(rotate_mb * 1e6)
+    # Images of a folder are tracked only on request, as for a time lapse.
+    is_tracked = not no_track and (tracker is not None or not all(map(is_still, sources)))
+    tracking = TrackingSettings(tracker=tracker or "bytetrack") if is_tracked else None
     with ExitStack() as stack:
-        log = None if events is None else JsonLines(events, longest)
-        if log is not None:
-            stack.callback(log.close)
+        log = None if events is None else stack.enter_context(closing(EventLog(events, max_bytes)))
         report = _reporter(log)
         detector = OpenVocabDetector.from_preset(read_preset(preset, imgsz, tile), device=device)
-        given = VideoSources(sources, report=report, patient=wait)
-        stack.callback(given.close)
-        takers = _tables(jsonl, csv, longest) + _films(save, given, sources, watched, longest)
+        videos = stack.enter_context(closing(VideoSources(sources, report=report, patient=wait)))
+        sinks: list[Any] = [] if jsonl is None else [JsonLinesSink(jsonl, max_bytes)]
+        sinks += [] if csv is None else [CsvSink(csv, max_bytes)]
+        sinks += (
+            [] if save is None else video_sinks(save, videos.names, drawing(watched), max_bytes)
+        )
         if show:
-            takers.append(_window(lambda: _stop(processor), watched))
+            sinks.append(WindowSink(lambda: processor.stop(), drawing(watched)))  # noqa: PLW0108
         processor = StreamProcessor(
             detector, names, negatives=split_class_list(negatives), score_threshold=threshold,
-            tracker=_tracker(tracker, sources, no_track=no_track), every=every, zones=watched, report=report,
-            sinks=takers,
+            tracking=tracking, frame_stride=frame_stride, zones=watched,
+            sinks=sinks, report=report,
         )  # fmt: skip
-        _catch_signals(stack, processor)
-        figures = _run(processor, given, max_seconds, log)
-    err.print(Text(_line(figures)))
+        _stop_on_signals(stack, processor)
+        metrics = _run(processor, videos, max_seconds, log)
+    err.print(Text(_summary(metrics)))
 
 
-def _tracker(name: str | None, sources: list[str], *, no_track: bool) -> str | None:
-    """The tracker; none for separate pictures, unless the user names one, as for a time lapse."""
-    from openvocab.stream.capture import is_still
-
-    if no_track or (name is None and all(map(is_still, sources))):
-        return None
-    return name or "bytetrack"
-
-
-def _reporter(log: "JsonLines | None") -> "Report":
+def _reporter(log: "EventLog | None") -> "Report":
     """Report events to the log, and those about sources to the terminal as well."""
-    from openvocab.stream.records import event_record
 
     def report(event: "Event") -> None:
         if log is not None:
-            log.write(event_record(event))
+            log(event)
         if event.kind.startswith("source"):
             err.print(Text(f"{event.kind}: {event.source} {event.data.get('reason', '')}"))
 
@@ -156,125 +155,53 @@ def _reporter(log: "JsonLines | None") -> "Report":
 
 def _run(
     processor: "StreamProcessor",
-    given: "VideoSources",
+    videos: "VideoSources",
     max_seconds: float | None,
-    log: "JsonLines | None",
+    log: "EventLog | None",
 ) -> dict[str, Any]:
-    """Run to the end, with metrics on the terminal, and in the log every ten seconds."""
+    """Run to the end, with metrics on the terminal and in the log; return the last metrics."""
+    from openvocab.stream.metrics import periodic_metrics
+
+    def snapshot() -> dict[str, Any]:
+        return processor.metrics.snapshot(videos.dropped)
+
+    def line() -> Text:
+        return Text(_summary(snapshot()))
+
     with ExitStack() as stack:
-        if max_seconds is not None:
-            stack.callback(_after(max_seconds, processor.stop).cancel)
-        live = stack.enter_context(
-            Live(console=err, refresh_per_second=2, transient=True, auto_refresh=err.is_terminal)
-        )
+        if max_seconds is not None:  # a timer, as frames need not come
+            timer = threading.Timer(max_seconds, processor.stop)
+            timer.daemon = True
+            timer.start()
+            stack.callback(timer.cancel)
         if log is not None:
-            ended = threading.Event()
-            teller = threading.Thread(target=_tell, args=(processor, given, log, ended))
-            teller.start()
-            stack.callback(teller.join)
-            stack.callback(ended.set)  # before the join
-        for _ in processor.run(given):
-            if err.is_terminal:
-                live.update(Text(_line(processor.metrics.snapshot(given.dropped))))
-    figures = processor.metrics.snapshot(given.dropped)
-    if log is not None:
-        log.write({"event": "metrics"} | figures)
-    return figures
+            stack.enter_context(periodic_metrics(snapshot, log.write_metrics))
+        if err.is_terminal:
+            stack.enter_context(
+                Live(get_renderable=line, console=err, refresh_per_second=2, transient=True)
+            )
+        for _ in processor.run(videos):
+            pass
+    return snapshot()
 
 
-def _after(seconds: float, what: Callable[[], None]) -> threading.Timer:
-    """Start a timer, which works whether frames come or not."""
-    timer = threading.Timer(seconds, what)
-    timer.daemon = True
-    timer.start()
-    return timer
-
-
-def _tell(
-    processor: "StreamProcessor", given: "VideoSources", log: "JsonLines", ended: threading.Event
-) -> None:
-    """Write metrics to the log, even while no frames come."""
-    with suppress(SinkError):  # the loop gets the same error
-        while not ended.wait(EVERY_S):
-            log.write({"event": "metrics"} | processor.metrics.snapshot(given.dropped))
-
-
-def _line(figures: dict[str, Any]) -> str:
+def _summary(metrics: dict[str, Any]) -> str:
     return (
-        f"{figures['frames']} frames ({figures['dropped']} dropped), {figures['fps']:.1f} fps, "
-        f"latency {figures['latency_ms_p50']:.0f} ms (p95 {figures['latency_ms_p95']:.0f}), "
-        f"{figures['regions_encoded_per_frame']:.2f} regions encoded a frame, "
-        f"{100 * figures['reused']:.0f} % reused, {figures['tracks']} tracks, "
-        f"{figures['memory_mib']:.0f} MiB"
+        f"{metrics['frames']} frames ({metrics['dropped']} dropped), {metrics['fps']:.1f} fps, "
+        f"latency {metrics['latency_ms_p50']:.0f} ms (p95 {metrics['latency_ms_p95']:.0f}), "
+        f"{metrics['regions_encoded_per_frame']:.2f} regions encoded a frame, "
+        f"{100 * metrics['reused']:.0f} % reused, {metrics['tracks']} tracks, "
+        f"{metrics['memory_mib']:.0f} MiB"
     )
 
 
-def _tables(jsonl: Path | None, csv: Path | None, longest: int | None) -> list[Any]:
-    from openvocab.stream.records import CsvSink, JsonLinesSink
-
-    takers: list[Any] = [] if jsonl is None else [JsonLinesSink(jsonl, longest)]
-    return takers if csv is None else [*takers, CsvSink(csv, longest)]
-
-
-def _films(
-    save: Path | None,
-    given: "VideoSources",
-    sources: list[str],
-    zones: "Zones | None",
-    longest: int | None,
-) -> list[Any]:
-    """One film per source: `out.mp4`, or `out.0.mp4`, `out.1.mp4`, ... for several."""
-    if save is None:
-        return []
-    from openvocab.stream.video import VideoSink, drawing
-
-    if save.resolve() in {Path(source).resolve() for source in sources}:
-        raise SinkError(f"{save} is the source itself; save to another file.")
-    draw = drawing(zones)
-    if len(sources) == 1:
-        return [VideoSink(save, given.fps, draw=draw, max_bytes=longest)]
-    films = {
-        name: VideoSink(
-            save.with_suffix(f".{index}{save.suffix}"), given.fps, draw=draw, max_bytes=longest
-        )
-        for index, name in enumerate(given.names)
-    }
-    return [_BySource(films)]
-
-
-class _BySource:
-    """Gives each frame to the film of its source."""
-
-    def __init__(self, films: dict[str, Any]) -> None:
-        self._films = films
-
-    def write(self, frame: Any, detections: Any) -> None:  # noqa: ANN401
-        self._films[frame.source].write(frame, detections)
-
-    def close(self) -> None:
-        with ExitStack() as stack:  # one failure does not keep the others open
-            for film in self._films.values():
-                stack.callback(film.close)
-
-
-def _window(quit_: Callable[[], None], zones: "Zones | None") -> Any:  # noqa: ANN401
-    from openvocab.stream.video import WindowSink, drawing
-
-    return WindowSink(quit_, drawing(zones))
-
-
-def _stop(processor: "StreamProcessor") -> None:
-    """Stop from a signal handler or the sinks' thread, neither of which may wait for a lock."""
-    threading.Thread(target=processor.stop, daemon=True).start()
-
-
-def _catch_signals(stack: ExitStack, processor: "StreamProcessor") -> None:
+def _stop_on_signals(stack: ExitStack, processor: "StreamProcessor") -> None:
     """The first Ctrl-C or SIGTERM ends the stream and closes its files; the next one kills it."""
 
-    def end(number: int, _frame: object) -> None:
+    def stop(number: int, _frame: object) -> None:
         signal.signal(number, signal.SIG_DFL)
-        err.print("stopping; once more to give up what is not written yet.")
-        _stop(processor)
+        err.print("stopping; press Ctrl-C again to discard pending output.")
+        processor.stop()
 
     for number in (signal.SIGINT, signal.SIGTERM):
-        stack.callback(signal.signal, number, signal.signal(number, end))
+        stack.callback(signal.signal, number, signal.signal(number, stop))

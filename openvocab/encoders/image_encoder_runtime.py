@@ -1,4 +1,4 @@
-"""The image tower of a bundle as a graph: which of its graphs to run, and in which runtime."""
+"""Runs the image encoder of a bundle as a graph: chooses the graph, and the runtime for it."""
 
 import hashlib
 import json
@@ -20,11 +20,14 @@ from openvocab.types import Features
 
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
 GRAPH, INT8_GRAPH = "image.onnx", "image-int8.onnx"
-RECORDS = "image.json"
-"""Lists the exports besides `image.onnx`, with their measurements, as `Record`s."""
+REPORTS = "image.json"
+"""Lists the exports besides `image.onnx`, as `ExportReport`s."""
 LAYOUT = "layout_sha256"
 """Key in a graph's metadata, written by the export, for a hash of what the graph was made for: the
 positions in the weights' file, and the mean and deviation of pixels."""
+
+RUNS = {("onnx", "int8"), ("openvino", "fp32"), ("openvino", "bf16")}
+"""Runtimes and precisions that have a report: all but ONNX Runtime in fp32."""
 
 Forward = Callable[[NDArray[np.uint8]], Features]
 """Regions `(N, S, S, 3)` BGR to unit features `(N, D)`; thread-safe."""
@@ -34,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ExportReport:
-    """A tower that passed its gate, tied to the weights with which it was measured."""
+    """Measurements of an export, tied to the weights with which it was made."""
 
     runtime: str
     """`onnx` or `openvino`."""
@@ -44,7 +47,7 @@ class ExportReport:
     """Hash of weights and configuration."""
     graph_sha256: str
     regions: int
-    """Regions of real pictures on which it was compared with torch in fp32; 0 means noise."""
+    """Regions of real images on which it was compared with torch in fp32; 0 means noise."""
     cosine_min: float
     cosine_mean: float
     agreement: float | None
@@ -55,38 +58,40 @@ class ExportReport:
     """Speed relative to `image.onnx` in ONNX Runtime, measured in the same way."""
 
     @property
-    def mark(self) -> str:
-        """Suffix for a fingerprint; empty if the features are those of fp32."""
+    def fingerprint(self) -> str:
+        """Suffix for the fingerprint of an encoder; empty if the features are those of fp32."""
         if self.precision == "fp32":
             return ""
-        of = f"/{self.graph_sha256[:16]}" if self.precision == "int8" else ""
-        return f"/{self.runtime}-{self.precision}{of}"
+        graph = f"/{self.graph_sha256[:16]}" if self.precision == "int8" else ""
+        return f"/{self.runtime}-{self.precision}{graph}"
 
 
 def fastest(folder: Path, bundle_sha256: str) -> tuple[Forward, str] | None:
-    """The fastest tower of a bundle that this machine can run, and its mark; None without graphs.
+    """The fastest graph of a bundle that this machine can run; None without graphs.
+
+    Returns:
+        The loaded graph, and a suffix for the fingerprint of the encoder.
 
     Raises:
-        ModelError: a graph or a record is damaged, or was made from another bundle.
+        ModelError: a graph or a report is damaged, or was made from another bundle.
     """
     weights = folder / WEIGHTS
-    records = sorted(read_records(folder), key=lambda record: -record.speed)
-    for record in records:
-        if record.bundle_sha256 != bundle_sha256:
+    for report in sorted(read_reports(folder), key=lambda report: -report.speed):
+        if report.bundle_sha256 != bundle_sha256:
             raise ModelError(
-                f"{folder / RECORDS} is not of the weights and configuration beside it; "
+                f"{folder / REPORTS} was made from other weights or another configuration; "
                 "delete it and run `openvocab export` again."
             )
-        if record.runtime == "openvino" and find_spec("openvino") is None:
+        if report.runtime == "openvino" and find_spec("openvino") is None:
             logger.warning(
                 "%s was exported for OpenVINO, which is not installed; for its speed run "
                 '`pip install "openvocab[export]"`.', folder,
             )  # fmt: skip
             continue
-        graph = graph_of(folder, record.precision)
-        if graph.is_file() and sha256(graph) != record.graph_sha256:
-            raise ModelError(f"{graph} is not the one of {RECORDS}; run `openvocab export` again.")
-        return load(graph, weights, record.runtime, record.precision), record.mark
+        graph = graph_of(folder, report.precision)
+        if graph.is_file() and sha256(graph) != report.graph_sha256:
+            raise ModelError(f"{graph} is not that of {REPORTS}; run `openvocab export` again.")
+        return load(graph, weights, report.runtime, report.precision), report.fingerprint
     if (folder / GRAPH).is_file():
         return load(folder / GRAPH, weights, "onnx", "fp32"), ""
     return None
@@ -101,21 +106,22 @@ def load(graph: Path, weights: Path, runtime: str, precision: str) -> Forward:
     Raises:
         ModelError: the file is not a graph, or belongs to another safetensors file.
     """
-    make = _openvino if runtime == "openvino" else _onnx
     try:
-        forward, metadata = make(graph, precision)
+        if runtime == "openvino":
+            return _openvino(graph, precision)
+        forward, metadata = _onnx(graph)
     # Both runtimes raise a dozen errors, few of them public.
     except Exception as error:
         raise ModelError(
             f"{graph} cannot be loaded ({type(error).__name__}); delete it or pull it again."
         ) from error
-    # OpenVINO does not expose the metadata; the record beside it holds the hash of both files.
-    if metadata is not None and precision == "fp32" and metadata.get(LAYOUT) != layout(weights):
-        raise ModelError(f"{graph} is not of the {weights.name} and {CONFIG} beside it; delete it.")
+    # OpenVINO does not expose the metadata; the report beside it holds the hash of both files.
+    if precision == "fp32" and metadata.get(LAYOUT) != layout(weights):
+        raise ModelError(f"{graph} was made for another {weights.name} or {CONFIG}; delete it.")
     return forward
 
 
-def _onnx(graph: Path, _: str) -> tuple[Forward, dict[str, str] | None]:
+def _onnx(graph: Path) -> tuple[Forward, dict[str, str]]:
     session = onnx_session(graph, torch.get_num_threads())
 
     def forward(regions: NDArray[np.uint8]) -> Features:
@@ -125,7 +131,7 @@ def _onnx(graph: Path, _: str) -> tuple[Forward, dict[str, str] | None]:
     return forward, session.get_modelmeta().custom_metadata_map
 
 
-def _openvino(graph: Path, precision: str) -> tuple[Forward, dict[str, str] | None]:
+def _openvino(graph: Path, precision: str) -> Forward:
     core = openvino().Core()
     # By default, it computes in bf16 if the processor can.
     settings = {
@@ -141,36 +147,40 @@ def _openvino(graph: Path, precision: str) -> tuple[Forward, dict[str, str] | No
             features: Features = compiled(regions)[0]
         return features
 
-    return forward, None
+    return forward
 
 
-def read_records(folder: Path) -> list[ExportReport]:
-    """Read the records of `image.json`; none if there is no such file.
+def read_reports(folder: Path) -> list[ExportReport]:
+    """Read the reports in `image.json`; none if there is no such file.
 
     Raises:
         ModelError: the file is damaged.
     """
-    path = folder / RECORDS
+    path = folder / REPORTS
     if not path.is_file():
         return []
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))["towers"]
-        records = [ExportReport(**row | {"speed": float(row["speed"])}) for row in rows]
-        for record in records:
-            if (record.runtime, record.precision) not in {
-                ("onnx", "int8"), ("openvino", "fp32"), ("openvino", "bf16"),
-            }:  # fmt: skip
-                raise ValueError(f"{record.runtime} {record.precision}")  # noqa: TRY301
+        rows = json.loads(path.read_text(encoding="utf-8"))["exports"]
+        reports = [ExportReport(**row | {"speed": float(row["speed"])}) for row in rows]
+        if unknown := {(report.runtime, report.precision) for report in reports} - RUNS:
+            raise ValueError(f"unknown {unknown}")  # noqa: TRY301
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(
             f"{path} cannot be read ({error}); delete it and run `openvocab export` again."
         ) from error
-    return records
+    return reports
 
 
-def to_json(records: list[ExportReport]) -> bytes:
-    """Write records in the form that `read_records` reads."""
-    return (json.dumps({"towers": [asdict(each) for each in records]}, indent=1) + "\n").encode()
+def add_report(folder: Path, report: ExportReport) -> None:
+    """Add a report to `image.json`, in place of an older one of its kind or of other weights."""
+    reports = [
+        other
+        for other in read_reports(folder)
+        if (other.runtime, other.precision) != (report.runtime, report.precision)
+        and other.bundle_sha256 == report.bundle_sha256
+    ]
+    rows = [asdict(report) for report in (*reports, report)]
+    (folder / REPORTS).write_text(json.dumps({"exports": rows}, indent=1) + "\n")
 
 
 def graph_of(folder: Path, precision: str) -> Path:
@@ -188,9 +198,9 @@ def identity(folder: Path) -> str:
 
 def layout(weights: Path) -> str:
     """The value of `LAYOUT` for a bundle with these weights."""
-    process = json.loads(weights.with_name(CONFIG).read_bytes()).get("preprocess_cfg", {})
-    normalised = json.dumps([process.get(key) for key in ("mean", "std")])
-    return hashlib.sha256(header(weights) + normalised.encode()).hexdigest()
+    preprocessing = json.loads(weights.with_name(CONFIG).read_bytes()).get("preprocess_cfg", {})
+    normalization = json.dumps([preprocessing.get(key) for key in ("mean", "std")])
+    return hashlib.sha256(header(weights) + normalization.encode()).hexdigest()
 
 
 def header(weights: Path) -> bytes:

@@ -41,7 +41,7 @@ class Photo:
             ImageError: the picture cannot be read.
             DatasetError: its size is not the one that its labels state.
         """
-        picture = images.load(self.path)
+        picture = images.load_image(self.path)
         if picture.shape[1::-1] != self.size_wh:
             raise DatasetError(
                 f"{self.path} is {picture.shape[1]}x{picture.shape[0]} pixels, its labels are for "

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from openvocab.errors import DatasetError, ImageError, one_line
 from openvocab.evaluation.datasets import Dataset, Photo
-from openvocab.io.images import SUFFIXES, size_wh
+from openvocab.io.images import SUFFIXES, image_size_wh
 
 # Where to look for the labels of a folder, in this order.
 PLACES = (
@@ -221,7 +221,7 @@ def _yolo_files(entry: Path) -> Iterator[Path]:
 
 def _yolo_photo(place: int, path: Path, classes: int, digest: "hashlib._Hash") -> Photo:
     try:
-        size = size_wh(path)
+        size = image_size_wh(path)
     except ImageError:  # reported when the photo is used
         size = (1, 1)
     labels = _labels_of(path)

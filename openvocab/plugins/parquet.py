@@ -19,36 +19,24 @@ from pyarrow import fs
 from openvocab.config import Preset, load_preset
 from openvocab.detector import OpenVocabDetector
 from openvocab.errors import ImageError, OpenVocabError
-from openvocab.io import images
-from openvocab.io.labels import rows
+from openvocab.io.folders import writing_to
+from openvocab.io.images import SUFFIXES, find_full_paths, load_image
+from openvocab.io.rows import detections_to_rows
 from openvocab.types import Image
 from openvocab.vocabulary import Classes, Vocabulary
 
 EDGES = ("x1", "y1", "x2", "y2")
-PARTS = ("objectness", "similarity", "posterior", "margin")
-THING = pa.struct(
-    [
-        ("class_name", pa.string()),
-        ("class_id", pa.int32()),
-        *((name, pa.float32()) for name in (*EDGES, "confidence", *PARTS)),
-        ("proposal_label", pa.string()),
-    ]
-)
-SCHEMA = pa.schema(
-    [
-        ("path", pa.string()),
-        ("width", pa.int32()),
-        ("height", pa.int32()),
-        ("error", pa.string()),
-        ("detections", pa.list_(THING)),
-    ]
-)
+SCORES = ("confidence", "objectness", "similarity", "posterior", "margin")
+DETECTION = {"class_name": pa.string(), "class_id": pa.int32()}
+DETECTION |= dict.fromkeys((*EDGES, *SCORES), pa.float32()) | {"proposal_label": pa.string()}
+IMAGE = {"path": pa.string(), "width": pa.int32(), "height": pa.int32(), "error": pa.string()}
+SCHEMA = pa.schema(IMAGE | {"detections": pa.list_(pa.struct(DETECTION))})
 """One row per file; `error` is null if it could be read."""
 
 SUFFIX = ".parquet"
-ASKED = b"openvocab"  # in a part's metadata: the question that it answers
+QUERY = b"openvocab"  # in a part's metadata: the classes, preset etc. that it was made with
 CHUNK = 64  # files per part, which are redone if a worker dies
-TOGETHER = 8  # images in memory at once
+BATCH = 8  # images in memory at once
 
 
 class StoragePath(NamedTuple):
@@ -65,8 +53,8 @@ class Chunk(NamedTuple):
     paths: tuple[str, ...]
 
 
-def folder(address: str) -> StoragePath:
-    """A place from a folder, or from a bucket address that pyarrow knows (s3://, gs://, ...).
+def storage_path(address: str) -> StoragePath:
+    """Parse a folder, or the address of a bucket that pyarrow supports (s3://, gs://, ...).
 
     Raises:
         OpenVocabError: the address is of another kind.
@@ -77,104 +65,88 @@ def folder(address: str) -> StoragePath:
         return StoragePath(*fs.FileSystem.from_uri(address))
     except (pa.ArrowInvalid, OSError) as error:
         raise OpenVocabError(
-            f"{address} is no folder and no bucket ({error}); check the address."
+            f"{address} is neither a folder nor a bucket ({error}); check the address."
         ) from error
 
 
 def find(source: str) -> tuple[fs.FileSystem, list[str]]:
-    """Find the pictures of a folder, a glob or a bucket, in alphabetical order.
+    """Find the images of a folder, a glob or a bucket, in alphabetical order.
 
     Raises:
-        ImageError: there are none.
+        ImageError: there are none, or Parquet cannot store a file's name.
         OpenVocabError: the bucket cannot be listed.
     """
-    if "://" not in source:
-        return fs.LocalFileSystem(), _named(sorted(images.located([source])))
-    place = folder(source)
-    try:
-        listed = place.system.get_file_info(fs.FileSelector(place.path, recursive=True))
-    except OSError as error:
-        raise OpenVocabError(f"{source} cannot be listed ({error}); check the address.") from error
-    found = sorted(
-        each.path for each in listed if Path(each.path).suffix.lower() in images.SUFFIXES
-    )
-    if not found:
-        raise ImageError(f"{source} holds no pictures; check the address.")
-    return place.system, _named(found)
-
-
-def _named(paths: list[str]) -> list[str]:
-    """Check the paths, as Parquet takes no other names."""
+    if "://" in source:
+        system, folder = storage_path(source)
+        files = _list(fs.FileSelector(folder, recursive=True), system)
+        paths = [path for path in files if Path(path).suffix.lower() in SUFFIXES]
+    else:
+        system, paths = fs.LocalFileSystem(), list(find_full_paths([source]))
+    if not paths:
+        raise ImageError(f"{source} holds no images; check the address.")
     for path in paths:
         if path != path.encode(errors="replace").decode():
-            raise ImageError(f"The name of {path} is no UTF-8; give the file another.")
-    return paths
+            raise ImageError(f"The name of {path} is not UTF-8; rename the file.")
+    return system, sorted(paths)
 
 
 def chunks(paths: Sequence[str], size: int = CHUNK) -> list[Chunk]:
     """Split the files into chunks, in order.
 
-    >>> [len(each.paths) for each in chunks(["a", "b", "c"], 2)]
+    >>> [len(chunk.paths) for chunk in chunks(["a", "b", "c"], 2)]
     [2, 1]
     """
-    groups = [tuple(paths[first : first + size]) for first in range(0, len(paths), size)]
+    groups = [tuple(paths[start : start + size]) for start in range(0, len(paths), size)]
     return [
-        Chunk(hashlib.sha256("\n".join(some).encode()).hexdigest()[:16], some) for some in groups
+        Chunk(hashlib.sha256("\n".join(group).encode()).hexdigest()[:16], group) for group in groups
     ]
 
 
-def question(arguments: Mapping[str, Any]) -> str:
-    """The question to `OpenVocabStage`, as recorded in each part: JSON of classes, preset etc."""
-    asked = {name: arguments.get(name) for name in ("classes", "negatives", "score_threshold")}
+def query(arguments: Mapping[str, Any]) -> str:
+    """The arguments of `OpenVocabStage` that decide the results, as JSON; recorded in each part."""
+    names = ("classes", "negatives", "score_threshold")
     preset = dataclasses.asdict(load_preset(arguments["preset"]))
-    return json.dumps(asked | {"preset": preset}, default=_told)
+    recorded = {name: arguments.get(name) for name in names} | {"preset": preset}
+    return json.dumps(recorded, default=_identify)
 
 
-def done(out: StoragePath, asked: str) -> dict[str, str | None]:
-    """The files in the existing parts: each path and its error.
+def finished(out: StoragePath, expected_query: str, paths: Sequence[str]) -> dict[str, str | None]:
+    """Those of the files that are in the existing parts: path and error.
 
     Raises:
-        OpenVocabError: a part cannot be read, or answers another question.
+        OpenVocabError: a part cannot be read, or was made by another query.
     """
-    known: dict[str, str | None] = {}
+    errors: dict[str, str | None] = {}
     for part in _parts(out):
         try:
             table = pq.read_table(part, filesystem=out.system, columns=["path", "error"])
         except (OSError, pa.ArrowException) as error:
             raise OpenVocabError(f"{part} cannot be read ({error}); delete it.") from error
-        if (table.schema.metadata or {}).get(ASKED, b"").decode() != asked:
+        if (table.schema.metadata or {}).get(QUERY, b"").decode() != expected_query:
             raise OpenVocabError(
-                f"{out.path} holds answers to other classes or another preset; choose another folder."
+                f"{out.path} holds results for other classes or another preset; "
+                "choose another folder."
             )
-        known |= dict(zip(table["path"].to_pylist(), table["error"].to_pylist(), strict=True))
-    return known
-
-
-def _parts(out: StoragePath) -> list[str]:
-    try:
-        listed = out.system.get_file_info(fs.FileSelector(out.path, allow_not_found=True))
-    except OSError as error:
-        raise OpenVocabError(
-            f"{out.path} cannot be read ({error}); choose another folder."
-        ) from error
-    return [each.path for each in listed if each.path.endswith(SUFFIX)]
+        errors |= dict(zip(table["path"].to_pylist(), table["error"].to_pylist(), strict=True))
+    return {path: errors[path] for path in paths if path in errors}
 
 
 def drop_recovered(
-    out: StoragePath, system: fs.FileSystem, known: Mapping[str, str | None]
+    out: StoragePath, system: fs.FileSystem, errors: Mapping[str, str | None]
 ) -> dict[str, str | None]:
     """The finished files, after removing from their parts those that have become readable."""
-    failed = [path for path, why in known.items() if why]
-    with ThreadPoolExecutor(TOGETHER) as pool:
-        read = pool.map(lambda path: not isinstance(_read(system, path), str), failed)
-        mended = {path for path, can in zip(failed, read, strict=True) if can}
-    for part in _parts(out) if mended else ():
-        paths = pq.read_table(part, filesystem=out.system, columns=["path"])["path"]
-        stays = [path not in mended for path in paths.to_pylist()]
-        if not all(stays):
-            table = pq.read_table(part, filesystem=out.system)
-            save(out, Path(part).stem, table.filter(pa.array(stays)))
-    return {path: why for path, why in known.items() if path not in mended}
+    failed = [path for path, error in errors.items() if error]
+    with ThreadPoolExecutor(BATCH) as pool:
+        images = pool.map(lambda path: _read(system, path), failed)
+        recovered = {
+            path for path, image in zip(failed, images, strict=True) if not isinstance(image, str)
+        }
+    for part in _parts(out) if recovered else ():
+        table = pq.read_table(part, filesystem=out.system)
+        keep = [path not in recovered for path in table["path"].to_pylist()]
+        if not all(keep):
+            save(out, Path(part).stem, table.filter(pa.array(keep)))
+    return {path: error for path, error in errors.items() if path not in recovered}
 
 
 def detect_table(
@@ -185,24 +157,27 @@ def detect_table(
     score_threshold: float | None = None,
 ) -> pa.Table:
     """One row per file, in order, by `SCHEMA`; a file that cannot be read has an error."""
-    listed: list[dict[str, Any]] = []
-    for first in range(0, len(paths), TOGETHER):
-        some = paths[first : first + TOGETHER]
-        read = [_read(system, path) for path in some]
-        pictures = [each for each in read if not isinstance(each, str)]
-        found = iter(
-            detector.detect_batch(pictures, vocabulary, score_threshold=score_threshold)
-            if pictures
-            else ()
+    rows: list[dict[str, Any]] = []
+    for start in range(0, len(paths), BATCH):
+        images: list[Image] = []
+        batch: list[dict[str, Any]] = []
+        for path in paths[start : start + BATCH]:
+            image = _read(system, path)
+            if isinstance(image, str):
+                batch.append({"path": path, "error": image, "detections": []})
+            else:
+                images.append(image)
+                batch.append({"path": path, "width": image.shape[1], "height": image.shape[0]})
+        results = (
+            detector.detect_batch(images, vocabulary, score_threshold=score_threshold)
+            if images
+            else []
         )
-        listed += [
-            {"path": path, "error": each, "detections": []}
-            if isinstance(each, str)
-            else {"path": path, "width": each.shape[1], "height": each.shape[0]}
-            | {"detections": list(_things(next(found)))}
-            for path, each in zip(some, read, strict=True)
-        ]
-    return pa.Table.from_pylist(listed, SCHEMA)
+        readable = [row for row in batch if "error" not in row]
+        for row, detections in zip(readable, results, strict=True):
+            row["detections"] = list(_detection_rows(detections))
+        rows += batch
+    return pa.Table.from_pylist(rows, SCHEMA)
 
 
 def save(out: StoragePath, name: str, table: pa.Table) -> None:
@@ -213,23 +188,19 @@ def save(out: StoragePath, name: str, table: pa.Table) -> None:
     """
     buffer = io.BytesIO()
     pq.write_table(table, buffer)
-    part, target = f"{out.path}/.{uuid.uuid4().hex}.part", f"{out.path}/{name}{SUFFIX}"
-    try:
+    part = f"{out.path}/.{uuid.uuid4().hex}.part"
+    with writing_to(out.path):
         out.system.create_dir(out.path)
         with out.system.open_output_stream(part) as stream:
             stream.write(buffer.getvalue())
-        out.system.move(part, target)
-    except OSError as error:
-        raise OpenVocabError(
-            f"{out.path} cannot be written to ({error}); choose another folder."
-        ) from error
+        out.system.move(part, f"{out.path}/{name}{SUFFIX}")
 
 
 class OpenVocabStage:
     """For `dataset.map_batches(OpenVocabStage, fn_constructor_kwargs={"classes": [...]}, ...)`.
 
     Takes a column `path`, and returns rows of `SCHEMA`; needs `batch_format="pyarrow"`. The
-    networks are loaded once per worker. Source: Ray Data's pattern of a class as a stage.
+    models are loaded once per worker. Source: Ray Data's pattern of a class as a stage.
     """
 
     def __init__(
@@ -242,7 +213,7 @@ class OpenVocabStage:
         device: str | None = None,
         system: fs.FileSystem | None = None,
     ) -> None:
-        """Load the networks, in the worker.
+        """Load the models, in the worker.
 
         Args:
             classes: as for `OpenVocabDetector.detect`.
@@ -256,23 +227,23 @@ class OpenVocabStage:
             OpenVocabError: whatever `from_preset` and `vocabulary` raise.
         """
         self._detector = OpenVocabDetector.from_preset(load_preset(preset), device=device)
-        self._bank = self._detector.vocabulary(classes, negatives)
+        self._vocabulary = self._detector.vocabulary(classes, negatives)
         self._threshold = score_threshold
         self._system = system or fs.LocalFileSystem()
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Turn rows with a `path` into rows with `detections`."""
         paths = table["path"].to_pylist()
-        return detect_table(self._detector, self._bank, self._system, paths, self._threshold)
+        return detect_table(self._detector, self._vocabulary, self._system, paths, self._threshold)
 
 
 class Worker:
-    """Does whole chunks and writes each; a chunk that it had not written when it died is redone."""
+    """Does whole chunks and writes a part for each; a chunk is redone if its worker dies."""
 
     def __init__(self, out: StoragePath, arguments: dict[str, Any]) -> None:
         """Prepare; `arguments` are for `OpenVocabStage`, which is loaded for the first chunk."""
         self._out, self._arguments = out, arguments
-        self._asked = {ASKED: question(arguments).encode()}
+        self._metadata = {QUERY: query(arguments).encode()}
 
     @cached_property
     def _stage(self) -> OpenVocabStage:
@@ -281,32 +252,46 @@ class Worker:
     def do(self, chunk: Chunk) -> int:
         """Do a chunk; returns its number of files."""
         paths = pa.table({"path": pa.array(chunk.paths, pa.string())})
-        save(self._out, chunk.name, self._stage(paths).replace_schema_metadata(self._asked))
+        save(self._out, chunk.name, self._stage(paths).replace_schema_metadata(self._metadata))
         return len(chunk.paths)
 
 
-def _told(part: object) -> str:
-    """Identify an example picture or vocabulary by its contents, anything else by its name."""
-    if isinstance(part, Path) and part.is_file():
-        return hashlib.sha256(part.read_bytes()).hexdigest()
-    if isinstance(part, Vocabulary):
-        shown = part.features.tobytes() + part.negatives.tobytes()
-        return f"{part.names} {hashlib.sha256(shown).hexdigest()}"
-    return str(part)
+def _parts(out: StoragePath) -> list[str]:
+    files = _list(fs.FileSelector(out.path, allow_not_found=True), out.system)
+    return [path for path in files if path.endswith(SUFFIX)]
+
+
+def _list(selector: fs.FileSelector, system: fs.FileSystem) -> list[str]:
+    try:
+        return [file.path for file in system.get_file_info(selector)]
+    except OSError as error:
+        raise OpenVocabError(
+            f"{selector.base_dir} cannot be read ({error}); check the address, or choose another "
+            "folder."
+        ) from error
+
+
+def _identify(value: object) -> str:
+    """Identify an example image or vocabulary by its contents, anything else by its name."""
+    if isinstance(value, Path) and value.is_file():
+        return hashlib.sha256(value.read_bytes()).hexdigest()
+    if isinstance(value, Vocabulary):
+        features = value.features.tobytes() + value.negatives.tobytes()
+        return f"{value.names} {hashlib.sha256(features).hexdigest()}"
+    return str(value)
 
 
 def _read(system: fs.FileSystem, path: str) -> Image | str:
-    """Read a picture, or say why it cannot be read."""
+    """Read an image, or say why it cannot be read."""
     try:
         with system.open_input_stream(path) as stream:
-            return images.load(stream.read(), name=path)
+            return load_image(stream.read(), name=path)
     except (ImageError, OSError) as error:
         return str(error)
 
 
-def _things(found: sv.Detections) -> Iterator[dict[str, Any]]:
+def _detection_rows(detections: sv.Detections) -> Iterator[dict[str, Any]]:
     """Rows with rounded numbers, which then do not depend on the number of threads."""
-    for row in rows(found):
+    for row in detections_to_rows(detections):
         box = zip(EDGES, (round(edge, 1) for edge in row.pop("xyxy")), strict=True)
-        short = {key: round(row[key], 3) for key in ("confidence", *PARTS)}
-        yield {**row, **dict(box), **short}
+        yield row | dict(box) | {name: round(row[name], 3) for name in SCORES}

@@ -8,7 +8,7 @@ from fastapi import UploadFile
 from pydantic import BaseModel, ConfigDict, Field, Json, model_validator
 
 from openvocab.errors import ClassesError
-from openvocab.io.labels import rows
+from openvocab.io.rows import detections_to_rows
 from openvocab.server.streams import Stream
 from openvocab.vocabulary.prompts import split_class_list
 
@@ -208,5 +208,5 @@ def _listed(given: list[str]) -> Any:  # noqa: ANN401  JSON is of any form
 
 def answer(size_wh: tuple[int, int], found: sv.Detections) -> DetectResponse:
     """Convert detections to plain numbers."""
-    listed = [Detection.model_validate(row) for row in rows(found)]
+    listed = [Detection.model_validate(row) for row in detections_to_rows(found)]
     return DetectResponse(width=size_wh[0], height=size_wh[1], detections=listed)

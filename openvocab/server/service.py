@@ -292,10 +292,10 @@ class Service:
 
     def _load(self, name: str, picture: bytes) -> Image:
         limit = self.settings.max_megapixels
-        width, height = images.size_wh(picture, name=name)
+        width, height = images.image_size_wh(picture, name=name)
         if width * height > limit * 1e6:
             raise ImageError(f"{name} has more than {limit:g} megapixels; send a smaller one.")
-        return images.load(picture, name=name)
+        return images.load_image(picture, name=name)
 
 
 def _shown(classes: schemas.Classes | None) -> list[Example]:

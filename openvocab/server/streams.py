@@ -16,11 +16,11 @@ from openvocab.detector import OpenVocabDetector
 from openvocab.errors import one_line
 from openvocab.server.errors import BusyError, NotFoundError
 from openvocab.stream.capture import is_still
-from openvocab.stream.events import Event
+from openvocab.stream.events import Event, event_record
+from openvocab.stream.memory import TrackingSettings
 from openvocab.stream.processor import StreamProcessor
-from openvocab.stream.records import event_record
 from openvocab.stream.source import VideoSources
-from openvocab.stream.video import drawing
+from openvocab.stream.video_sinks import drawing
 from openvocab.stream.zones import Zones
 from openvocab.types import Frame, Image
 
@@ -70,7 +70,7 @@ class Stream:
         self._lock = threading.Lock()
         self._sources: VideoSources | None = None
         self._processor = StreamProcessor(
-            detector, tracker=None if is_still(address) else "bytetrack", report=self._report,
+            detector, tracking=None if is_still(address) else TrackingSettings(), report=self._report,
             zones=zones, **wanted,
         )  # fmt: skip
         self._thread = threading.Thread(

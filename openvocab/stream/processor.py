@@ -1,8 +1,10 @@
-"""One loop: detect, track, remember, name; other threads read the frames and write the results."""
+"""The loop of a stream: propose, track, encode what is due, classify, report events, write."""
 
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Generator, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from itertools import chain
+from typing import Unpack
 
 import numpy as np
 import supervision as sv
@@ -12,104 +14,90 @@ from openvocab.detector import OpenVocabDetector
 from openvocab.errors import ConfigError
 from openvocab.scoring.class_head import ClassHead
 from openvocab.stream.events import Event, Report, TrackEvents, ignore
-from openvocab.stream.memory import MemorySettings, TrackMemory
+from openvocab.stream.memory import TrackingSettings, TrackMemory
 from openvocab.stream.metrics import Metrics
-from openvocab.stream.sink import SinkLike, Writer
+from openvocab.stream.sinks import SinkLike, SinkThread
 from openvocab.stream.tracking import Tracker
 from openvocab.stream.zones import Zones
-from openvocab.types import EncodedRegions, Frame, Proposals, Source
-from openvocab.vocabulary import Classes, Vocabulary
+from openvocab.types import EncodedRegions, Frame, Image, Proposals, Source
+from openvocab.vocabulary import Classes, ClassOptions, Vocabulary
 
-WAIT_S = 0.5  # between checks whether a pause is over, so that Ctrl-C gets through
+POLL_S = 0.5  # between checks whether a pause is over, so that Ctrl-C gets through
 
 
 class StreamProcessor:
-    """Names the things in a stream steadily, in the caller's words; one run at a time.
+    """Detects and tracks the caller's classes in a stream, with steady labels; one run at a time.
 
-    Boxes are tracked by objectness, tracks remember their averaged features, and the label comes
-    from those. So most boxes in most frames need no pass of the encoder, and classes can change at
-    any moment.
+    Boxes are tracked by objectness, tracks keep a running average of their features, and labels
+    come from those. So most boxes in most frames are not encoded, and classes can change at any
+    moment.
     """
 
-    def __init__(  # noqa: PLR0913  keywords, each with a default
+    def __init__(
         self,
         detector: OpenVocabDetector,
         classes: Classes | Vocabulary,
         *,
-        negatives: Sequence[str] = (),
-        score_threshold: float | None = None,
-        thresholds: Mapping[str, float] | None = None,
-        tracker: str | None = "bytetrack",
-        memory: MemorySettings | None = None,
-        every: int = 1,
+        tracking: TrackingSettings | None = TrackingSettings(),  # noqa: B008  immutable
+        frame_stride: int = 1,
         zones: Zones | None = None,
         sinks: Iterable[SinkLike] = (),
         report: Report = ignore,
+        **options: Unpack[ClassOptions],
     ) -> None:
         """Compose a processor; nothing is read yet.
 
         Args:
             detector: may be shared with other processors and threads.
             classes: as for `OpenVocabDetector.detect`.
-            negatives: as for `OpenVocabDetector.detect`.
-            score_threshold: as for `OpenVocabDetector.detect`.
-            thresholds: as for `OpenVocabDetector.detect`.
-            tracker: `bytetrack`, `ocsort` or `sort`; None treats each frame on its own.
-            memory: when tracks are encoded again, and how steady labels are.
-            every: detect in every n-th frame; frames in between repeat the last detections.
+            tracking: the tracker, when tracks are encoded again, and how stable labels are; None
+                detects in each frame separately.
+            frame_stride: detect in every n-th frame; frames in between repeat the last detections.
             zones: polygons and lines to report events for; needs a tracker.
             sinks: objects with `write` and `close`, or functions of a frame and its detections;
                 each takes every frame, in one thread that all sinks share.
             report: called with every event, in the thread where it happens.
+            options: negatives and thresholds, as for `OpenVocabDetector.detect`.
 
         Raises:
             ClassesError: the classes, negatives or thresholds cannot be used.
-            ConfigError: there is no such tracker, `every` is less than 1, or there are zones but
-                no tracker.
+            ConfigError: there is no such tracker, `frame_stride` is less than 1, or there are
+                zones but no tracker.
         """
-        if every < 1:
-            raise ConfigError(f"every is {every}; use 1 or more.")
-        if tracker is None and zones is not None:
-            raise ConfigError("Zones count tracks and there is no tracker; name one.")
-        if tracker is not None:
-            Tracker(tracker)  # an unknown tracker is an error here, not in the loop
-        self._detector, self._tracker, self._every = detector, tracker, every
-        self._memory, self._zones = memory, zones
-        self._takers, self._report = list(sinks), report
-        self._threshold = score_threshold
-        self._stopped, self._running = threading.Event(), threading.Event()
+        if frame_stride < 1:
+            raise ConfigError(f"frame_stride is {frame_stride}; use 1 or more.")
+        if tracking is None and zones is not None:
+            raise ConfigError("Zones count tracks, and tracking is None; give TrackingSettings.")
+        if tracking is not None:
+            Tracker(tracking.tracker)  # an unknown tracker is an error here, not in the loop
+        self._detector, self._tracking, self._stride = detector, tracking, frame_stride
+        self._zones = zones or Zones()
+        self._sinks, self._report = list(sinks), report
+        self._score_threshold = options.get("score_threshold")
+        self._running = threading.Event()
         self._running.set()
+        self._stopped = False
         self._source: Source | None = None
         self.metrics = Metrics()
-        self.set_classes(classes, negatives=negatives, thresholds=thresholds)
+        self.set_classes(classes, **options)
 
-    def set_classes(
-        self,
-        classes: Classes | Vocabulary,
-        *,
-        negatives: Sequence[str] = (),
-        score_threshold: float | None = None,
-        thresholds: Mapping[str, float] | None = None,
-    ) -> None:
-        """Look for other things from the next frame on, without encoding a frame; from any thread.
+    def set_classes(self, classes: Classes | Vocabulary, **options: Unpack[ClassOptions]) -> None:
+        """Detect other classes from the next frame on, without encoding a frame; from any thread.
 
-        Without `score_threshold`, that of the processor stays. Negatives and thresholds are
-        replaced by those given here.
+        Without `score_threshold`, that of the processor stays; other options are replaced by those
+        given here.
 
         Raises:
             ClassesError: they cannot be used; the stream continues with the present ones.
         """
-        self._naming = self._detector.class_head(
-            classes,
-            negatives=negatives,
-            score_threshold=self._threshold if score_threshold is None else score_threshold,
-            thresholds=thresholds,
+        self._head = self._detector.class_head(
+            classes, **({"score_threshold": self._score_threshold} | options)
         )
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The classes that are looked for at present."""
-        return self._naming.names
+        """The classes that are detected at present."""
+        return self._head.names
 
     def pause(self) -> None:
         """Take no frames until `resume`; meanwhile, a live source drops its frames."""
@@ -120,130 +108,138 @@ class StreamProcessor:
         self._running.set()
 
     def stop(self) -> None:
-        """End `run` after the current frame; from any thread."""
-        self._stopped.set()
-        self._running.set()
-        if self._source is not None:
-            self._source.close()
+        """End `run` after the current frame; from any thread or signal handler, without waiting."""
+        self._stopped = True
+        # In a thread: a signal handler must not wait for a lock, nor a reader for itself.
+        threading.Thread(target=self._wake, args=(self._source,), daemon=True).start()
 
-    def run(self, source: Source) -> Iterator[tuple[Frame, sv.Detections]]:
+    def _wake(self, source: Source | None) -> None:
+        self._running.set()
+        if source is not None:
+            source.close()
+
+    def run(self, source: Source) -> Generator[tuple[Frame, sv.Detections], None, None]:
         """Yield frames with detections and their `tracker_id`, until the source ends or `stop`.
 
         Closes the source and the sinks, however it ends.
 
         Raises:
-            SourceError: a film cannot be read.
+            SourceError: a video cannot be read.
             Exception: an error of a sink, raised at the next frame.
         """
         self._source = source
         self.metrics = Metrics()
-        lanes: dict[str, SourceState] = {}
-        with Writer(self._takers, self.metrics.frame_out) as writer:
+        states: dict[str, SourceState] = {}
+        with SinkThread(self._sinks, self.metrics.frame_written) as sinks:
             try:
-                for frame in self._taken(source):
-                    if frame.source not in lanes:
-                        lanes[frame.source] = self._lane(source.fps)
-                    lane = lanes[frame.source]
-                    found = lane.process(frame, self._naming, self.metrics)
-                    for event in self._events(lane, frame, found):
+                for frame in self._frames(source):
+                    if frame.source not in states:
+                        states[frame.source] = self._new_state(frame)
+                    state = states[frame.source]
+                    detections = state.update(frame, self._head, self.metrics)
+                    for event in self._events(state, frame, detections):
                         self._report(event)
-                    writer.put(frame, found)
-                    self.metrics.tracks = sum(len(each.memory) for each in lanes.values())
+                    sinks.put(frame, detections)
+                    self.metrics.tracks = sum(len(state.memory) for state in states.values())
                     self.metrics.frame_done()
-                    yield frame, found
-                for event in self._last_events(lanes.values()):
+                    yield frame, detections
+                last_events = [state.events.end() for state in states.values()]
+                for event in chain(self._zones.end(), *last_events):
                     self._report(event)
             finally:
-                self._stopped.clear()
+                self._stopped = False
                 source.close()
 
-    def _taken(self, source: Source) -> Iterator[Frame]:
+    def _frames(self, source: Source) -> Iterator[Frame]:
         """The frames of the source until `stop`; none while paused."""
         frames = iter(source)
         while True:
-            while not self._running.wait(WAIT_S):
+            while not self._running.wait(POLL_S):
                 pass
-            frame = None if self._stopped.is_set() else next(frames, None)
-            if frame is None or self._stopped.is_set():
+            frame = None if self._stopped else next(frames, None)
+            if frame is None or self._stopped:
                 return
             yield frame
 
-    def _events(self, lane: "SourceState", frame: Frame, found: sv.Detections) -> Iterator[Event]:
-        if self._tracker is not None:
-            yield from lane.events.update(frame, found)
-            if self._zones is not None and lane.looked:
-                yield from self._zones.update(frame, found)
+    def _events(
+        self, state: "SourceState", frame: Frame, detections: sv.Detections
+    ) -> Iterator[Event]:
+        yield from state.events.update(frame, detections)
+        if not state.skipped:
+            yield from self._zones.update(frame, detections)
 
-    def _last_events(self, lanes: Iterable["SourceState"]) -> Iterator[Event]:
-        if self._zones is not None:
-            yield from self._zones.end()
-        for lane in lanes:
-            yield from lane.events.end()
-
-    def _lane(self, fps: float) -> "SourceState":
-        tracker = None if self._tracker is None else Tracker(self._tracker, fps / self._every)
-        return SourceState(self._detector, self._every, tracker, TrackMemory(self._memory))
+    def _new_state(self, frame: Frame) -> "SourceState":
+        tracker = None
+        if self._tracking is not None:
+            tracker = Tracker(self._tracking.tracker, frame.fps / self._stride)
+        memory, events = TrackMemory(self._tracking), TrackEvents(frame.source)
+        return SourceState(self._detector, self._stride, tracker, memory, events)
 
 
+@dataclass(eq=False)
 class SourceState:
-    """The state of one source: its tracks, what is known of them, and the last detections."""
+    """The state of one source: its tracker, the memory of its tracks, and the last detections."""
 
-    def __init__(
-        self, detector: OpenVocabDetector, every: int, tracker: Tracker | None, memory: TrackMemory
-    ) -> None:
-        self._detector, self._every = detector, every
-        self._tracker, self.memory = tracker, memory
-        self.events = TrackEvents()
-        self.looked = False
-        """Whether the last frame was looked at rather than skipped."""
-        self._naming: ClassHead | None = None
-        self._count = 0
-        self._last = sv.Detections.empty()
-        self._tracked: tuple[Proposals, NDArray[np.intp]] | None = None
+    detector: OpenVocabDetector
+    stride: int
+    tracker: Tracker | None
+    memory: TrackMemory
+    events: TrackEvents
+    skipped: bool = False
+    """Whether the last frame was skipped, because of the stride."""
+    _count: int = 0
+    _head: ClassHead | None = None
+    _tracked: tuple[Proposals, NDArray[np.intp]] | None = None
+    _detections: sv.Detections = field(default_factory=sv.Detections.empty)
 
-    def process(self, frame: Frame, naming: ClassHead, metrics: Metrics) -> sv.Detections:
+    def update(self, frame: Frame, head: ClassHead, metrics: Metrics) -> sv.Detections:
         """Return the detections of a frame."""
-        passed_over = self._count % self._every
+        self.skipped = self._count % self.stride != 0
         self._count += 1
-        self.looked = not passed_over
-        if naming is not self._naming:
+        if head is not self._head:
             self.memory.relabel()
-            self._naming = naming
-            if passed_over and self._tracked is not None:  # named anew from what is remembered
-                self._last = self._name(*self._tracked, naming)
-                return self._last
-        elif passed_over:
-            return self._last
-        min_score = naming.min_score if self._tracker is None else 0.0
-        (found,) = self._detector.propose([frame.image], [min_score])
-        if self._tracker is None:
-            (regions,) = self._detector.encode([frame.image], [found])
-            metrics.regions_seen += len(found)
-            metrics.regions_encoded += len(found)
-            self._last = naming.classify(regions)
+            self._head = head
+        elif self.skipped:
+            return self._detections
+        if self.tracker is None:
+            self._detections = self._detect(frame.image, head, metrics)
         else:
-            ids = self._tracker.update(found, frame.time_s)
-            metrics.regions_seen += int((ids >= 0).sum())
-            self._remember(frame, found, ids, metrics)
-            self._tracked = found, ids
-            self._last = self._name(found, ids, naming)
-        return self._last
+            if not self.skipped or self._tracked is None:
+                self._tracked = self._track(frame, self.tracker, metrics)
+            self._detections = self._classify(*self._tracked, head)
+        return self._detections
 
-    def _remember(
-        self, frame: Frame, found: Proposals, ids: NDArray[np.intp], metrics: Metrics
-    ) -> None:
-        rows = self.memory.due(frame.image, found, ids, frame.time_s)
-        if not len(rows):
-            return
-        metrics.regions_encoded += len(rows)
-        (regions,) = self._detector.encode([frame.image], [found[rows]])
-        self.memory.update(found.xyxy[rows], ids[rows], regions.features, frame.time_s)
+    def _track(
+        self, frame: Frame, tracker: Tracker, metrics: Metrics
+    ) -> tuple[Proposals, NDArray[np.intp]]:
+        """Proposals `(N,)` and their track ids `(N,)`; encodes the tracks that are due."""
+        (proposals,) = self.detector.propose([frame.image], [0.0])
+        ids = tracker.update(proposals, frame.time_s)
+        metrics.regions_seen += int((ids >= 0).sum())
+        rows = self.memory.due(frame.image, proposals, ids, frame.time_s)
+        if len(rows):
+            metrics.regions_encoded += len(rows)
+            (regions,) = self.detector.encode([frame.image], [proposals[rows]])
+            self.memory.update(proposals.xyxy[rows], ids[rows], regions.features, frame.time_s)
+        return proposals, ids
 
-    def _name(self, found: Proposals, ids: NDArray[np.intp], naming: ClassHead) -> sv.Detections:
-        known, features = self.memory.features(ids)
-        ids = ids[known]
-        found = replace(found[known], objectness=self.memory.objectness(ids))
-        regions = EncodedRegions(found, features.reshape(-1, naming.feature_size))
-        scores = naming.score(regions)
+    def _classify(
+        self, proposals: Proposals, ids: NDArray[np.intp], head: ClassHead
+    ) -> sv.Detections:
+        """Detections of the tracks that were encoded, from the average of their features."""
+        encoded, features = self.memory.features(ids)
+        ids = ids[encoded]
+        proposals = replace(proposals[encoded], objectness=self.memory.objectness(ids))
+        # Without such a track, features are (0,).
+        regions = EncodedRegions(proposals, features.reshape(-1, head.feature_size))
+        scores = head.score(regions)
         labels = self.memory.labels(ids, scores.rank_logits)
-        return naming.select(found, scores, labels, ids)
+        return head.select(proposals, scores, labels, ids)
+
+    def _detect(self, image: Image, head: ClassHead, metrics: Metrics) -> sv.Detections:
+        """Detections of one frame without tracks."""
+        proposals = self.detector.propose([image], [head.min_score])
+        (regions,) = self.detector.encode([image], proposals)
+        metrics.regions_seen += len(regions.proposals)
+        metrics.regions_encoded += len(regions.proposals)
+        return head.classify(regions)

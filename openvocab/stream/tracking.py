@@ -1,4 +1,4 @@
-"""Follows boxes from frame to frame: class-agnostic, by objectness."""
+"""Tracks boxes from frame to frame: class-agnostic, by objectness."""
 
 import numpy as np
 import supervision as sv
@@ -13,47 +13,49 @@ TRACKERS = {
     "ocsort": trackers.OCSORTTracker,
     "sort": trackers.SORTTracker,
 }
-# The library's defaults (0.6 and 0.7) suit detectors that are surer than an open-vocabulary one:
-# with them, no track would start.
-START, HIGH = 0.3, 0.25
-FLOOR = 0.05  # objectness from which a box may continue a track
-SAME = 0.65  # overlap above which two boxes are one thing, whatever the detector calls them
-BUFFER_S = 1.0  # for which a track is kept without being seen
+# The library's defaults (0.7 and 0.6) suit detectors with higher scores than class-agnostic
+# objectness: with them, no track would start.
+ACTIVATION_THRESHOLD, HIGH_CONFIDENCE = 0.3, 0.25
+MIN_OBJECTNESS = 0.05  # of a box that may continue a track
+DUPLICATE_IOU = (
+    0.65  # above this, two boxes are one object, whatever labels the detector gives them
+)
+LOST_TRACK_S = 1.0  # time for which a track without a box is kept
 
 
 class Tracker:
-    """Numbers the boxes of one source; by default, ByteTrack (Zhang et al., ECCV 2022)."""
+    """Assigns track ids to the boxes of one source; by default, ByteTrack (Zhang, ECCV 2022)."""
 
     def __init__(self, name: str = "bytetrack", fps: float = 25.0) -> None:
         """Start with no tracks.
 
         Args:
             name: one of `TRACKERS`.
-            fps: frames per second that it will see.
+            fps: rate of the frames that are tracked.
 
         Raises:
             ConfigError: there is no such tracker.
         """
         if name not in TRACKERS:
             raise ConfigError(f"Unknown tracker {name!r}; use one of {', '.join(TRACKERS)}.")
-        # The buffer is counted in frames at 30 per second, whatever fps is.
-        options = {"lost_track_buffer": round(30 * BUFFER_S), "frame_rate": fps}
+        # The buffer is in frames at 30 fps, whatever `frame_rate` is.
+        options = {"lost_track_buffer": round(30 * LOST_TRACK_S), "frame_rate": fps}
         if name != "ocsort":
-            options["track_activation_threshold"] = START
+            options["track_activation_threshold"] = ACTIVATION_THRESHOLD
         if name != "sort":
-            options["high_conf_det_threshold"] = HIGH
+            options["high_conf_det_threshold"] = HIGH_CONFIDENCE
         self._tracker = TRACKERS[name](**options)
 
-    def update(self, found: Proposals, time_s: float) -> NDArray[np.intp]:
-        """Return the track `(N,)` of each box, -1 if it has none (yet). Time must not go back."""
-        rows = np.flatnonzero(found.objectness >= FLOOR)
-        scored = np.column_stack([found.xyxy[rows], found.objectness[rows]])
-        rows = rows[sv.box_non_max_suppression(scored, SAME)]
+    def update(self, proposals: Proposals, time_s: float) -> NDArray[np.intp]:
+        """Return the track id `(N,)` of each box, -1 without a track. Times must not decrease."""
+        rows = np.flatnonzero(proposals.objectness >= MIN_OBJECTNESS)
+        scored = np.column_stack([proposals.xyxy[rows], proposals.objectness[rows]])
+        rows = rows[sv.box_non_max_suppression(scored, DUPLICATE_IOU)]
         boxes = sv.Detections(
-            found.xyxy[rows], confidence=found.objectness[rows], data={"row": rows}
+            proposals.xyxy[rows], confidence=proposals.objectness[rows], data={"row": rows}
         )
         tracked = self._tracker.update(boxes, timestamp=time_s)
-        ids = np.full(len(found), -1, np.intp)
+        ids = np.full(len(proposals), -1, np.intp)
         if len(tracked):
             ids[tracked.data["row"]] = tracked.tracker_id
         return ids

@@ -1,4 +1,4 @@
-"""Polygons and lines in the picture, from a small file: what entered, left or crossed them."""
+"""Polygons and lines in the image, from a small file: which tracks enter, leave or cross them."""
 
 import math
 from collections import Counter
@@ -12,76 +12,91 @@ import supervision as sv
 
 from openvocab._internal.files import read_table
 from openvocab.errors import ConfigError
-from openvocab.stream.events import GONE_S, Event, forget, named
+from openvocab.stream.events import TRACK_TIMEOUT_S, Event, pop_older, track_event, tracked_classes
 from openvocab.types import Frame, Image
 
-FOOT = (sv.Position.BOTTOM_CENTER,)  # where a thing stands
-STEADY = 3  # frames in a row on the other side, because the edges of boxes jitter
-LARGEST = 16_384  # pixels; supervision makes a mask from the corner to the furthest point
+ANCHOR = (sv.Position.BOTTOM_CENTER,)  # where an object stands
+STABLE_FRAMES = 3  # in a row on the other side, because the edges of boxes jitter
+MAX_PIXELS = 16_384  # supervision makes a mask from the corner to the furthest point
 Points = Sequence[tuple[float, float]]
 
 
 @dataclass(slots=True)
-class _Area:
-    """One polygon of one source, and the tracks in it."""
+class _Zone:
+    """One polygon in one source, and the tracks in it."""
 
     name: str
     polygon: sv.PolygonZone
     inside: dict[int, tuple[str, float]] = field(default_factory=dict)
-    """Class of each track in it, and when it was last seen, inside or outside."""
-    doubts: dict[int, tuple[int, float]] = field(default_factory=dict)
-    """How often in a row each track was seen on the other side, and when it last was."""
+    """Class of each track in it, and the time of its last detection, inside or outside."""
+    pending: dict[int, tuple[int, float]] = field(default_factory=dict)
+    """In how many frames in a row each track was on the other side, and the time of the last."""
 
     def update(self, frame: Frame, detections: sv.Detections) -> Iterator[Event]:
-        """Yield events: a track changes sides once it is seen there for a while, or disappears."""
-        for track, name, within in zip(
-            *named(detections), self.polygon.trigger(detections), strict=True
-        ):
-            if track in self.inside:
+        """Yield events: a track changes sides after a few frames there, or when it disappears."""
+        tracks, within = tracked_classes(detections), self.polygon.trigger(detections)
+        for (track, name), is_within in zip(tracks, within, strict=True):
+            was_inside = track in self.inside
+            if was_inside:
                 self.inside[track] = name, frame.time_s
-            if not self._is_sure(track, frame.time_s, differs=within != (track in self.inside)):
+            if not self._has_changed(track, frame.time_s, differs=is_within != was_inside):
                 continue
-            if within:
+            if is_within:
                 self.inside[track] = name, frame.time_s
-                yield self._event("entered zone", frame.time_s, frame.source, track, name)
             else:
                 del self.inside[track]
-                yield self._event("left zone", frame.time_s, frame.source, track, name)
-        yield from self.gone(frame.time_s - GONE_S, frame.source)
-        forget(self.doubts, frame.time_s - GONE_S)
+            kind = "entered zone" if is_within else "left zone"
+            yield track_event(kind, frame.time_s, frame.source, track, name, zone=self.name)
+        yield from self.end(frame.source, frame.time_s - TRACK_TIMEOUT_S)
+        pop_older(self.pending, frame.time_s - TRACK_TIMEOUT_S)
 
-    def gone(self, since_s: float, source: str) -> Iterator[Event]:
-        """Yield `left zone`, at the time of the last sight, for tracks unseen since `since_s`."""
-        for track, (name, last_s) in forget(self.inside, since_s):
-            yield self._event("left zone", last_s, source, track, name)
+    def end(self, source: str, before_s: float = math.inf) -> Iterator[Event]:
+        """Yield `left zone` for tracks in it that were last detected before `before_s`."""
+        for track, (name, last_s) in pop_older(self.inside, before_s):
+            yield track_event("left zone", last_s, source, track, name, zone=self.name)
 
-    def _is_sure(self, track: int, now_s: float, *, differs: bool) -> bool:
-        """Whether a track has been seen on the other side often enough."""
-        times, _ = self.doubts.pop(track, (0, now_s))
-        if differs and times + 1 < STEADY:
-            self.doubts[track] = times + 1, now_s
-        return differs and times + 1 >= STEADY
+    def counts(self, time_s: float) -> Counter[str]:
+        """Classes of the tracks in it that were detected at this time."""
+        return Counter(name for name, last_s in self.inside.values() if last_s == time_s)
 
-    def _event(self, kind: str, time_s: float, source: str, track: int, name: str) -> Event:
-        data = {"zone": self.name, "tracker_id": track, "class_name": name}
-        return Event(kind, time_s, source, data)
+    def _has_changed(self, track: int, time_s: float, *, differs: bool) -> bool:
+        """Whether a track has been on the other side in enough frames."""
+        frames = self.pending.pop(track, (0, time_s))[0] + 1
+        if differs and frames < STABLE_FRAMES:
+            self.pending[track] = frames, time_s
+        return differs and frames >= STABLE_FRAMES
 
 
 @dataclass(slots=True)
-class _State:
-    """The state of one source."""
+class _SourceZones:
+    """The zones and lines of one source."""
 
-    areas: list[_Area]
+    zones: list[_Zone]
     lines: dict[str, sv.LineZone]
-    crossed: dict[str, Counter[str]] = field(default_factory=dict)
+    crossings: dict[str, Counter[str]] = field(default_factory=dict)
     counts: dict[str, Counter[str]] = field(default_factory=dict)
     """Classes in each zone in the last frame; replaced as a whole, as another thread draws it."""
+
+    def update(self, frame: Frame, detections: sv.Detections) -> Iterator[Event]:
+        for zone in self.zones:
+            yield from zone.update(frame, detections)
+        self.counts = {zone.name: zone.counts(frame.time_s) for zone in self.zones}
+        tracks = tracked_classes(detections)
+        for line, trigger in self.lines.items():
+            for direction, crossed in zip(("in", "out"), trigger.trigger(detections), strict=True):
+                for row in np.flatnonzero(crossed):
+                    track, name = tracks[row]
+                    self.crossings.setdefault(line, Counter())[f"{name} {direction}"] += 1
+                    yield track_event(
+                        "crossed line", frame.time_s, frame.source, track, name,
+                        line=line, direction=direction,
+                    )  # fmt: skip
 
 
 class Zones:
     """Named polygons and lines, with separate counts for each source.
 
-    A thing enters, leaves or crosses once it was seen on the other side in three frames in a row.
+    A track enters, leaves or crosses after three frames in a row on the other side.
     """
 
     def __init__(
@@ -101,10 +116,10 @@ class Zones:
         """
         self._polygons, self._lines = dict(polygons or {}), dict(lines or {})
         for name, points in self._polygons.items():
-            _check(name, points, least=3)
+            _check(f"Zone {name!r}", points, 3, math.inf)
         for name, points in self._lines.items():
-            _check(name, points, least=2)
-        self._states: dict[str, _State] = {}
+            _check(f"Line {name!r}", points, 2, 2)
+        self._states: dict[str, _SourceZones] = {}
 
     @classmethod
     def from_file(cls, path: str | Path) -> "Zones":
@@ -114,11 +129,11 @@ class Zones:
             ConfigError: the file is neither TOML nor JSON, has neither a zone nor a line, or its
                 points cannot be used.
         """
-        raw = read_table(Path(path))
-        polygons, lines = raw.pop("zones", {}), raw.pop("lines", {})
-        tables = isinstance(polygons, dict) and isinstance(lines, dict)
-        if raw or not tables or not (polygons or lines):
-            raise ConfigError(f"{path}: needs [zones] or [lines] and nothing else; mend it.")
+        table = read_table(Path(path))
+        polygons, lines = table.pop("zones", {}), table.pop("lines", {})
+        are_tables = isinstance(polygons, dict) and isinstance(lines, dict)
+        if table or not are_tables or not (polygons or lines):
+            raise ConfigError(f"{path} needs [zones] or [lines] and nothing else; correct it.")
         return cls(polygons, lines)
 
     def update(self, frame: Frame, detections: sv.Detections) -> Iterator[Event]:
@@ -128,89 +143,68 @@ class Zones:
         state = self._states[frame.source]
         if detections.tracker_id is None:
             state.counts = {}
-            return
-        for area in state.areas:
-            yield from area.update(frame, detections)
-        state.counts = {
-            area.name: Counter(
-                name for name, seen_s in area.inside.values() if seen_s == frame.time_s
-            )
-            for area in state.areas
-        }
-        ids, names = named(detections)
-        for line, trigger in state.lines.items():
-            for direction, mask in zip(("in", "out"), trigger.trigger(detections), strict=True):
-                for row in np.flatnonzero(mask):
-                    counts = state.crossed.setdefault(line, Counter())
-                    counts[f"{names[row]} {direction}"] += 1
-                    data = {"line": line, "direction": direction, "tracker_id": ids[row]}
-                    yield Event(
-                        "crossed line",
-                        frame.time_s,
-                        frame.source,
-                        data | {"class_name": names[row]},
-                    )
+        else:
+            yield from state.update(frame, detections)
 
     def end(self) -> Iterator[Event]:
         """Yield `left zone` for every track still in a zone when the stream ends."""
         for source, state in self._states.items():
-            for area in state.areas:
-                yield from area.gone(math.inf, source)
+            for zone in state.zones:
+                yield from zone.end(source)
 
-    def draw(self, picture: Image, source: str) -> Image:
-        """Draw the zones of a source, with their counts by class, on the picture in place."""
-        state = self._states.get(source, _State([], {}))
-        for zone, points in self._polygons.items():
+    def draw(self, image: Image, source: str) -> Image:
+        """Draw the zones of a source on the image, in place, with their counts by class."""
+        state = self._states.get(source, _SourceZones([], {}))
+        for name, points in self._polygons.items():
             corners = np.array(points, int)
-            sv.draw_polygon(picture, corners, sv.Color.YELLOW, thickness=2)
-            counts = state.counts.get(zone, Counter())
-            _caption(picture, f"{zone}: {_told(counts)}", corners.mean(axis=0))
-        for line, ((x1, y1), (x2, y2)) in self._lines.items():
-            sv.draw_line(picture, sv.Point(x1, y1), sv.Point(x2, y2), sv.Color.YELLOW, thickness=2)
-            middle = np.array([(x1 + x2) / 2, (y1 + y2) / 2])
-            _caption(picture, f"{line}: {_told(state.crossed.get(line, Counter()))}", middle)
-        return picture
+            sv.draw_polygon(image, corners, sv.Color.YELLOW, thickness=2)
+            _draw_counts(image, name, state.counts, corners.mean(axis=0))
+        for name, points in self._lines.items():
+            start, end = (sv.Point(*point) for point in points)
+            sv.draw_line(image, start, end, sv.Color.YELLOW, thickness=2)
+            _draw_counts(image, name, state.crossings, np.mean(points, axis=0))
+        return image
 
-    def _new_state(self) -> _State:
-        areas = [
-            _Area(name, sv.PolygonZone(np.array(points, int), triggering_anchors=FOOT))
+    def _new_state(self) -> _SourceZones:
+        zones = [
+            _Zone(name, sv.PolygonZone(np.array(points, int), triggering_anchors=ANCHOR))
             for name, points in self._polygons.items()
         ]
         lines = {
             name: sv.LineZone(
-                sv.Point(*start), sv.Point(*end), FOOT, minimum_crossing_threshold=STEADY
+                sv.Point(*start), sv.Point(*end), ANCHOR, minimum_crossing_threshold=STABLE_FRAMES
             )
             for name, (start, end) in self._lines.items()
         }
-        return _State(areas, lines)
+        return _SourceZones(zones, lines)
 
 
-def _check(name: str, points: Any, *, least: int) -> None:  # noqa: ANN401  from a file: anything
-    """Refuse anything that is not points in pixels; a line has exactly two."""
-    given = np.asarray(points, object).tolist()
+def _check(what: str, points: Any, minimum: int, maximum: float) -> None:  # noqa: ANN401
+    """Refuse what is not a number of different points in the image; from a file comes anything."""
     try:
-        array = np.array(points)
-        array = array.astype(float) if array.dtype.kind in "iufO" else np.empty(0)
-    except (TypeError, ValueError):
-        array = np.empty(0)
-    if array.ndim != 2 or array.shape[1] != 2 or len(array) < least or not np.isfinite(array).all():
-        raise ConfigError(
-            f"Zone {name!r} is {given!r}; give {least} or more points [x, y] of numbers."
+        array = np.asarray(points)
+        usable = (
+            array.dtype.kind in "iuf"
+            and array.shape[1:] == (2,)
+            and minimum <= len(array) <= maximum
+            and np.abs(array).max() <= MAX_PIXELS
+            and array.max(axis=0).min() >= 0  # not all of them left of, or above the image
+            and len(np.unique(array.astype(int), axis=0)) >= minimum
         )
-    if np.abs(array).max() > LARGEST or (array.max(axis=0) < 0).any():
+    except ValueError:  # rows of different lengths
+        usable = False
+    if not usable:
+        number = minimum if minimum == maximum else f"{minimum} or more"
         raise ConfigError(
-            f"Zone {name!r} lies outside, or reaches beyond {LARGEST}; give pixels of the picture."
+            f"{what} is {np.asarray(points, object).tolist()!r}; give {number} different points "
+            f"[x, y] in pixels of the image, each at most {MAX_PIXELS}."
         )
-    if len(np.unique(array.astype(int), axis=0)) < least:
-        raise ConfigError(f"Zone {name!r} is {given!r}; give {least} points that differ.")
-    if least == 2 and len(array) != 2:
-        raise ConfigError(f"Line {name!r} has {len(array)} points; give two.")
 
 
-def _told(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{name} {number}" for name, number in sorted(counts.items())) or "0"
-
-
-def _caption(picture: Image, text: str, where: np.ndarray) -> None:
-    plain = text.encode("ascii", "replace").decode()  # OpenCV's font has ASCII only
-    sv.draw_text(picture, plain, sv.Point(*where), background_color=sv.Color.YELLOW)
+def _draw_counts(
+    image: Image, name: str, counts: Mapping[str, Mapping[str, int]], center: np.ndarray
+) -> None:
+    counted = sorted(counts.get(name, {}).items())
+    text = f"{name}: " + (", ".join(f"{key} {number}" for key, number in counted) or "0")
+    ascii_text = text.encode("ascii", "replace").decode()  # OpenCV's font has ASCII only
+    sv.draw_text(image, ascii_text, sv.Point(*center), background_color=sv.Color.YELLOW)

@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Hashable, Iterable, Mapping, Sequence, Set, Sized
 from numbers import Real
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,16 @@ Example = os.PathLike[str] | np.ndarray
 
 Classes = Sequence[str] | Mapping[str, Sequence[str | Example] | str | Example]
 """A list of names, or a mapping of names to synonyms and example images."""
+
+
+class ClassOptions(TypedDict, total=False):
+    """Keyword arguments that go with `classes`; described at `OpenVocabDetector.detect`."""
+
+    negatives: Sequence[str]
+    score_threshold: float | None
+    thresholds: Mapping[str, float] | None
+    class_agnostic_nms: bool | None
+
 
 ClassParts = dict[str, tuple[str | Example, ...]]
 

@@ -1,14 +1,12 @@
-"""Downloads one file over http(s): resumed, checked, and only then given its final name."""
+"""Downloads one file over HTTP(S): resumed, checked, and only then renamed to its final name."""
 
 import logging
-import os
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from openvocab._internal import files
-from openvocab.errors import WeightsError
 
 if TYPE_CHECKING:
     import httpx
@@ -19,138 +17,104 @@ Progress = Callable[[int, int | None], None]
 logger = logging.getLogger(__name__)
 
 
-def damage(path: Path, size: int | None, sha256: str | None) -> str | None:
-    """What is wrong with a file of known size and hash, if anything; None is not checked.
+class DownloadError(Exception):
+    """The server refuses, or what it sends is not the file; the message is a clause."""
 
-    >>> damage(Path(__file__), 1, None).endswith("bytes, not 1")
+
+def find_damage(path: Path, size: int | None, sha256: str | None) -> str | None:
+    """Compare a file with its size and hash; None is not checked.
+
+    Returns:
+        What is wrong, as the predicate of a message; None if nothing is.
+
+    >>> find_damage(Path(__file__), 1, None).endswith("bytes, not 1")
     True
     """
-    if not path.stat().st_size:
+    actual = path.stat().st_size
+    if not actual:
         return "is empty"
-    if size is not None and path.stat().st_size != size:
-        return f"has {path.stat().st_size} bytes, not {size}"
-    if sha256 is not None:
-        found = files.sha256(path)
-        if found != sha256.lower():
-            return f"has SHA-256 {found}, not {sha256}"
+    if size is not None and actual != size:
+        return f"has {actual} bytes, not {size}"
+    if sha256 is not None and (digest := files.sha256(path)) != sha256.lower():
+        return f"has SHA-256 {digest}, not {sha256}"
     return None
 
 
-def record(target: Path) -> Path:
-    """The file beside a pulled one that records its hash, in case its source publishes none."""
-    return target.with_name(target.name + ".sha256")
-
-
-def fetch(
-    url: str,
-    target: Path,
-    *,
-    size: int | None = None,
-    sha256: str | None = None,
-    progress: Progress | None = None,
-    again: str = "try again",
-) -> None:
+def download(
+    url: str, target: Path, size: int | None, sha256: str | None, progress: Progress | None
+) -> str:
     """Download to `target.part`, check, then rename; a partial file never has the final name.
 
-    An existing part is resumed if the server proves that it belongs to the same version.
+    Without a hash, the one that Hugging Face publishes for large files is checked. A redirect from
+    https to http is refused.
 
-    Args:
-        url: http or https; a redirect from https to http is refused.
-        target: path of the whole file; its folder is created.
-        size: size in bytes; None uses what the server states.
-        sha256: hash; None uses what Hugging Face publishes for large files, if anything.
-        progress: see `Progress`.
-        again: the remedy in an error message, such as a command to run again.
+    Returns:
+        SHA-256 of the file.
 
     Raises:
-        WeightsError: there is no network, the host refuses, the transfer is cut off, the size or
-            hash is wrong, or the disk is full.
+        DownloadError: the host refuses, or the size or hash is wrong.
+        httpx.HTTPError: there is no network, or the transfer is cut off.
+        OSError: the file cannot be written.
     """
     import httpx
 
-    part = target.with_name(target.name + ".part")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        total, published = _download(url, part, size, sha256, progress, again)
-        done = part.stat().st_size
-        if total is not None and done < total:
-            raise WeightsError(f"{url} stopped at {done} of {total} bytes; {again} to resume.")
-        wrong = damage(part, total, sha256 or published)
-        if wrong:
+    def require_https(request: httpx.Request) -> None:
+        if url.startswith("https:") and request.url.scheme != "https":
+            raise DownloadError("redirects to plain http")
+
+    part = target.with_name(f"{target.name}.part")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with httpx.Client(
+        headers={"Accept-Encoding": "identity"},
+        timeout=httpx.Timeout(30, connect=10),
+        follow_redirects=True,
+        event_hooks={"request": [require_https]},
+    ) as client:
+        published = _fill(part, client, url, size, progress)
+    expected = sha256 or published
+    if damage := find_damage(part, size, expected):
+        part.unlink()
+        raise DownloadError(damage)
+    if not expected:
+        logger.warning("%s: no hash published; only its size was checked", target.name)
+    part.replace(target)
+    _etag_file(part).unlink(missing_ok=True)
+    return expected or files.sha256(target)
+
+
+def _fill(
+    part: Path, client: "httpx.Client", url: str, size: int | None, progress: Progress | None
+) -> str | None:
+    """Write `part`, or the rest of it if the server still has that version; returns its hash."""
+    etag_file = _etag_file(part)
+    done = part.stat().st_size if part.is_file() and etag_file.is_file() else 0
+    headers = {"Range": f"bytes={done}-", "If-Range": etag_file.read_text("ascii")} if done else {}
+    with client.stream("GET", url, headers=headers) as response:
+        if done and response.status_code == 416:  # the part is whole or too long
             part.unlink()
-            raise WeightsError(f"{url}: the download {wrong}; {again}, or report it.")
-        if not (sha256 or published):
-            logger.warning("%s: no hash published; only its size was checked", target.name)
-        if not sha256:
-            record(target).write_text(published or files.sha256(part), encoding="ascii")
-        part.replace(target)
-        _tag(part).unlink(missing_ok=True)
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise WeightsError(f"{url}: {_line(error)}; check the network, then {again}.") from error
-    except OSError as error:
-        raise WeightsError(f"{part}: {_line(error)}; mend the folder, then {again}.") from error
-
-
-def _download(
-    url: str,
-    part: Path,
-    size: int | None,
-    sha256: str | None,
-    progress: Progress | None,
-    again: str,
-) -> tuple[int | None, str | None]:
-    """Fill `part`; returns the size in bytes and SHA-256 that the server or manifest promises.
-
-    Without a validator or a known hash, nothing is resumed, as two versions could be mixed.
-    """
-    import httpx
-
-    tag = _tag(part).read_text(encoding="ascii") if _tag(part).is_file() else ""
-    start = part.stat().st_size if part.is_file() and (tag or sha256) else 0
-    headers = {"Accept-Encoding": "identity"}
-    if start:
-        headers |= {"Range": f"bytes={start}-"} | ({"If-Range": tag} if tag else {})
-    timeout = httpx.Timeout(30, connect=10)
-    with httpx.stream(
-        "GET", url, headers=headers, follow_redirects=True, timeout=timeout
-    ) as response:
-        if start and response.status_code == 416:  # the part is whole or stale: start again
-            part.unlink()
-            return _download(url, part, size, sha256, progress, again)
-        hops = (*response.history, response)
-        if url.startswith("https:") and any(hop.url.scheme != "https" for hop in hops):
-            raise WeightsError(f"{url} leads to plain http; report it, do not use it.")
-        resumed = response.headers.get("Content-Range", "").startswith(f"bytes {start}-")
-        if response.status_code != 200 and not (response.status_code == 206 and start and resumed):
-            raise WeightsError(f"{url}: HTTP {response.status_code}; check the network, {again}.")
-        start = start if response.status_code == 206 else 0
+            return _fill(part, client, url, size, progress)
+        span = response.headers.get("Content-Range", "")
+        resumed = response.status_code == 206 and span.startswith(f"bytes {done}-")
+        if not resumed and response.status_code != 200:
+            raise DownloadError(f"answers HTTP {response.status_code}")
+        done = done if resumed else 0
         length = response.headers.get("Content-Length", "")
-        total = start + int(length) if length.isdecimal() else size
-        if size is not None and total != size:
-            raise WeightsError(
-                f"{url} has {total} bytes, not {size}; update openvocab, then {again}."
-            )
-        _write(response, part, start, total, progress)
-        return total, _published(response)
-
-
-def _write(
-    response: "httpx.Response", part: Path, start: int, total: int | None, progress: Progress | None
-) -> None:
-    with part.open("ab" if start else "wb") as stream:
+        total = done + int(length) if length.isdecimal() else size
+        if size not in (None, total):
+            raise DownloadError(f"has {total} bytes, not {size}")
         etag = response.headers.get("ETag", "")
-        strong = etag.startswith('"') and etag.isascii()  # a weak ETag must not guard a range
-        _tag(part).write_text(etag if strong else "", encoding="ascii")
-        for chunk in response.iter_bytes():
-            stream.write(chunk)
-            start += len(chunk)
-            if progress:
-                progress(start, total)
-        stream.flush()
-        os.fsync(stream.fileno())
+        with part.open("ab" if resumed else "wb") as file:
+            etag_file.unlink(missing_ok=True)
+            if etag.startswith('"') and etag.isascii():  # a weak ETag must not guard a range
+                etag_file.write_text(etag, "ascii")
+            for chunk in response.iter_bytes():
+                done += file.write(chunk)
+                if progress:
+                    progress(done, total)
+        return _published_sha256(response)
 
 
-def _published(response: "httpx.Response") -> str | None:
+def _published_sha256(response: "httpx.Response") -> str | None:
     """The SHA-256 that Hugging Face sends, on its redirect, for files in its large-file store."""
     for hop in (*response.history, response):
         linked = hop.headers.get("X-Linked-Etag", "").strip('"')
@@ -159,10 +123,5 @@ def _published(response: "httpx.Response") -> str | None:
     return None
 
 
-def _tag(part: Path) -> Path:
-    """The file beside a part that records the validator (ETag) of its version."""
-    return part.with_name(part.name + ".etag")
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+def _etag_file(part: Path) -> Path:
+    return part.with_name(f"{part.name}.etag")

@@ -1,4 +1,4 @@
-"""Weights by name: what the manifest lists, where the files are, and how they are fetched."""
+"""Weights by name: what the manifest lists, where the files are, and how they are pulled."""
 
 import os
 import tomllib
@@ -10,9 +10,11 @@ from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
 
+from platformdirs import user_cache_path
+
 from openvocab._internal.files import package_data
 from openvocab.errors import WeightsError, WeightsNotFoundError, did_you_mean
-from openvocab.weights.download import Progress, damage, fetch, record
+from openvocab.weights.download import DownloadError, Progress, download, find_damage
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,16 +34,11 @@ class WeightsFile:
     """Address to fetch it from; None if the file ships with the package."""
 
     def __post_init__(self) -> None:
-        pure = PurePosixPath(self.path)
-        if (
-            not pure.parts
-            or pure.is_absolute()
-            or ".." in pure.parts
-            or set(self.path) & set("\\:")
-        ):
-            raise WeightsError(f"{self.path!r} leaves the weights folder; mend the manifest.")
+        parts = PurePosixPath(self.path).parts
+        if not parts or {"/", ".."} & {*parts} or {"\\", ":"} & {*self.path}:
+            raise WeightsError(f"{self.path!r} leaves the weights folder; correct the manifest.")
         if self.url is not None and urlsplit(self.url).scheme not in ("http", "https"):
-            raise WeightsError(f"{self.url!r} is not http or https; mend the manifest.")
+            raise WeightsError(f"{self.url!r} is not http or https; correct the manifest.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +54,12 @@ class Weights:
 
     def __post_init__(self) -> None:
         folders = {PurePosixPath(file.path).parent for file in self.files}
-        files = len(self.files)
-        if len(folders) != 1 or self.kind not in ("detector", "encoder"):
-            raise WeightsError(f"{self.name}: unknown kind or not one folder; mend the manifest.")
-        if self.kind == "detector" and files != 1:
-            raise WeightsError(f"{self.name}: a detector of {files} files; mend the manifest.")
+        is_detector = self.kind == "detector" and len(self.files) == 1
+        if len(folders) != 1 or not (is_detector or self.kind == "encoder"):
+            raise WeightsError(
+                f"{self.name} is neither a detector of one file nor an encoder of one folder; "
+                "correct the manifest."
+            )
 
     def path_in(self, root: Path) -> Path:
         """The path for a loader: the file of a detector, or the folder of an encoder."""
@@ -81,13 +79,13 @@ def manifest(path: Path | None = None) -> Mapping[str, Weights]:
     """
     path = path or bundled_root() / "MANIFEST.toml"
     try:
-        raw: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+        bundles: list[dict[str, Any]] = tomllib.loads(path.read_text(encoding="utf-8"))["bundle"]
         entries = [
-            Weights(**(entry | {"files": tuple(WeightsFile(**file) for file in entry["files"])}))
-            for entry in raw["bundle"]
+            Weights(**bundle | {"files": tuple(WeightsFile(**file) for file in bundle["files"])})
+            for bundle in bundles
         ]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise WeightsError(f"{path}: {error} Mend it or reinstall openvocab.") from error
+        raise WeightsError(f"{path}: {error} Correct it or reinstall openvocab.") from error
     return MappingProxyType({entry.name: entry for entry in entries})
 
 
@@ -98,16 +96,12 @@ def bundled_root() -> Path:
 
 def user_root() -> Path:
     """The folder of pulled weights: `OPENVOCAB_WEIGHTS`, else in the user's cache folder."""
-    import platformdirs
-
     chosen = os.environ.get("OPENVOCAB_WEIGHTS")
-    if chosen:
-        return Path(chosen).expanduser()
-    return Path(platformdirs.user_cache_dir("openvocab")) / "weights"
+    return Path(chosen).expanduser() if chosen else user_cache_path("openvocab") / "weights"
 
 
 def resolve(name: str | os.PathLike[str], entries: Mapping[str, Weights] | None = None) -> Path:
-    """The path on this machine of a name in the manifest, or of a file or folder; never fetches.
+    """The path on this machine of a name in the manifest, or of a file or folder; never downloads.
 
     Raises:
         WeightsNotFoundError: the name is unknown, or its files are not on this machine.
@@ -120,7 +114,7 @@ def resolve(name: str | os.PathLike[str], entries: Mapping[str, Weights] | None 
     if text and text not in entries and Path(text).exists():
         return Path(text)
     entry = _entry(text, entries)
-    return entry.path_in(_located(entry))
+    return entry.path_in(_folder_of(entry))
 
 
 def verify(name: str, entries: Mapping[str, Weights] | None = None) -> bool:
@@ -133,22 +127,18 @@ def verify(name: str, entries: Mapping[str, Weights] | None = None) -> bool:
         WeightsNotFoundError: the name is unknown, or its files are not on this machine.
         WeightsError: a file has the wrong size or hash.
     """
-    entry = _entry(name, manifest() if entries is None else entries)
-    root = _located(entry)
+    entry = _entry(name, entries)
+    folder = _folder_of(entry)
     for file in entry.files:
-        wrong = _wrong(root / file.path, file)
-        if wrong:
-            cure = (
-                "reinstall openvocab" if entry.bundled else f"run `openvocab weights pull {name}`"
-            )
-            raise WeightsError(f"{root / file.path} {wrong}; {cure}.")
-    return all(_hash(root / file.path, file) for file in entry.files)
+        if damage := _damage(folder / file.path, file):
+            raise WeightsError(f"{folder / file.path} {damage}; {_remedy(entry)}.")
+    return all(_sha256(folder / file.path, file) for file in entry.files)
 
 
 def pull(
     name: str, *, progress: Progress | None = None, entries: Mapping[str, Weights] | None = None
 ) -> Path:
-    """Fetch missing or damaged files of a bundle into `user_root()`; resumes partial downloads.
+    """Download missing or damaged files of a bundle into `user_root()`; resumes partial downloads.
 
     Args:
         name: a name in the manifest.
@@ -160,54 +150,64 @@ def pull(
         WeightsError: there is no network, the host refuses, the transfer is cut off, the size or
             hash is wrong, or the disk is full.
     """
-    entry = _entry(name, manifest() if entries is None else entries)
+    entry = _entry(name, entries)
+    if entry.bundled:
+        verify(name, entries)
+        return resolve(name, entries)
+    for file in entry.files:
+        path = user_root() / file.path
+        if not path.is_file() or _damage(path, file):
+            _pull_file(file, path, _remedy(entry), progress)
+    return entry.path_in(user_root())
+
+
+def _pull_file(file: WeightsFile, path: Path, remedy: str, progress: Progress | None) -> None:
+    import httpx
+
     try:
-        verify(name, {name: entry})
-    except (WeightsError, WeightsNotFoundError):
-        if entry.bundled:
-            raise
-        for file in entry.files:
-            target = user_root() / file.path
-            if not target.is_file() or _wrong(target, file):
-                fetch(
-                    file.url or "",
-                    target,
-                    size=file.bytes,
-                    sha256=file.sha256,
-                    progress=progress,
-                    again=f"run `openvocab weights pull {name}` again",
-                )
-        return entry.path_in(user_root())
-    return resolve(name, {name: entry})
+        digest = download(file.url or "", path, file.bytes, file.sha256, progress)
+        if not file.sha256:
+            _record(path).write_text(digest, encoding="ascii")
+    except (DownloadError, httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise WeightsError(
+            f"{file.url}: {reason}; check the network and {path.parent}, and {remedy} again."
+        ) from error
 
 
-def _hash(path: Path, file: WeightsFile) -> str | None:
-    known = record(path)
-    return file.sha256 or (known.read_text(encoding="ascii") if known.is_file() else None)
+def _record(path: Path) -> Path:
+    """The file beside a pulled one that keeps its hash, for files without one in the manifest."""
+    return path.with_name(f"{path.name}.sha256")
 
 
-def _wrong(path: Path, file: WeightsFile) -> str | None:
-    return damage(path, file.bytes, _hash(path, file))
+def _sha256(path: Path, file: WeightsFile) -> str | None:
+    record = _record(path)
+    return file.sha256 or (record.read_text(encoding="ascii") if record.is_file() else None)
 
 
-def _entry(name: str, entries: Mapping[str, Weights]) -> Weights:
+def _damage(path: Path, file: WeightsFile) -> str | None:
+    return find_damage(path, file.bytes, _sha256(path, file))
+
+
+def _remedy(entry: Weights) -> str:
+    return "reinstall openvocab" if entry.bundled else f"run `openvocab weights pull {entry.name}`"
+
+
+def _entry(name: str, entries: Mapping[str, Weights] | None) -> Weights:
+    entries = manifest() if entries is None else entries
     if name in entries:
         return entries[name]
     if Path(name).suffix or Path(name).name != name:
         raise WeightsNotFoundError(f"There is no file {name}; check the path.")
-    raise WeightsNotFoundError(
-        f"No weights and no file are called {name!r}; {did_you_mean(name, entries)}"
-    )
+    raise WeightsNotFoundError(f"Unknown weights {name!r}; {did_you_mean(name, entries)}")
 
 
-def _located(entry: Weights) -> Path:
+def _folder_of(entry: Weights) -> Path:
     """The folder that holds all files of the bundle."""
     for root in (bundled_root(), user_root()):
         if all((root / file.path).is_file() for file in entry.files):
             return root
-    cure = f"Run `openvocab weights pull {entry.name}` to download it."
-    if entry.bundled:
-        cure = "Reinstall openvocab."
     raise WeightsNotFoundError(
-        f"Weights {entry.name!r} are neither in {bundled_root()} nor in {user_root()}. {cure}"
+        f"Weights {entry.name!r} are neither in {bundled_root()} nor in {user_root()}; "
+        f"{_remedy(entry)}."
     )

@@ -1,4 +1,4 @@
-"""Eight visitors at once for a minute: no error, nothing mixed up, no memory that grows."""
+"""Eight visitors at once for a minute: no error, no mixed-up results, no growing memory."""
 
 import threading
 import time
@@ -7,46 +7,48 @@ import psutil
 import pytest
 
 pytest.importorskip("gradio_client", reason="the demo needs gradio")
-pytest.importorskip("playwright", reason="its helpers stand beside the browser's")
+pytest.importorskip("playwright", reason="tests/browsers.py imports it")
 
 from browsers import demo
 from gradio_client import Client, handle_file
 
 pytestmark = pytest.mark.slow
-ASKED = {"bus.jpg": ("bus, pedestrian", {"bus", "pedestrian"}), "zidane.jpg": ("man", {"man"})}
+CASES = {"bus.jpg": ("bus, pedestrian", {"bus", "pedestrian"}), "zidane.jpg": ("man", {"man"})}
 
 
 def test_eight_visitors_for_a_minute(assets, tmp_path):
-    errors, answers = [], []
+    errors, results = [], []
     with demo(tmp_path) as address:
         server = next(
-            each for each in psutil.Process().children() if "demo" in " ".join(each.cmdline())
+            process
+            for process in psutil.Process().children()
+            if "demo" in " ".join(process.cmdline())
         )
-        until = time.monotonic() + 60
+        deadline = time.monotonic() + 60
 
-        def visit(photo: str) -> None:
+        def visit(image: str) -> None:
             try:
                 client = Client(address, verbose=False)
-                words, expected = ASKED[photo]
-                while time.monotonic() < until:
-                    found = client.predict(
-                        handle_file(str(assets / photo)), words, "", 0.3, api_name="/detect"
+                classes, expected = CASES[image]
+                while time.monotonic() < deadline:
+                    detections = client.predict(
+                        handle_file(str(assets / image)), classes, "", 0.3, api_name="/detect"
                     )
-                    names = {row["class_name"] for row in found}
-                    answers.append((names == expected, server.memory_info().rss / 2**20))
-            except Exception as error:  # noqa: BLE001  whatever it is, the test tells it
+                    names = {row["class_name"] for row in detections}
+                    results.append((names == expected, server.memory_info().rss / 2**20))
+            except Exception as error:  # noqa: BLE001  asserted below
                 errors.append(repr(error))
 
-        photos = [*ASKED] * 4
-        threads = [threading.Thread(target=visit, args=(photo,)) for photo in photos]
+        images = [*CASES] * 4
+        threads = [threading.Thread(target=visit, args=(image,)) for image in images]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
     assert not errors
-    assert len(answers) > 50
-    assert all(right for right, _ in answers)
-    memory = [used for _, used in answers]
+    assert len(results) > 50
+    assert all(correct for correct, _ in results)
+    memory = [used for _, used in results]
     half = len(memory) // 2
     assert max(memory[half:]) - max(memory[:half]) < 100
-    print(f"{len(answers)} answers, memory {memory[0]:.0f} to {memory[-1]:.0f} MiB")  # noqa: T201
+    print(f"{len(results)} results, memory {memory[0]:.0f} to {memory[-1]:.0f} MiB")  # noqa: T201

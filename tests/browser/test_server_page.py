@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("playwright", reason="the browser tests need playwright")
 pytest.importorskip("gradio", reason="the page needs gradio")
 
-from browsers import CHROMIUM, ask, chromium, upload, wait_for_text
+from browsers import CHROMIUM, chromium, enter_classes, upload, wait_for_text
 from servers import serving
 
 pytestmark = [
@@ -24,9 +24,9 @@ def test_the_page_is_at_the_root_and_the_routes_stay(assets):
     with serving() as (client, process), chromium() as browser:
         page = browser.new_page()
         page.goto(str(client.base_url))
-        upload(page, "#photo", assets / "bus.jpg")
-        ask(page, "pedestrian, dog")
-        wait_for_text(page, "#answer", "3 pedestrian")
+        upload(page, "#image", assets / "bus.jpg")
+        enter_classes(page, "pedestrian, dog")
+        wait_for_text(page, "#image-status", "3 pedestrian")
         files = {"image": (assets / "bus.jpg").read_bytes()}
         answer = client.post("/v1/detect/file", data={"classes": "bus"}, files=files)
         assert len(answer.json()["detections"]) == 1
@@ -67,14 +67,14 @@ def test_with_a_token_the_page_asks_for_it(assets):
         assert client.post("/v1/detect", json={}).status_code == 401
         page = browser.new_page()
         page.goto(str(client.base_url))
-        for password, said in (("wrong", "Incorrect"), ("secret", "YOLO says where")):
+        for password, said in (("wrong", "Incorrect"), ("secret", "YOLO proposes boxes")):
             page.get_by_label("username").fill("anybody")
             page.get_by_label("password").fill(password)
             page.get_by_role("button", name="Login").click()
             page.get_by_text(said).first.wait_for()
-        upload(page, "#photo", assets / "bus.jpg")
-        wait_for_text(page, "#answer", "3 person, 1 bus")
-        # Who may see the page may not therefore use the routes.
+        upload(page, "#image", assets / "bus.jpg")
+        wait_for_text(page, "#image-status", "3 person, 1 bus")
+        # Logging in to the page gives no access to the API.
         cookies = httpx.Cookies()
         for cookie in page.context.cookies():
             cookies.set(cookie["name"], cookie["value"])

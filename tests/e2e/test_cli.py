@@ -46,7 +46,7 @@ def folder(tmp_path: Path, assets: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("typed", "said"),
+    ("typed", "message"),
     [
         ("detect x.jpg", "Missing option '--classes' / '-c'; see `openvocab detect --help`."),
         ("detect x.jpg -c bus --thr 1", "--threshold); see `openvocab detect --help`."),
@@ -58,10 +58,10 @@ def folder(tmp_path: Path, assets: Path) -> Path:
         ("weights", "Missing command; see `openvocab weights --help`."),
     ],
 )
-def test_a_slip_is_told_in_one_line_with_where_to_look(run, typed, said):
+def test_a_usage_error_is_one_line_that_points_to_help(run, typed, message):
     code, text, error = run(*typed.split())
     assert (code, text) == (2, "")
-    assert error.startswith("error: ") and error.endswith(said + "\n")
+    assert error.startswith("error: ") and error.endswith(message + "\n")
     assert error.count("\n") == 1
 
 
@@ -71,7 +71,7 @@ def test_openvocab_alone_lists_the_commands(run):
     assert all(name in text for name in ("detect", "stream", "serve", "weights"))
 
 
-def test_a_photo_gives_a_table_a_picture_and_json(run, tmp_path, assets):
+def test_an_image_gives_a_table_an_annotated_image_and_json(run, tmp_path, assets):
     out, report = tmp_path / "out", tmp_path / "deep" / "report.json"
     code, text, error = run(
         "detect", assets / "bus.jpg", "-c", "bus, person", "--save", out, "--json", report
@@ -121,7 +121,7 @@ def test_a_photo_on_standard_input(run, assets):
     assert json.loads(text)["images"][0]["detections"][0]["class_name"] == "bus"
 
 
-def test_tiles_show_people_too_small_for_a_look_at_the_whole(run, tmp_path, assets):
+def test_tiles_find_people_too_small_for_the_whole_image(run, tmp_path, assets):
     with PIL.Image.open(assets / "bus.jpg") as photo:
         square = PIL.Image.new("RGB", (2000, 2000), "grey")
         square.paste(photo.resize((135, 180)), (800, 500))
@@ -177,7 +177,7 @@ def bad_images(folder: Path, assets: Path) -> dict[str, Path]:
         (folder / name).write_bytes(content)
     (folder / "nothing here").mkdir()
     (folder / "letters").mkdir()
-    (folder / "letters" / "a.txt").write_text("no picture")
+    (folder / "letters" / "a.txt").write_text("not an image")
     names = [*files, "nothing here", "letters", "missing.jpg", "*.bmp"]
     return {name: folder / name for name in names}
 
@@ -194,7 +194,7 @@ def bad_images(folder: Path, assets: Path) -> dict[str, Path]:
         "*.bmp",
     ],
 )
-def test_a_source_that_is_no_image_is_one_line_and_code_2(run, tmp_path, assets, name):
+def test_a_source_that_is_not_an_image_is_one_line_and_code_2(run, tmp_path, assets, name):
     source = bad_images(tmp_path, assets)[name]
     report = tmp_path / "report.json"
     code, text, error = run(
@@ -247,30 +247,30 @@ def test_a_file_name_of_odd_bytes_is_escaped_in_table_and_json(run, tmp_path, as
     assert os.fsencode(report["images"][0]["image"]) == name
 
 
-def test_ctrl_c_keeps_what_was_found(run, tmp_path, folder, monkeypatch):
-    reading = images.load
+def test_ctrl_c_keeps_the_results_so_far(run, tmp_path, folder, monkeypatch):
+    load_image = images.load_image
 
     def interrupted(image, **options):
         if str(image).endswith("zidane.jpg"):
             raise KeyboardInterrupt
-        return reading(image, **options)
+        return load_image(image, **options)
 
-    monkeypatch.setattr(images, "load", interrupted)
+    monkeypatch.setattr(images, "load_image", interrupted)
     code, text, error = run("detect", folder, "-c", "bus", "--json", "-")
     assert code == 130
     assert "interrupted after 2 of 3 images" in error
     assert len(json.loads(text)["images"]) == 2
 
 
-def test_a_preset_with_an_unknown_key_is_told_apart(run, tmp_path, assets):
+def test_a_preset_with_an_unknown_key_is_refused(run, tmp_path, assets):
     preset = tmp_path / "mine.toml"
-    preset.write_text('detector = "a"\nencoder = "b"\nscore_treshold = 0.5\n')
+    preset.write_text('[models]\ndetector = "a"\nencoder = "b"\n[scoring]\nscore_treshold = 0.5\n')
     code, _, error = run("detect", assets / "bus.jpg", "-c", "bus", "-p", preset)
     assert code == 2
     assert "did you mean 'score_threshold'" in error
 
 
-def test_classes_of_a_file_have_synonyms_and_pictures(run, tmp_path, assets):
+def test_classes_of_a_file_have_synonyms_and_example_images(run, tmp_path, assets):
     street = cv2.imread(str(assets / "bus.jpg"))
     cv2.imwrite(str(tmp_path / "man.png"), street[400:900, 50:210])
     file = tmp_path / "mine.toml"
@@ -279,9 +279,9 @@ def test_classes_of_a_file_have_synonyms_and_pictures(run, tmp_path, assets):
     )
     code, text, _ = run("detect", str(assets / "bus.jpg"), "-c", str(file), "--json", "-")
     assert code == 0
-    found = json.loads(text)
-    assert found["classes"] == ["shuttle", "guest", "no such"]
-    names = [each["class_name"] for each in found["images"][0]["detections"]]
+    report = json.loads(text)
+    assert report["classes"] == ["shuttle", "guest", "no such"]
+    names = [row["class_name"] for row in report["images"][0]["detections"]]
     assert sorted(names) == ["guest"] * 3 + ["shuttle"]
     file.write_text("x = [3]\n")
     code, _, error = run("detect", str(assets / "bus.jpg"), "-c", str(file))
@@ -313,7 +313,7 @@ def test_unknown_weights_are_one_line_and_code_2(run, command):
     assert "did you mean 'starter-encoder'" in error
 
 
-def test_the_doctor_says_what_is_missing_and_what_to_do(run, tmp_path, monkeypatch):
+def test_doctor_says_what_is_missing_and_what_to_do(run, tmp_path, monkeypatch):
     monkeypatch.setenv("OPENVOCAB_WEIGHTS", str(tmp_path))
     code, text, _ = run("doctor")
     assert code == 0
@@ -348,37 +348,37 @@ def test_pulling_a_preset_offline_is_one_line_and_leaves_nothing(run, tmp_path, 
     monkeypatch.setenv("OPENVOCAB_WEIGHTS", str(tmp_path))
     code, text, error = run("weights", "pull", "balanced")
     assert code == 2
-    assert "AGPL-3.0" in text  # the licence is said before anything is fetched
+    assert "AGPL-3.0" in text  # the licence is printed before anything is downloaded
     assert "check the network" in error.splitlines()[-1]
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 @pytest.mark.skipif(find_spec("gradio") is None, reason="the demo needs gradio")
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [(["--auth", "anna"], "user:password"), (["--port", "PORT"], "is in use")],
 )
-def test_a_demo_that_cannot_start_says_why(arguments, said):
+def test_a_demo_that_cannot_start_says_why(arguments, message):
     command = [sys.executable, "-m", "openvocab", "demo"]
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        command += [port if each == "PORT" else each for each in arguments]
+        command += [port if argument == "PORT" else argument for argument in arguments]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
-    assert said in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (("detect", "{photo}", "-c", "bus", "--labels", "out"), "give --format, too."),
         (("detect", "{photo}", "-c", "bus", "--preset", "yolo.pt"), "detector = 'yolo.pt' in it."),
         (("stream", "no.mp4", "-c", "bus"), "There is no no.mp4; check the path."),
     ],
 )
-def test_what_cannot_be_is_said_before_anything_is_loaded(run, assets, arguments, said):
+def test_wrong_options_are_refused_before_anything_is_loaded(run, assets, arguments, message):
     photo = str(assets / "bus.jpg")
     code, _, err = run(*(argument.format(photo=photo) for argument in arguments))
     assert code == 2
-    assert err.strip().endswith(said)
+    assert err.strip().endswith(message)

@@ -1,7 +1,7 @@
-"""What the documentation says can be typed, and the site builds without a complaint.
+"""The code blocks of the documentation run, and the site builds without warnings.
 
-A page's ```python blocks and the `openvocab` lines of its ```console blocks run in order, in a folder that holds the
-files the pages speak of. A ```text block right after one is what it prints; a block with a title is a file.
+A page's ```python blocks and the `openvocab` lines of its ```console blocks run in order, in a folder with the
+files that the pages name. A ```text block right after one is its output; a block with a title is a file.
 """
 
 import contextlib
@@ -30,13 +30,13 @@ PAGES = [
 FENCE = re.compile(r'^```(\w*)(?: title="([^"]+)")?\n(.*?)^```$', re.DOTALL | re.MULTILINE)
 ADDRESS = "http://127.0.0.1:8000"
 NUMBER = re.compile(r"-?\d+(\.\d+)?")
-# What a reader would have to fetch from another host.
-FETCHED = re.compile(r'<(?:script|img|iframe|link|source)\b[^>]*\b(?:src|href)="(?:https?:)?//')
+# Resources that a browser would load from another host.
+EXTERNAL = re.compile(r'<(?:script|img|iframe|link|source)\b[^>]*\b(?:src|href)="(?:https?:)?//')
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch, assets):
-    """Where the reader of a page sits."""
+    """The working directory of a page's reader."""
     shutil.copy(assets / "bus.jpg", tmp_path / "street.jpg")
     shutil.copy(assets / "zidane.jpg", tmp_path / "match.jpg")
     (tmp_path / "photos").mkdir()
@@ -50,7 +50,7 @@ def folder(tmp_path, monkeypatch, assets):
 
 @pytest.fixture
 def server(page, folder):
-    """The server that a page asks, elsewhere; its camera is a film."""
+    """The server that a page uses, on another port; its camera is a video."""
     if ADDRESS not in page.read_text(encoding="utf-8"):
         yield ADDRESS
         return
@@ -59,7 +59,7 @@ def server(page, folder):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(DOCS)) for page in PAGES])
-def test_its_blocks_run(page, folder, server):
+def test_the_blocks_of_a_page_run(page, folder, server):
     names: dict[str, object] = {"__name__": "__main__"}
     end, printed = None, ""
     text = page.read_text(encoding="utf-8")
@@ -74,64 +74,62 @@ def test_its_blocks_run(page, folder, server):
             printed = "".join(map(command, lines_of(body)))
         elif title and not title.startswith("/"):
             (folder / title).write_text(body, encoding="utf-8")
-    for each in names.values():
-        if isinstance(each, httpx.Client):
-            each.close()
+    for value in names.values():
+        if isinstance(value, httpx.Client):
+            value.close()
 
 
 def execute(code, names) -> str:
-    """What it prints."""
+    """Run Python code and return its output."""
     out = io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.ExitStack() as stack:
         if "from ultralytics" in code:
-            stack.enter_context(
-                isolated_ultralytics()
-            )  # imported without what that does to this process
+            stack.enter_context(isolated_ultralytics())  # without the side effects of its import
         exec(code, names)  # noqa: S102  our own pages
     return out.getvalue()
 
 
 def lines_of(body) -> list[str]:
-    """Each is a command of ours: what else a reader types stands in a ```sh block."""
+    """The commands of a block, all ours: other commands belong in a ```sh block."""
     lines = [line for line in body.replace("\\\n", " ").splitlines() if line.strip()]
     assert all(line.startswith("openvocab ") for line in lines), lines
     return lines
 
 
 def command(line) -> str:
-    """What it prints on standard output."""
+    """Run a command and return its standard output."""
     done = subprocess.run(
         [sys.executable, "-m", *shlex.split(line, comments=True)],
-        env=os.environ | {"COLUMNS": "120", "NO_COLOR": "1"},
+        env=os.environ | {"COLUMNS": "120", "NO_COLOR": "1", "PYTHONIOENCODING": "utf-8"},
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         check=False,
     )
     assert done.returncode == 0, f"{line}\n{done.stderr}"
     return done.stdout
 
 
-def assert_same(shown, printed):
-    """The same words; numbers to the hundredth or the pixel, as other processors round otherwise."""
-    expected, found = shown.split(), printed.split()
-    assert len(expected) == len(found), printed
-    for one, other in zip(expected, found, strict=True):
+def assert_same(documented, printed):
+    """The same words, and numbers within 0.02 or one pixel: processors differ in rounding."""
+    expected, actual = documented.split(), printed.split()
+    assert len(expected) == len(actual), printed
+    for one, other in zip(expected, actual, strict=True):
         assert NUMBER.sub("#", one) == NUMBER.sub("#", other), printed
         for left, right in zip(NUMBER.finditer(one), NUMBER.finditer(other), strict=True):
-            near = 0.02 if left[1] else 1 if len(left[0]) > 1 else 0
-            assert abs(float(left[0]) - float(right[0])) <= near, printed
+            tolerance = 0.02 if left[1] else 1 if len(left[0]) > 1 else 0
+            assert abs(float(left[0]) - float(right[0])) <= tolerance, printed
 
 
-def test_the_site_builds_without_a_complaint_and_fetches_nothing(tmp_path):
-    # Without a network: a proxy that refuses. The makers' notice about MkDocs 2 is no complaint.
+def test_the_site_builds_without_warnings_and_loads_nothing_from_other_hosts(tmp_path):
+    # A proxy that refuses stands for a missing network; the notice about MkDocs 2 is not a warning.
     refused = "http://127.0.0.1:9"
-    nowhere = {"http_proxy": refused, "https_proxy": refused, "NO_MKDOCS_2_WARNING": "1"}
+    offline = {"http_proxy": refused, "https_proxy": refused, "NO_MKDOCS_2_WARNING": "1"}
     done = subprocess.run(
         [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)],
         cwd=ROOT,
-        env=os.environ | nowhere,
+        env=os.environ | offline,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -140,7 +138,7 @@ def test_the_site_builds_without_a_complaint_and_fetches_nothing(tmp_path):
     assert {f"{page.relative_to(DOCS).with_suffix('.html').as_posix()}" for page in PAGES} <= set(
         pages
     )
-    assert not [name for name, path in pages.items() if FETCHED.search(path.read_text("utf-8"))]
+    assert not [name for name, path in pages.items() if EXTERNAL.search(path.read_text("utf-8"))]
     options = pages["reference/command-line.html"].read_text("utf-8")
     assert all(
         word in options for word in ("--max-seconds", "--classes-map", "openvocab weights pull")

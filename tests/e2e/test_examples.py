@@ -1,4 +1,4 @@
-"""Every example runs as a user would run it, away from the checkout, and says what is true."""
+"""Every example runs as a user would run it, outside the checkout, and prints correct results."""
 
 import ast
 import csv
@@ -29,26 +29,26 @@ from openvocab.weights import resolve
 EXAMPLES = Path(__file__).parents[2] / "examples"
 FILES = sorted(EXAMPLES.glob("*.py"))
 PUBLIC = re.compile(r"openvocab|openvocab\.(stream|labels|plugins\.\w+)")
-# Whatever library reaches out, and whether or not it hides that it failed.
-CLOSED = """
+# Also reports a library that hides its failed connection.
+NO_NETWORK = """
 import os, sys
-HERE = (None, "127.0.0.1", "::1", "localhost")
+LOOPBACK = (None, "127.0.0.1", "::1", "localhost")
 def watch(event, arguments):
     host = None
     if event == "socket.getaddrinfo":
         host = arguments[0]
     if event == "socket.connect" and isinstance(arguments[1], tuple):
         host = arguments[1][0]
-    if host not in HERE:
-        with open(os.environ["REACHED_OUT"], "a") as file:
+    if host not in LOOPBACK:
+        with open(os.environ["CONNECTIONS"], "a") as file:
             file.write(f"{host}\\n")
         raise OSError("the tests have no network")
 sys.addaudithook(watch)
 """
 
 
-class Place:
-    """A folder with photos and a film, where examples run."""
+class Workspace:
+    """A folder with photos and a video, where examples run."""
 
     def __init__(self, folder: Path, assets: Path) -> None:
         self.folder = folder
@@ -57,41 +57,41 @@ class Place:
             shutil.copy(assets / name, folder / "photos" / name)
         self.bus = cv2.imread(str(assets / "bus.jpg"))
         pan(assets / "bus.jpg", folder / "street.mp4", 24, (600, 600))
-        (folder / "closed").mkdir()
-        (folder / "closed/sitecustomize.py").write_text(CLOSED)
+        (folder / "no_network").mkdir()
+        (folder / "no_network/sitecustomize.py").write_text(NO_NETWORK)
         # Ultralytics downloads a font before it trains, unless its folder has one.
         (folder / "Ultralytics").mkdir()
         font = Path(mpl.get_data_path()) / "fonts/ttf/DejaVuSans.ttf"
         shutil.copy(font, folder / "Ultralytics/Arial.ttf")
         self.environment = os.environ | {
-            "PYTHONPATH": str(folder / "closed"),
+            "PYTHONPATH": str(folder / "no_network"),
             "PYTHONUNBUFFERED": "1",
-            "REACHED_OUT": str(folder / "reached"),
+            "CONNECTIONS": str(folder / "connections"),
             "YOLO_CONFIG_DIR": str(folder),
             "YOLO_OFFLINE": "true",
         }
 
     @contextmanager
     def started(self, *arguments: object) -> Iterator[subprocess.Popen[str]]:
-        """An example that is talked to while it runs; it must end well."""
+        """An example while it runs; it must exit without an error."""
         command = [sys.executable, str(EXAMPLES / str(arguments[0])), *map(str, arguments[1:])]
         pipe = subprocess.PIPE
         with (
-            (self.folder / "errors").open("w+") as errors,
+            (self.folder / "errors").open("w+", encoding="utf-8") as errors,
             subprocess.Popen(
-                command, cwd=self.folder, env=self.environment, text=True,
+                command, cwd=self.folder, env=self.environment, encoding="utf-8",
                 stdin=pipe, stdout=pipe, stderr=errors,
             ) as process,
         ):  # fmt: skip
-            end = threading.Timer(300, process.kill)
-            end.start()
+            timeout = threading.Timer(300, process.kill)
+            timeout.start()
             try:
                 yield process
                 process.stdin.close()
                 code = process.wait()
             finally:
                 process.kill()
-                end.cancel()
+                timeout.cancel()
             errors.seek(0)
             assert code == 0, errors.read()[-3000:]
 
@@ -100,82 +100,87 @@ class Place:
         with self.started(*arguments) as process:
             return process.stdout.read()
 
-    def picture(self, name: str) -> np.ndarray:
-        found = cv2.imread(str(self.folder / name))
-        assert found is not None, f"{name} is no picture"
-        return found
+    def read_image(self, name: str) -> np.ndarray:
+        image = cv2.imread(str(self.folder / name))
+        assert image is not None, f"{name} is not an image"
+        return image
 
-    def frames(self, name: str) -> int:
-        film, count = cv2.VideoCapture(str(self.folder / name)), 0
-        while film.read()[0]:
+    def count_frames(self, name: str) -> int:
+        video, count = cv2.VideoCapture(str(self.folder / name)), 0
+        while video.read()[0]:
             count += 1
         return count
 
 
-def photo(place: Place) -> None:
-    said = place.run("photo.py", "photos/bus.jpg")
-    assert len(re.findall(r"^bus 0\.\d\d, at \[", said, re.MULTILINE)) == 1
-    assert len(re.findall(r"^pedestrian 0\.\d\d, at \[", said, re.MULTILINE)) >= 3
-    assert "the detector calls it 'person'" in said
-    labelled = place.picture("labelled.jpg")
-    assert labelled.shape == place.bus.shape
-    assert np.abs(labelled.astype(int) - place.bus).mean() > 1
+def image(workspace: Workspace) -> None:
+    output = workspace.run("image.py", "photos/bus.jpg")
+    assert len(re.findall(r"^bus 0\.\d\d, at \[", output, re.MULTILINE)) == 1
+    assert len(re.findall(r"^pedestrian 0\.\d\d, at \[", output, re.MULTILINE)) >= 3
+    assert "the detector calls it 'person'" in output
+    labelled = workspace.read_image("labelled.jpg")
+    assert labelled.shape == workspace.bus.shape
+    assert np.abs(labelled.astype(int) - workspace.bus).mean() > 1
 
 
-def many_photos(place: Place) -> None:
-    said = place.run("many_images.py", "photos")
-    assert re.search(r"^bus\.jpg: .*\b1 bus\b", said, re.MULTILINE)
-    assert re.search(r"^zidane\.jpg: 2 pedestrian$", said, re.MULTILINE)
-    assert openvocab.Vocabulary.load(place.folder / "classes.npz").names == ("bus", "pedestrian")
+def many_images(workspace: Workspace) -> None:
+    output = workspace.run("many_images.py", "photos")
+    assert re.search(r"^bus\.jpg: .*\b1 bus\b", output, re.MULTILINE)
+    assert re.search(r"^zidane\.jpg: 2 pedestrian$", output, re.MULTILINE)
+    assert openvocab.Vocabulary.load(workspace.folder / "classes.npz").names == (
+        "bus",
+        "pedestrian",
+    )
 
 
-def image_prompts(place: Place) -> None:
-    """The picture shows a man, the word says bus: each finds its own."""
-    cv2.imwrite(str(place.folder / "guest.png"), place.bus[400:900, 50:210])
+def image_prompts(workspace: Workspace) -> None:
+    """The image shows a man and the word is "bus": either finds what it means."""
+    cv2.imwrite(str(workspace.folder / "guest.png"), workspace.bus[400:900, 50:210])
     words = ("--name", "guest", "--words", "bus", "--pictures", "guest.png")
-    said = place.run("image_prompts.py", "photos/bus.jpg", *words)
-    assert "'guest' by words: 1 found" in said
-    assert "'guest' by pictures: 3 found" in said
-    assert "'guest' by both: 4 found" in said
+    output = workspace.run("image_prompts.py", "photos/bus.jpg", *words)
+    assert "'guest' by words: 1 found" in output
+    assert "'guest' by pictures: 3 found" in output
+    assert "'guest' by both: 4 found" in output
 
 
-def explain(place: Place) -> None:
-    said = place.run("explain.py", "photos/bus.jpg")
-    first, *others = re.split(r"^asked for .*:\n", said, flags=re.MULTILINE)[1:]
+def explain(workspace: Workspace) -> None:
+    output = workspace.run("explain.py", "photos/bus.jpg")
+    first, *others = re.split(r"^asked for .*:\n", output, flags=re.MULTILINE)[1:]
     assert first.count("  bus") == 1
     assert first.count("  person") >= 3
-    assert [some.count("against") for some in others] == [first.count("against")] * 2
-    assert "(detector)" in said
+    assert [part.count("against") for part in others] == [first.count("against")] * 2
+    assert "(detector)" in output
 
 
-def slicing(place: Place) -> None:
-    """Thirty-six times the same two men, too small to be seen at once."""
-    small = cv2.resize(place.picture("photos/zidane.jpg"), (320, 180), interpolation=cv2.INTER_AREA)
-    cv2.imwrite(str(place.folder / "crowd.png"), np.tile(small, (6, 6, 1)))
-    said = place.run("slicing.py", "crowd.png")
-    whole, pieces = map(int, re.findall(r"\d+", said))
-    assert whole < 36 < 60 <= pieces
-    assert place.picture("sliced.jpg").shape == (1080, 1920, 3)
+def slicing(workspace: Workspace) -> None:
+    """The same two men 36 times, too small to be detected in the whole image."""
+    small = cv2.resize(
+        workspace.read_image("photos/zidane.jpg"), (320, 180), interpolation=cv2.INTER_AREA
+    )
+    cv2.imwrite(str(workspace.folder / "crowd.png"), np.tile(small, (6, 6, 1)))
+    output = workspace.run("slicing.py", "crowd.png")
+    whole, sliced = map(int, re.findall(r"\d+", output))
+    assert whole < 36 < 60 <= sliced
+    assert workspace.read_image("sliced.jpg").shape == (1080, 1920, 3)
 
 
-def film(place: Place) -> None:
-    said = place.run("film.py", "street.mp4")
-    assert len(re.findall(r"^track \d+: person$", said, re.MULTILINE)) >= 3
-    assert len(re.findall(r"^track \d+: bus$", said, re.MULTILINE)) == 1
-    assert place.frames("found.mp4") == 24
-    with (place.folder / "found.csv").open(newline="") as file:
+def video(workspace: Workspace) -> None:
+    output = workspace.run("video.py", "street.mp4")
+    assert len(re.findall(r"^track \d+: person$", output, re.MULTILINE)) >= 3
+    assert len(re.findall(r"^track \d+: bus$", output, re.MULTILINE)) == 1
+    assert workspace.count_frames("found.mp4") == 24
+    with (workspace.folder / "found.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert {row["class_name"] for row in rows} == {"bus", "person"}
     assert len({row["frame"] for row in rows}) > 15
 
 
-def camera(place: Place) -> None:
-    said = place.run("camera.py", "street.mp4")
-    assert said.count("appeared: street.mp4") >= 3
-    assert said.count("left: street.mp4") == said.count("appeared: street.mp4")
+def camera(workspace: Workspace) -> None:
+    output = workspace.run("camera.py", "street.mp4")
+    assert output.count("appeared: street.mp4") >= 3
+    assert output.count("left: street.mp4") == output.count("appeared: street.mp4")
     server = CameraServer()
     try:
-        with place.started("camera.py", server.url, "--seconds", 12) as process:
+        with workspace.started("camera.py", server.url, "--seconds", 12) as process:
             assert "watching" in process.stdout.readline()
             server.kill()
             assert "source lost" in process.stdout.readline()
@@ -185,93 +190,95 @@ def camera(place: Place) -> None:
         server.kill()
 
 
-def count_in_zones(place: Place) -> None:
-    said = place.run("count_in_zones.py", "street.mp4")
-    counts = {what: int(times) for what, times in re.findall(r"^(.+): (\d+)$", said, re.MULTILINE)}
+def count_in_zones(workspace: Workspace) -> None:
+    output = workspace.run("count_in_zones.py", "street.mp4")
+    counts = {
+        event: int(count) for event, count in re.findall(r"^(.+): (\d+)$", output, re.MULTILINE)
+    }
     assert counts["person entered zone left half"] >= 2
     assert counts["bus crossed line middle"] == 1
-    assert place.frames("counted.mp4") == 24
+    assert workspace.count_frames("counted.mp4") == 24
 
 
-def live_classes(place: Place) -> None:
-    with place.started("live_classes.py", "street.mp4") as process:
-        said = queue.Queue[str]()
-        threading.Thread(target=lambda: [*map(said.put, process.stdout)], daemon=True).start()
+def live_classes(workspace: Workspace) -> None:
+    with workspace.started("live_classes.py", "street.mp4") as process:
+        output = queue.Queue[str]()
+        threading.Thread(target=lambda: [*map(output.put, process.stdout)], daemon=True).start()
 
-        def heard(line: str) -> None:
-            while said.get(timeout=60).strip() != line:
+        def wait_for(line: str) -> None:
+            while output.get(timeout=60).strip() != line:
                 pass
 
-        heard("seen: person")
+        wait_for("seen: person")
         print("bus", file=process.stdin, flush=True)
-        heard("seen: bus")
+        wait_for("seen: bus")
         print("bus,,", file=process.stdin, flush=True)
-        heard("classes holds an empty string; remove it.")
+        wait_for("classes holds an empty string; remove it.")
         print("human, coach with wheels", file=process.stdin, flush=True)
-        heard("seen: human")
+        wait_for("seen: human")
 
 
-def ultralytics_plugin(place: Place) -> None:
-    shutil.copy(resolve("starter-detector"), place.folder / "yolo.onnx")
-    said = place.run("ultralytics_plugin.py", "yolo.onnx", "street.mp4")
-    assert len(re.findall(r"^track \d+: pedestrian$", said, re.MULTILINE)) >= 2
-    assert len(re.findall(r"^track \d+: bus$", said, re.MULTILINE)) == 1
-    assert re.search(r"^without it: .*\bperson\b", said, re.MULTILINE)
+def ultralytics_plugin(workspace: Workspace) -> None:
+    shutil.copy(resolve("starter-detector"), workspace.folder / "yolo.onnx")
+    output = workspace.run("ultralytics_plugin.py", "yolo.onnx", "street.mp4")
+    assert len(re.findall(r"^track \d+: pedestrian$", output, re.MULTILINE)) >= 2
+    assert len(re.findall(r"^track \d+: bus$", output, re.MULTILINE)) == 1
+    assert re.search(r"^without it: .*\bperson\b", output, re.MULTILINE)
 
 
-def label_and_train(place: Place) -> None:
-    said = place.run("label_and_train.py", "photos")
-    boxes = int(re.search(r"^(\d+) boxes", said, re.MULTILINE)[1])
+def label_and_train(workspace: Workspace) -> None:
+    output = workspace.run("label_and_train.py", "photos")
+    boxes = int(re.search(r"^(\d+) boxes", output, re.MULTILINE)[1])
     labels = [
-        path.read_text().splitlines() for path in (place.folder / "labelled/labels").iterdir()
+        path.read_text().splitlines() for path in (workspace.folder / "labelled/labels").iterdir()
     ]
     assert sum(map(len, labels)) == boxes >= 5
     assert {line.split()[0] for lines in labels for line in lines} == {"0", "1"}
-    (last,) = (place.folder / "trained").rglob("last.pt")
-    assert str(last) in said
+    (last,) = (workspace.folder / "trained").rglob("last.pt")
+    assert str(last) in output
 
 
-def ask_server(place: Place) -> None:
+def ask_server(workspace: Workspace) -> None:
     with serving("--token", "secret", "--no-demo") as (client, _):
-        asked = ("ask_server.py", "photos/bus.jpg", "--url", client.base_url)
-        said = place.run(*asked, "--token", "secret")
+        command = ("ask_server.py", "photos/bus.jpg", "--url", client.base_url)
+        output = workspace.run(*command, "--token", "secret")
         with pytest.raises(AssertionError, match="401: Give the token"):
-            place.run(*asked)
-    assert len(re.findall(r"^bus 0\.\d+ at \[", said, re.MULTILINE)) == 1
-    assert len(re.findall(r"^pedestrian 0\.\d+ at \[", said, re.MULTILINE)) >= 3
+            workspace.run(*command)
+    assert len(re.findall(r"^bus 0\.\d+ at \[", output, re.MULTILINE)) == 1
+    assert len(re.findall(r"^pedestrian 0\.\d+ at \[", output, re.MULTILINE)) >= 3
 
 
-def ray_data(place: Place) -> None:
-    del place.environment["PYTHONPATH"]  # its processes talk to each other by the machine's address
-    said = place.run("ray_data.py", "photos")
-    assert re.search(r"^bus\.jpg: bus", said, re.MULTILINE)
-    assert re.search(r"^zidane\.jpg: person, person", said, re.MULTILINE)
-    assert list((place.folder / "found").glob("*.parquet"))
+def ray_data(workspace: Workspace) -> None:
+    del workspace.environment["PYTHONPATH"]  # Ray's processes connect to the machine's own address
+    output = workspace.run("ray_data.py", "photos")
+    assert re.search(r"^bus\.jpg: bus", output, re.MULTILINE)
+    assert re.search(r"^zidane\.jpg: person, person", output, re.MULTILINE)
+    assert list((workspace.folder / "found").glob("*.parquet"))
 
 
-def ray_serve(place: Place) -> None:
-    del place.environment["PYTHONPATH"]
+def ray_serve(workspace: Workspace) -> None:
+    del workspace.environment["PYTHONPATH"]
     port = free_port()
-    with place.started(
+    with workspace.started(
         "ray_serve.py", "--replicas", "2", "--cores", "0.5", "--port", port
-    ) as serving_:
-        while "serving at" not in serving_.stdout.readline():
-            assert serving_.poll() is None
-        file = {"image": (place.folder / "photos/bus.jpg").read_bytes()}
-        answer = httpx.post(
+    ) as process:
+        while "serving at" not in process.stdout.readline():
+            assert process.poll() is None
+        file = {"image": (workspace.folder / "photos/bus.jpg").read_bytes()}
+        response = httpx.post(
             f"http://127.0.0.1:{port}/v1/detect/file",
             data={"classes": "bus"},
             files=file,
             timeout=60,
         )
-        assert [row["class_name"] for row in answer.json()["detections"]] == ["bus"]
-        serving_.send_signal(signal.SIGTERM)
+        assert [row["class_name"] for row in response.json()["detections"]] == ["bus"]
+        process.send_signal(signal.SIGTERM)
 
 
-CHECKS: dict[str, Callable[[Place], None]] = {
+CHECKS: dict[str, Callable[[Workspace], None]] = {
     f"{check.__name__}.py": check
     for check in (
-        photo, many_photos, image_prompts, explain, slicing, film, camera, count_in_zones,
+        image, many_images, image_prompts, explain, slicing, video, camera, count_in_zones,
         live_classes, ultralytics_plugin, label_and_train, ask_server, ray_data, ray_serve,
     )
 }  # fmt: skip
@@ -285,25 +292,25 @@ MARKS = {"ray_data.py": RAY, "ray_serve.py": RAY}
 @pytest.mark.parametrize(
     "name", [pytest.param(path.name, marks=MARKS.get(path.name, ())) for path in FILES]
 )
-def test_it_does_what_it_says(name, tmp_path, assets):
-    assert name in CHECKS, "an example that nobody runs; add it to CHECKS"
-    place = Place(tmp_path, assets)
-    CHECKS[name](place)
-    reached = tmp_path / "reached"
-    assert not reached.exists(), reached.read_text()
+def test_an_example_prints_what_it_should(name, tmp_path, assets):
+    assert name in CHECKS, "no test runs this example; add one to CHECKS"
+    workspace = Workspace(tmp_path, assets)
+    CHECKS[name](workspace)
+    connections = tmp_path / "connections"
+    assert not connections.exists(), connections.read_text()
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
-def test_it_is_short_and_says_how_to_run_it(path):
+def test_an_example_is_short_and_says_how_to_run_it(path):
     text = path.read_text(encoding="utf-8")
-    said = ast.get_docstring(ast.parse(text))
+    docstring = ast.get_docstring(ast.parse(text))
     assert 15 <= len(text.splitlines()) <= 40
-    assert said.splitlines()[0].endswith(".")
-    assert f"python examples/{path.name} " in said
+    assert docstring.splitlines()[0].endswith(".")
+    assert f"python examples/{path.name} " in docstring
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
-def test_it_uses_what_is_public(path):
+def test_an_example_uses_public_names_only(path):
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] == "openvocab":
             assert PUBLIC.fullmatch(node.module)
@@ -311,6 +318,8 @@ def test_it_uses_what_is_public(path):
             assert {alias.name for alias in node.names} <= set(module.__all__)
 
 
-def test_the_list_has_all_of_them():
-    listed = re.findall(r"^\| \[(\w+\.py)\]\(\1\)", (EXAMPLES / "README.md").read_text(), re.M)
+def test_the_readme_lists_every_example():
+    listed = re.findall(
+        r"^\| \[(\w+\.py)\]\(\1\)", (EXAMPLES / "README.md").read_text("utf-8"), re.M
+    )
     assert sorted(listed) == [path.name for path in FILES]

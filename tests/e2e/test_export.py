@@ -1,4 +1,4 @@
-"""`openvocab export`, as it is typed: encoders and detectors."""
+"""`openvocab export` on the command line: encoders and detectors."""
 
 import io
 import re
@@ -33,9 +33,9 @@ def run(monkeypatch, capsys):
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory, assets: Path) -> Path:
-    """Twelve different views of the two photos, and a file that is no picture."""
-    folder = tmp_path_factory.mktemp("pictures")
+def images(tmp_path_factory: pytest.TempPathFactory, assets: Path) -> Path:
+    """Twelve different views of the two photos, and a file that is not an image."""
+    folder = tmp_path_factory.mktemp("images")
     for name in ("bus.jpg", "zidane.jpg"):
         with PIL.Image.open(assets / name) as photo:
             for number in range(8):
@@ -43,11 +43,11 @@ def pictures(tmp_path_factory: pytest.TempPathFactory, assets: Path) -> Path:
                 view = turned if number % 2 else photo
                 edge = 20 * number
                 view.crop((edge, edge, *photo.size)).save(folder / f"{number}-{name}")
-    (folder / "broken.jpg").write_bytes(b"no picture")
+    (folder / "broken.jpg").write_bytes(b"not an image")
     return folder
 
 
-def test_an_encoder_is_exported_used_and_its_figures_are_printed(run, tmp_path, pictures):
+def test_an_encoder_is_exported_used_and_its_measurements_are_printed(run, tmp_path, images):
     folder = save_bundle(tmp_path / "bundle", SMALL, OPENAI)
     before = OpenClipEncoder(folder).fingerprint
     code, text, error = run(folder)
@@ -55,7 +55,7 @@ def test_an_encoder_is_exported_used_and_its_figures_are_printed(run, tmp_path, 
     assert "compared with torch fp32 on noise" in text and "times as fast as torch" in text
     assert (folder / "image.onnx").is_file()
     code, text, error = run(
-        folder, "--runtime", "openvino", "--precision", "bf16", "--images", pictures,
+        folder, "--runtime", "openvino", "--precision", "bf16", "--images", images,
         "--out", tmp_path / "fast",
     )  # fmt: skip
     assert "broken.jpg" in error
@@ -100,18 +100,18 @@ def test_a_detector_is_exported_by_ultralytics(run, tmp_path, checkpoint, runtim
     (made,) = tmp_path.iterdir()
     assert str(made) in text.replace("\n", "")
     assert sorted(path.parent.iterdir()) == before
-    proposer = UltralyticsProposer(made, threshold=0.0)
-    assert len(proposer.names) == 80
+    proposer = UltralyticsProposer(made)
+    assert len(proposer.labels) == 80
     assert len(proposer.propose([np.zeros((128, 128, 3), np.uint8)])) == 1
 
 
 @pytest.mark.slow
-def test_a_detector_is_exported_in_int8_on_the_users_pictures(run, tmp_path, checkpoint, pictures):
+def test_a_detector_is_exported_in_int8_on_the_users_images(run, tmp_path, checkpoint, images):
     path = checkpoint("yolo11n.yaml")
     whole = tmp_path / "whole"
     whole.mkdir()
-    for picture in pictures.glob("*[!n].jpg"):
-        (whole / picture.name).write_bytes(picture.read_bytes())
+    for image in images.glob("*[!n].jpg"):
+        (whole / image.name).write_bytes(image.read_bytes())
     code, _, error = run(
         path, "--runtime", "openvino", "--precision", "int8", "--images", whole,
         "--out", tmp_path / "out", "--trust-pickle", "--imgsz", 128,
@@ -119,7 +119,7 @@ def test_a_detector_is_exported_in_int8_on_the_users_pictures(run, tmp_path, che
     assert (code, error) == (0, "")
     (made,) = (tmp_path / "out").iterdir()
     assert made.name.endswith("_int8_openvino_model")
-    assert len(UltralyticsProposer(made).names) == 80
+    assert len(UltralyticsProposer(made).labels) == 80
 
 
 def test_a_detector_says_what_it_needs(run, tmp_path, checkpoint):

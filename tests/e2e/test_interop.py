@@ -1,4 +1,4 @@
-"""Our detections in other people's hands, and theirs in ours."""
+"""Detections exchanged with other libraries, in both directions."""
 
 import json
 import subprocess
@@ -12,7 +12,7 @@ import torch
 
 from openvocab import OpenVocabDetector
 from openvocab._internal.runtimes import isolated_ultralytics
-from openvocab.io import images, labels
+from openvocab.io import detections_to_rows, load_image
 from openvocab.plugins.ultralytics import to_results
 
 WORDS = ["bus", "pedestrian"]
@@ -36,19 +36,19 @@ def test_results_go_to_detections_and_back_without_loss(config, checkpoint, asse
     more = {"verbose": False, "device": "cpu", "conf": 1e-9, "max_det": 5, "retina_masks": True}
     (result,) = yolo.predict(assets / "bus.jpg", **more)
     assert len(result) > 0
-    found = sv.Detections.from_ultralytics(result)
-    back = to_results(found, result.orig_img, list(result.names.values()), result.path)
+    detections = sv.Detections.from_ultralytics(result)
+    back = to_results(detections, result.orig_img, list(result.names.values()), result.path)
     assert torch.equal(back.boxes.data, result.boxes.data)
     assert (back.names, back.path) == (result.names, result.path)
     if result.masks is not None:
         assert torch.equal(back.masks.data.bool(), result.masks.data.bool())
     again = sv.Detections.from_ultralytics(back)
-    np.testing.assert_array_equal(again.xyxy, found.xyxy)
-    assert again.data["class_name"].tolist() == found.data["class_name"].tolist()
+    np.testing.assert_array_equal(again.xyxy, detections.xyxy)
+    assert again.data["class_name"].tolist() == detections.data["class_name"].tolist()
 
 
-def test_tracks_go_there_too(assets):
-    image = images.load(assets / "bus.jpg")
+def test_tracks_are_converted_too(assets):
+    image = load_image(assets / "bus.jpg")
     found = OpenVocabDetector.from_preset().detect(image, WORDS)
     found.tracker_id = np.arange(len(found)) + 7
     result = to_results(found, image, WORDS)
@@ -62,7 +62,7 @@ def test_tracks_go_there_too(assets):
     assert numbers == found.tracker_id.tolist()
 
 
-def test_what_is_not_of_ours_becomes_results_and_rows_too(assets):
+def test_other_detections_become_results_and_rows_too(assets):
     detector, photo = OpenVocabDetector.from_preset(), assets / "bus.jpg"
     mirrored = np.zeros((1, 1080, 810), bool)
     mirrored[0, 100:200, 100:150] = True
@@ -70,11 +70,11 @@ def test_what_is_not_of_ours_becomes_results_and_rows_too(assets):
     result = to_results(plain, photo, detector.vocabulary(WORDS))
     assert result.names == dict(enumerate(WORDS))
     assert result.masks.data.numpy().astype(bool).tolist() == plain.mask.tolist()
-    assert [row["class_name"] for row in labels.rows(plain)] == [None]
+    assert [row["class_name"] for row in detections_to_rows(plain)] == [None]
 
 
-def test_a_strip_that_is_left_of_slicing_is_a_picture(assets):
-    detector, image = OpenVocabDetector.from_preset(), images.load(assets / "bus.jpg")
+def test_a_strip_left_by_slicing_is_a_valid_image(assets):
+    detector, image = OpenVocabDetector.from_preset(), load_image(assets / "bus.jpg")
     slicer = sv.InferenceSlicer(
         callback=lambda tile: detector.detect(tile, WORDS), slice_wh=640, overlap_wh=0
     )
@@ -82,7 +82,7 @@ def test_a_strip_that_is_left_of_slicing_is_a_picture(assets):
 
 
 def test_supervision_slices_for_our_detector(assets):
-    detector, image = OpenVocabDetector.from_preset(), images.load(assets / "bus.jpg")
+    detector, image = OpenVocabDetector.from_preset(), load_image(assets / "bus.jpg")
     slicer = sv.InferenceSlicer(
         callback=lambda tile: detector.detect(tile, WORDS), slice_wh=640, overlap_wh=200
     )
@@ -93,7 +93,7 @@ def test_supervision_slices_for_our_detector(assets):
 
 
 @pytest.mark.slow
-def test_what_was_labelled_by_the_command_line_trains(tmp_path, assets):
+def test_labels_of_the_command_line_can_be_trained_on(tmp_path, assets):
     done = detect(assets, "--format", "yolo", "--labels", tmp_path / "labelled")
     assert done.returncode == 0, done.stderr
     program = (
@@ -123,14 +123,14 @@ def test_labels_of_a_folder_are_coco(tmp_path, assets):
     counts = {Path(path).name: len(found) for path, _, found in dataset}
     assert counts["bus.jpg"] >= 4
     table = json.loads((tmp_path / "labelled/annotations.json").read_text())
-    assert all(0.3 <= each["score"] <= 1 for each in table["annotations"])
+    assert all(0.3 <= row["score"] <= 1 for row in table["annotations"])
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [(["--format", "voc"], "use one of coco"), (["-", "--format", "coco"], "need files")],
 )
-def test_labels_that_cannot_be_are_said(arguments, said, assets):
+def test_labels_that_cannot_be_written_are_refused(arguments, message, assets):
     done = detect(*([] if "-" in arguments else [assets]), *arguments)
     assert done.returncode == 2
-    assert said in done.stderr
+    assert message in done.stderr

@@ -1,4 +1,4 @@
-"""Folders to Parquet: whole rows, nothing twice, nothing lost, whatever engine and whoever dies."""
+"""Folders to Parquet: no row twice, none lost, with either engine, even if a worker dies."""
 
 import os
 import shutil
@@ -18,14 +18,14 @@ from videos import free_port
 
 from openvocab import OpenVocabDetector
 from openvocab.errors import ImageError
-from openvocab.plugins.parquet import SCHEMA, Chunk, chunks, find, folder, save
+from openvocab.plugins.parquet import SCHEMA, Chunk, chunks, find, save, storage_path
 
 WORDS = "bus, person"
 RAY = pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed")
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "openvocab", "batch", "-c", WORDS, *map(str, arguments)]
+    command = [sys.executable, "-m", "openvocab", "parquet", "-c", WORDS, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
@@ -47,9 +47,9 @@ def copies(target: Path, photos: list[Path], count: int) -> Path:
 @pytest.fixture
 def photos(tmp_path, assets) -> Path:
     """Two photos, and one that is broken."""
-    place = copies(tmp_path / "photos", [assets / "bus.jpg", assets / "zidane.jpg"], 2)
-    (place / "broken.jpg").write_bytes((assets / "bus.jpg").read_bytes()[:5000])
-    return place
+    folder = copies(tmp_path / "photos", [assets / "bus.jpg", assets / "zidane.jpg"], 2)
+    (folder / "broken.jpg").write_bytes((assets / "bus.jpg").read_bytes()[:5000])
+    return folder
 
 
 def test_a_row_is_what_detect_finds_and_a_rerun_does_what_is_missing(photos, tmp_path, assets):
@@ -57,14 +57,15 @@ def test_a_row_is_what_detect_finds_and_a_rerun_does_what_is_missing(photos, tmp
     first = run(photos, "--out", out)
     assert first.returncode == 1
     assert "broken.jpg" in first.stderr
-    assert "3 pictures, 0 were there, 1 not readable" in first.stdout
+    assert "3 images, 0 skipped, 1 unreadable" in first.stdout
     found = rows(out)
     row = found[str(photos / "0000.jpg")]
     expected = OpenVocabDetector.from_preset().detect(assets / "bus.jpg", ["bus", "person"])
     assert (row["width"], row["height"], row["error"]) == (810, 1080, None)
-    names = [thing["class_name"] for thing in row["detections"]]
+    names = [detection["class_name"] for detection in row["detections"]]
     assert names == expected.data["class_name"].tolist()
-    boxes = [[thing[edge] for edge in ("x1", "y1", "x2", "y2")] for thing in row["detections"]]
+    edges = ("x1", "y1", "x2", "y2")
+    boxes = [[detection[edge] for edge in edges] for detection in row["detections"]]
     np.testing.assert_allclose(boxes, expected.xyxy, atol=0.1)
     assert found[str(photos / "broken.jpg")]["detections"] == []
     assert "broken.jpg" in found[str(photos / "broken.jpg")]["error"]
@@ -74,7 +75,7 @@ def test_a_row_is_what_detect_finds_and_a_rerun_does_what_is_missing(photos, tmp
     before = part.stat().st_mtime_ns
     shutil.copy(assets / "bus.jpg", photos / "new.jpg")
     again = run(photos, "--out", out)
-    assert "1 pictures, 3 were there" in again.stdout
+    assert "1 images, 3 skipped" in again.stdout
     assert part.stat().st_mtime_ns == before
     assert rows(out).keys() == found.keys() | {str(photos / "new.jpg")}
 
@@ -84,12 +85,12 @@ def test_a_row_is_what_detect_finds_and_a_rerun_does_what_is_missing(photos, tmp
         assert "other classes or another preset" in other.stderr
 
 
-def test_what_was_mended_is_looked_at_again(photos, tmp_path, assets):
+def test_repaired_files_are_done_again(photos, tmp_path, assets):
     out = tmp_path / "out"
     assert run(photos, "--out", out).returncode == 1
     shutil.copy(assets / "zidane.jpg", photos / "broken.jpg")
     whole = run(photos, "--out", out)
-    assert "1 pictures, 2 were there, 0 not readable" in whole.stdout
+    assert "1 images, 2 skipped, 0 unreadable" in whole.stdout
     assert whole.returncode == 0
     assert all(row["detections"] and not row["error"] for row in rows(out).values())
 
@@ -98,7 +99,7 @@ def test_a_bucket_is_listed_and_written_to(photos, tmp_path):
     """By the address of a file system, as of any bucket."""
     (photos / "deeper").mkdir()
     shutil.copy(photos / "0000.jpg", photos / "deeper/x.JPG")
-    (photos / "notes.txt").write_text("no picture")
+    (photos / "notes.txt").write_text("not an image")
     _, found = find(photos.as_uri())
     assert [Path(path).name for path in found] == ["0000.jpg", "0001.jpg", "broken.jpg", "x.JPG"]
     done = run(photos.as_uri(), "--out", (tmp_path / "out").as_uri())
@@ -107,7 +108,7 @@ def test_a_bucket_is_listed_and_written_to(photos, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--engine", "spark"], "use local or ray"),
         (["--out", "nowhere://x/y"], "check the address"),
@@ -115,39 +116,40 @@ def test_a_bucket_is_listed_and_written_to(photos, tmp_path):
         (["--out", "/dev/null"], "choose another folder"),
     ],
 )
-def test_what_cannot_be_is_one_line(photos, tmp_path, arguments, said):
+def test_a_wrong_option_is_one_line(photos, tmp_path, arguments, message):
     more = [] if "--out" in arguments else ["--out", tmp_path / "out"]
     done = run(photos, *arguments, *more)
     assert done.returncode == 2
-    assert said in done.stderr.splitlines()[-1]
+    assert message in done.stderr.splitlines()[-1]
 
 
-def test_a_picture_is_told_by_where_it_is_whatever_it_was_called_by(photos, monkeypatch):
+def test_an_image_is_identified_by_its_full_path(photos, monkeypatch):
     monkeypatch.chdir(photos)
     assert find(".")[1] == find(str(photos))[1] == find("../photos")[1]
     Path(os.fsdecode(b"no\xff.jpg")).touch()
-    with pytest.raises(ImageError, match="give the file another"):
+    with pytest.raises(ImageError, match="rename the file"):
         find(".")
 
 
 @RAY
 @pytest.mark.parametrize(
-    ("change", "said"), [(("--device", "cuda:7"), "use cpu."), (("-c", "bus, bus"), "remove one.")]
+    ("change", "message"),
+    [(("--device", "cuda:7"), "use cpu."), (("-c", "bus, bus"), "remove one.")],
 )
-def test_what_fails_in_a_worker_is_one_line(photos, tmp_path, change, said):
+def test_an_error_in_a_worker_is_one_line(photos, tmp_path, change, message):
     done = run(photos, "--out", tmp_path / "out", "--engine", "ray", "--workers", "64", *change)
     assert done.returncode == 2
-    assert done.stderr.strip().endswith(said)
+    assert done.stderr.strip().endswith(message)
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-def test_a_part_is_there_whole_or_not_at_all(tmp_path):
-    out = folder(str(tmp_path / "out"))
+def test_a_part_is_written_under_its_final_name_only(tmp_path):
+    out = storage_path(str(tmp_path / "out"))
     save(out, "x", pa.Table.from_pylist([{"path": "a", "detections": []}], SCHEMA))
-    assert [each.name for each in (tmp_path / "out").iterdir()] == ["x.parquet"]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["x.parquet"]
 
 
-def test_the_name_of_a_chunk_is_that_of_its_files():
+def test_the_name_of_a_chunk_depends_on_its_files():
     assert chunks(["a", "b", "c"], 2)[0] == chunks(["a", "b", "d"], 2)[0]
     first, last = chunks(["a", "b", "c"], 2)
     assert isinstance(first, Chunk)
@@ -157,20 +159,20 @@ def test_the_name_of_a_chunk_is_that_of_its_files():
 
 @pytest.fixture
 def coco() -> list[Path]:
-    place = SHARED / "coco-dev/images"
-    if not place.is_dir():
+    folder = SHARED / "coco-dev/images"
+    if not folder.is_dir():
         pytest.skip("needs ../shared/data/coco-dev")
-    return sorted(place.glob("*.jpg"))
+    return sorted(folder.glob("*.jpg"))
 
 
 @RAY
 @pytest.mark.slow
 def test_ray_gives_the_rows_of_one_process_and_survives_a_dead_worker(tmp_path, coco):
     photos = copies(tmp_path / "photos", coco, 500)
-    (photos / "broken.jpg").write_bytes(b"no picture")
+    (photos / "broken.jpg").write_bytes(b"not an image")
     assert run(photos, "--out", tmp_path / "local").returncode == 1
     command = [
-        sys.executable, "-m", "openvocab", "batch", str(photos), "-c", WORDS,
+        sys.executable, "-m", "openvocab", "parquet", str(photos), "-c", WORDS,
         "--engine", "ray", "--out", str(tmp_path / "ray"),
     ]  # fmt: skip
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
@@ -186,19 +188,19 @@ def test_ray_gives_the_rows_of_one_process_and_survives_a_dead_worker(tmp_path, 
     for name in parts:
         assert (tmp_path / "ray" / name).read_bytes() == (tmp_path / "local" / name).read_bytes()
     again = run(photos, "--engine", "ray", "--out", tmp_path / "ray")
-    assert "0 pictures, 501 were there" in again.stdout
+    assert "0 images, 501 skipped" in again.stdout
 
 
 def workers() -> list[int]:
     """Processes that Ray calls by the name of our worker."""
-    found = []
-    for place in Path("/proc").iterdir():
-        if place.name.isdigit():
-            name = (place / "cmdline").read_bytes().decode(errors="replace")
+    pids = []
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit():
+            name = (process / "cmdline").read_bytes().decode(errors="replace")
             if name.startswith("ray::Worker"):
-                found.append(int(place.name))
-    assert found
-    return found
+                pids.append(int(process.name))
+    assert pids
+    return pids
 
 
 @RAY

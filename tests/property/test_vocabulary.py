@@ -1,4 +1,4 @@
-"""A vocabulary keeps the caller's words exactly, in memory and on disk."""
+"""A vocabulary keeps the class names exactly, in memory and in a file."""
 
 import numpy as np
 import pytest
@@ -11,8 +11,8 @@ from openvocab.errors import ClassesError
 from openvocab.vocabulary import parse_classes
 from openvocab.vocabulary.prompts import name_key, normalize_name
 
-WORD = st.text(min_size=1, max_size=20).filter(normalize_name)
-WORDS = st.lists(WORD, min_size=1, max_size=8, unique_by=name_key)
+NAME = st.text(min_size=1, max_size=20).filter(normalize_name)
+CLASSES = st.lists(NAME, min_size=1, max_size=8, unique_by=name_key)
 
 
 @pytest.fixture(scope="module")
@@ -21,31 +21,31 @@ def detector() -> OpenVocabDetector:
 
 
 @settings(max_examples=50)
-@given(words=WORDS, negatives=st.lists(st.just("sky"), max_size=1))
-def test_a_round_trip_through_a_file_changes_nothing(detector, tmp_path_factory, words, negatives):
-    bank = detector.vocabulary(words, negatives)
-    path = tmp_path_factory.mktemp("bank") / "bank.npz"
-    bank.save(path)
+@given(classes=CLASSES, negatives=st.lists(st.just("sky"), max_size=1))
+def test_saving_and_loading_changes_nothing(detector, tmp_path_factory, classes, negatives):
+    vocabulary = detector.vocabulary(classes, negatives)
+    path = tmp_path_factory.mktemp("vocabulary") / "classes.npz"
+    vocabulary.save(path)
     loaded = Vocabulary.load(path)
-    assert loaded.names == bank.names == tuple(words)
-    assert loaded.fingerprint == bank.fingerprint
-    np.testing.assert_array_equal(loaded.features, bank.features)
-    np.testing.assert_array_equal(loaded.negatives, bank.negatives)
+    assert loaded.names == vocabulary.names == tuple(classes)
+    assert loaded.fingerprint == vocabulary.fingerprint
+    np.testing.assert_array_equal(loaded.features, vocabulary.features)
+    np.testing.assert_array_equal(loaded.negatives, vocabulary.negatives)
 
 
-@given(WORDS)
-def test_every_class_is_one_unit_row(words):
+@given(CLASSES)
+def test_every_class_has_one_unit_feature(classes):
     detector = OpenVocabDetector(FakeProposer(), ColourEncoder(), PRESET)
-    bank = detector.vocabulary(words)
-    assert len(bank) == len(words)
-    np.testing.assert_allclose(np.linalg.norm(bank.features, axis=1), 1, rtol=1e-5)
+    vocabulary = detector.vocabulary(classes)
+    assert len(vocabulary) == len(classes)
+    np.testing.assert_allclose(np.linalg.norm(vocabulary.features, axis=1), 1, rtol=1e-5)
 
 
-@given(st.lists(WORD, min_size=1, max_size=6))
-def test_two_names_that_would_share_a_prompt_are_refused(words):
-    keys = [name_key(word) for word in words]
+@given(st.lists(NAME, min_size=1, max_size=6))
+def test_two_names_with_the_same_prompt_are_refused(names):
+    keys = [name_key(name) for name in names]
     if len(set(keys)) == len(keys):
-        assert list(parse_classes(words)) == words
+        assert list(parse_classes(names)) == names
     else:
         with pytest.raises(ClassesError, match="the same"):
-            parse_classes(words)
+            parse_classes(names)

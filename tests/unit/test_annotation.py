@@ -1,4 +1,4 @@
-"""Detections to picture: what is drawn, in which colour, and what is left alone."""
+"""Annotated images: what is drawn, in which colour, and what is left unchanged."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from matplotlib import font_manager
 
 from openvocab import annotate
 from openvocab.errors import ConfigError
-from openvocab.io.annotation import _colour, _installed
+from openvocab.io.annotation import _colour, _system_font
 
 
 def detections(*names: str, mask: np.ndarray | None = None, score: float | None = 0.9):
@@ -32,7 +32,7 @@ def grey() -> np.ndarray:
     return np.full((200, 400, 3), 128, np.uint8)
 
 
-def test_the_input_is_left_alone_and_nothing_found_is_a_copy(grey):
+def test_the_input_is_unchanged_and_without_detections_a_copy_is_returned(grey):
     before = grey.copy()
     drawn = annotate(grey, detections("bus"))
     np.testing.assert_array_equal(grey, before)
@@ -48,37 +48,37 @@ def test_a_class_keeps_its_colour_wherever_it_stands(grey):
     np.testing.assert_array_equal(both[80, 110], alone[80, 110])
 
 
-def test_the_first_ten_classes_are_told_apart_by_their_colours():
+def test_the_first_ten_classes_have_distinct_colours():
     colours = np.array([_colour(number).as_rgb() for number in range(10)], float)
     apart = np.linalg.norm(colours[:, None] - colours[None], axis=-1)
     assert apart[~np.eye(10, dtype=bool)].min() > 20
 
 
-def test_lines_grow_with_the_picture(grey):
-    def width(picture: np.ndarray) -> int:
-        found = sv.Detections(
+def test_lines_grow_with_the_image(grey):
+    def width(image: np.ndarray) -> int:
+        detections = sv.Detections(
             np.array([[100, 50, 300, 150]], np.float32),
             confidence=np.ones(1),
             class_id=np.zeros(1, int),
             data={"class_name": np.array(["bus"], dtype=object)},
         )
-        row = annotate(picture, found)[100, 60:140]
+        row = annotate(image, detections)[100, 60:140]
         return int((row != 128).any(axis=1).sum())
 
     large = np.full((2000, 3000, 3), 128, np.uint8)
     assert width(large) > width(grey)
 
 
-def test_it_takes_what_detect_takes(tmp_path, grey):
+def test_it_takes_the_same_images_as_detect(tmp_path, grey):
     PIL.Image.fromarray(grey).save(tmp_path / "grey.png")
-    found = detections("bus")
+    boxes = detections("bus")
     for image in (tmp_path / "grey.png", PIL.Image.fromarray(grey), grey[:, :, 0], grey / 255):
-        assert annotate(image, found).shape == grey.shape
+        assert annotate(image, boxes).shape == grey.shape
 
 
-def test_without_names_the_number_of_the_class_is_drawn(grey):
-    found = sv.Detections(np.array([[20, 40, 80, 120]], np.float32), class_id=np.array([3]))
-    assert (annotate(grey, found) != grey).any()
+def test_without_names_the_class_id_is_drawn(grey):
+    unnamed = sv.Detections(np.array([[20, 40, 80, 120]], np.float32), class_id=np.array([3]))
+    assert (annotate(grey, unnamed) != grey).any()
 
 
 def test_masks_are_drawn(grey):
@@ -116,7 +116,7 @@ def font(path, letters, glyphs):
     return str(path)
 
 
-def test_letters_that_dejavu_has_not_are_drawn_in_a_font_of_the_system(grey, tmp_path, monkeypatch):
+def test_letters_that_dejavu_lacks_are_drawn_in_a_system_font(grey, tmp_path, monkeypatch):
     digits = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
     known = "0123456789."
     whole = font(tmp_path / "a.ttf", known + "犬", [*digits, "period", "H"])
@@ -125,28 +125,28 @@ def test_letters_that_dejavu_has_not_are_drawn_in_a_font_of_the_system(grey, tmp
     (tmp_path / "d.ttf").write_bytes(b"damaged")
 
     def drawn(name, *fonts):
-        _installed.cache_clear()
+        _system_font.cache_clear()
         monkeypatch.setattr(font_manager, "findSystemFonts", lambda: list(fonts))
         return annotate(grey, detections(name))
 
     nothing = drawn("犬")
     try:
-        found = drawn("犬", str(tmp_path / "d.ttf"), without_digits, whole)
-        assert (found != nothing).any()
-        assert (found != drawn("犬", other)).any()
+        replaced = drawn("犬", str(tmp_path / "d.ttf"), without_digits, whole)
+        assert (replaced != nothing).any()
+        assert (replaced != drawn("犬", other)).any()
         assert (drawn("犬", without_digits) == nothing).all()  # the score would be boxes
         assert (drawn("dog 犬", whole) == drawn("dog 犬")).all()  # and here "dog"
         assert (drawn("dog", whole) == drawn("dog")).all()
     finally:
-        _installed.cache_clear()
+        _system_font.cache_clear()
 
 
-def test_a_missing_score_and_a_tiny_picture_are_no_trouble():
+def test_a_missing_score_and_a_tiny_image_are_drawn():
     tiny = np.zeros((4, 6, 3), np.uint8)
     assert annotate(tiny, detections("bus", score=None)).shape == (4, 6, 3)
 
 
 @pytest.mark.parametrize("scale", [0, -1, float("nan"), float("inf"), 1e4])
-def test_a_scale_that_is_none_is_refused(grey, scale):
-    with pytest.raises(ConfigError, match="give more than 0, to 20"):
+def test_a_scale_out_of_range_is_refused(grey, scale):
+    with pytest.raises(ConfigError, match="use more than 0, up to 20"):
         annotate(grey, sv.Detections.empty(), scale=scale)

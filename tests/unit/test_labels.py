@@ -1,4 +1,4 @@
-"""What other tools read of our detections, read back by those tools or by their rules."""
+"""Label files, read back by the tools they are for or by their rules."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,8 @@ from PIL import Image
 from openvocab._internal.runtimes import isolated_ultralytics
 from openvocab.errors import ConfigError, OpenVocabError
 from openvocab.evaluation.formats import load
-from openvocab.io.labels import FORMATS, LabelledImage, compress_masks, to_hf, write_labels
+from openvocab.io import LabelledImage, to_hf, write_labels
+from openvocab.io.labels import FORMATS, compress_masks
 
 CLASSES = ("bus", 'a "red" <Löwe>, & more')
 SIZE = (200, 100)
@@ -36,22 +37,22 @@ def detections(*, masks: bool = False) -> sv.Detections:
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> list[LabelledImage]:
-    """Two of one name in two folders, and one in which nothing was found."""
-    found = [detections(), detections()[[1]], detections()[np.zeros(2, bool)]]
+def images(tmp_path: Path) -> list[LabelledImage]:
+    """Two of one name in two folders, and one without detections."""
+    results = [detections(), detections()[[1]], detections()[np.zeros(2, bool)]]
     paths = [tmp_path / "photos" / name for name in ("a/x.jpg", "b/x.jpg", "nichts ä.png")]
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
         cv2.imencode(path.suffix, np.zeros((SIZE[1], SIZE[0], 3), np.uint8))[1].tofile(path)
-    return [LabelledImage(path, SIZE, each) for path, each in zip(paths, found, strict=True)]
+    return [LabelledImage(path, SIZE, result) for path, result in zip(paths, results, strict=True)]
 
 
 def by_name(dataset: sv.DetectionDataset) -> dict[str, sv.Detections]:
     return {"/".join(Path(path).parts[-2:]): found for path, _, found in dataset}
 
 
-def test_coco_is_read_by_supervision(pictures, tmp_path):
-    file = write_labels("coco", pictures, CLASSES, tmp_path / "out")
+def test_coco_is_read_by_supervision(images, tmp_path):
+    file = write_labels("coco", images, CLASSES, tmp_path / "out")
     dataset = sv.DetectionDataset.from_coco(str(tmp_path / "photos"), str(file))
     assert tuple(dataset.classes) == CLASSES
     found = by_name(dataset)
@@ -59,48 +60,49 @@ def test_coco_is_read_by_supervision(pictures, tmp_path):
     assert found["a/x.jpg"].class_id.tolist() == [0, 1]
     assert found["b/x.jpg"].class_id.tolist() == [1]
     assert len(found["photos/nichts ä.png"]) == 0
-    scores = [each["score"] for each in json.loads(file.read_text())["annotations"]]
+    scores = [row["score"] for row in json.loads(file.read_text())["annotations"]]
     assert scores == [0.9, 0.5, 0.5]
 
 
-def test_coco_has_outlines_where_there_are_masks(pictures, tmp_path):
-    masked = [pictures[0]._replace(found=detections(masks=True))]
+def test_coco_has_outlines_where_there_are_masks(images, tmp_path):
+    masked = [images[0]._replace(detections=detections(masks=True))]
     file = write_labels("coco", masked, CLASSES, tmp_path / "out")
-    dataset = sv.DetectionDataset.from_coco(
-        str(pictures[0].path.parent), str(file), force_masks=True
-    )
+    dataset = sv.DetectionDataset.from_coco(str(images[0].path.parent), str(file), force_masks=True)
     ((_, _, found),) = list(dataset)
     expected = detections(masks=True).mask
     assert (found.mask == expected).mean() > 0.99
-    areas = [each["area"] for each in json.loads(file.read_text())["annotations"]]
+    areas = [row["area"] for row in json.loads(file.read_text())["annotations"]]
     assert areas == [3000, 7921]
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_masks_that_were_kept_small_give_the_same_labels(kind, pictures, tmp_path):
-    dense = pictures[0]._replace(found=detections(masks=True))
-    small = compress_masks(*dense)
-    assert not isinstance(small.found.mask, np.ndarray)
+def test_compressed_masks_give_the_same_labels(kind, images, tmp_path):
+    dense = images[0]._replace(detections=detections(masks=True))
+    compressed = compress_masks(dense.detections, SIZE)
+    assert not isinstance(compressed.mask, np.ndarray)
+    small = dense._replace(detections=compressed)
     first = write_labels(kind, [dense], CLASSES, tmp_path / "dense").read_text()
     second = write_labels(kind, [small], CLASSES, tmp_path / "small").read_text()
     assert first.replace("dense", "small") == second
-    lines = [sorted(place.rglob("*.txt")) for place in (tmp_path / "dense", tmp_path / "small")]
+    lines = [sorted(folder.rglob("*.txt")) for folder in (tmp_path / "dense", tmp_path / "small")]
     for one, other in zip(*lines, strict=True):
         assert one.read_text() == other.read_text()
 
 
 @pytest.mark.parametrize("kind", ["yolo", "coco"])
-def test_what_was_labelled_can_be_evaluated(pictures, tmp_path, kind):
-    file = write_labels(kind, pictures, CLASSES, tmp_path / "out")
+def test_labels_can_be_evaluated(images, tmp_path, kind):
+    file = write_labels(kind, images, CLASSES, tmp_path / "out")
     dataset = load(file.parent, tmp_path / "photos" if kind == "coco" else None)
     assert dataset.classes == CLASSES
-    assert [len(photo.xyxy) for photo in dataset.photos] == [len(each.found) for each in pictures]
+    assert [len(photo.xyxy) for photo in dataset.photos] == [
+        len(image.detections) for image in images
+    ]
 
 
 @pytest.mark.parametrize("masks", [False, True])
-def test_yolo_is_read_by_supervision(pictures, tmp_path, masks):
-    pictures[0] = pictures[0]._replace(found=detections(masks=masks))
-    file = write_labels("yolo", pictures, CLASSES, tmp_path / "out")
+def test_yolo_is_read_by_supervision(images, tmp_path, masks):
+    images[0] = images[0]._replace(detections=detections(masks=masks))
+    file = write_labels("yolo", images, CLASSES, tmp_path / "out")
     for folder, expected in (("a", detections()), ("b", detections()[[1]])):
         dataset = sv.DetectionDataset.from_yolo(
             str(tmp_path / "out/images" / folder), str(tmp_path / "out/labels" / folder), str(file)
@@ -112,13 +114,13 @@ def test_yolo_is_read_by_supervision(pictures, tmp_path, masks):
     assert json.loads(file.read_text())["names"] == {"0": CLASSES[0], "1": CLASSES[1]}
 
 
-def test_two_pictures_of_one_stem_keep_a_file_of_labels_each(tmp_path):
-    pictures = []
+def test_two_images_of_one_stem_get_a_label_file_each(tmp_path):
+    images = []
     for suffix, some in ((".jpg", [0, 1]), (".png", [1])):
         path = tmp_path / f"x{suffix}"
         cv2.imwrite(str(path), np.zeros((SIZE[1], SIZE[0], 3), np.uint8))
-        pictures.append(LabelledImage(path, SIZE, detections()[some]))
-    write_labels("yolo", pictures, CLASSES, tmp_path / "out")
+        images.append(LabelledImage(path, SIZE, detections()[some]))
+    write_labels("yolo", images, CLASSES, tmp_path / "out")
     lines = {
         file.name: len(file.read_text().splitlines())
         for file in (tmp_path / "out/labels").iterdir()
@@ -127,59 +129,59 @@ def test_two_pictures_of_one_stem_keep_a_file_of_labels_each(tmp_path):
     assert {file.name for file in (tmp_path / "out/images").iterdir()} == {"x.jpg", "x-2.png"}
 
 
-def test_links_keep_the_names_they_have(tmp_path):
+def test_links_keep_their_own_names(tmp_path):
     (tmp_path / "blobs").mkdir()
     cv2.imwrite(str(tmp_path / "blobs/ab12.jpg"), np.zeros((SIZE[1], SIZE[0], 3), np.uint8))
     (tmp_path / "photos").mkdir()
     for name in ("one.jpg", "two.jpg"):
         (tmp_path / "photos" / name).symlink_to(tmp_path / "blobs/ab12.jpg")
-    pictures = [
+    images = [
         LabelledImage(tmp_path / "photos" / name, SIZE, detections())
         for name in ("one.jpg", "two.jpg")
     ]
-    table = json.loads(write_labels("coco", pictures, CLASSES, tmp_path / "out").read_text())
+    table = json.loads(write_labels("coco", images, CLASSES, tmp_path / "out").read_text())
     assert [image["file_name"] for image in table["images"]] == ["one.jpg", "two.jpg"]
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_labels_that_are_there_stay_as_they_were_corrected(kind, pictures, tmp_path):
-    file = write_labels(kind, pictures, CLASSES, tmp_path / "out")
+def test_existing_labels_are_not_overwritten(kind, images, tmp_path):
+    file = write_labels(kind, images, CLASSES, tmp_path / "out")
     file.write_text("corrected")
     with pytest.raises(ConfigError, match="choose another folder"):
-        write_labels(kind, pictures, CLASSES, tmp_path / "out")
+        write_labels(kind, images, CLASSES, tmp_path / "out")
     assert file.read_text() == "corrected"
 
 
-def test_a_dataset_of_somebody_else_is_not_written_into(pictures, tmp_path):
+def test_another_dataset_is_not_written_into(images, tmp_path):
     (tmp_path / "out/labels").mkdir(parents=True)
-    with pytest.raises(ConfigError, match="holds labels already"):
-        write_labels("yolo", pictures, CLASSES, tmp_path / "out")
+    with pytest.raises(ConfigError, match="already holds labels"):
+        write_labels("yolo", images, CLASSES, tmp_path / "out")
 
 
-def test_yolo_finds_the_labels_of_every_picture_even_when_the_folder_was_moved(tmp_path):
+def test_yolo_finds_the_labels_of_every_image_even_when_the_folder_was_moved(tmp_path):
     names = ("train/images/x.jpg", "val/images/x.gif", "other/" + 250 * "y" + ".jpg", "a.b.png")
     paths = [tmp_path / "photos" / name for name in names]
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", SIZE, "red").save(path)
-    pictures = [LabelledImage(path, SIZE, detections()) for path in paths]
-    write_labels("yolo", pictures, ("a\x7fb\u2028", "x: y"), tmp_path / "out")
+    images = [LabelledImage(path, SIZE, detections()) for path in paths]
+    write_labels("yolo", images, ("a\x7fb\u2028", "x: y"), tmp_path / "out")
     moved = (tmp_path / "out").rename(tmp_path / "moved")
     with isolated_ultralytics() as ultralytics:
         table = ultralytics.data.utils.check_det_dataset(str(moved / "data.yaml"))
         dataset = ultralytics.data.YOLODataset(table["train"], data=table, imgsz=64)
-    assert [len(each["cls"]) for each in dataset.labels] == [2, 2, 2, 2]
+    assert [len(label["cls"]) for label in dataset.labels] == [2, 2, 2, 2]
     assert table["names"] == {0: "a\x7fb\u2028", 1: "x: y"}
 
 
-def test_cvat_reads_names_that_xml_has_no_signs_for(tmp_path):
-    picture = LabelledImage(tmp_path / "a\x1b.jpg", SIZE, detections())
-    root = ElementTree.parse(write_labels("cvat", [picture], CLASSES, tmp_path))  # noqa: S314  ours
+def test_cvat_reads_names_with_characters_that_xml_lacks(tmp_path):
+    image = LabelledImage(tmp_path / "a\x1b.jpg", SIZE, detections())
+    root = ElementTree.parse(write_labels("cvat", [image], CLASSES, tmp_path))  # noqa: S314  ours
     assert root.find("image").get("name") == "a\N{REPLACEMENT CHARACTER}.jpg"
 
 
-def test_label_studio_counts_in_per_cent(pictures, tmp_path):
-    tasks = json.loads(write_labels("label-studio", pictures, CLASSES, tmp_path).read_text())
+def test_label_studio_gets_per_cent(images, tmp_path):
+    tasks = json.loads(write_labels("label-studio", images, CLASSES, tmp_path).read_text())
     assert [task["data"]["image"] for task in tasks] == ["a/x.jpg", "b/x.jpg", "nichts ä.png"]
     first, _ = tasks[0]["predictions"][0]["result"]
     assert first["value"] == {
@@ -189,8 +191,8 @@ def test_label_studio_counts_in_per_cent(pictures, tmp_path):
     assert tasks[2]["predictions"][0]["result"] == []
 
 
-def test_cvat_gets_the_names_as_they_are(pictures, tmp_path):
-    root = ElementTree.parse(write_labels("cvat", pictures, CLASSES, tmp_path))  # noqa: S314  ours
+def test_cvat_gets_the_names_as_they_are(images, tmp_path):
+    root = ElementTree.parse(write_labels("cvat", images, CLASSES, tmp_path))  # noqa: S314  ours
     assert next(root.iter("image")).get("name") == "a/x.jpg"
     boxes = [dict(box.attrib) for box in root.find("image").iter("box")]
     assert boxes[1]["label"] == CLASSES[1]
@@ -198,18 +200,17 @@ def test_cvat_gets_the_names_as_they_are(pictures, tmp_path):
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_no_pictures_are_labels_too(kind, tmp_path):
+def test_no_images_give_valid_labels(kind, tmp_path):
     assert write_labels(kind, [], CLASSES, tmp_path / "out").is_file()
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_what_cannot_be_written_is_one_line(kind, pictures, tmp_path):
+def test_a_folder_that_cannot_be_written_to_is_refused(kind, images, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(OpenVocabError, match="choose another") as caught:
-        write_labels(kind, pictures, CLASSES, tmp_path / "file/out")
-    assert "\n" not in str(caught.value)
-    with pytest.raises(OpenVocabError, match="no format 'voc'"):
-        write_labels("voc", pictures, CLASSES, tmp_path)
+    with pytest.raises(OpenVocabError, match="choose another"):
+        write_labels(kind, images, CLASSES, tmp_path / "file/out")
+    with pytest.raises(OpenVocabError, match="Unknown format 'voc'"):
+        write_labels("voc", images, CLASSES, tmp_path)
 
 
 def test_hugging_face_gets_its_own_keys():

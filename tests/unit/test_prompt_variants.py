@@ -88,7 +88,7 @@ def test_the_shipped_map_fits_cocos_names(names):
     ]  # fmt: skip
     assert len(asked[-1].classes) == 1080
     for each in asked:
-        parse(each.classes)  # no word twice
+        parse_classes(each.classes)  # no word twice
 
 
 def test_the_shipped_words_for_absent_things_and_distractors_are_no_other_words_for_coco(names):

@@ -1,4 +1,4 @@
-"""Films that play, up to a crash and past a new size; lines that are on the disk at once."""
+"""Videos that play, up to a crash and past a new size; lines that are on the disk at once."""
 
 import csv
 import json
@@ -14,18 +14,19 @@ import pytest
 import supervision as sv
 
 from openvocab.errors import ConfigError, SinkError
-from openvocab.stream.records import CsvSink, JsonLines, JsonLinesSink
-from openvocab.stream.video import VideoSink
+from openvocab.stream.events import Event
+from openvocab.stream.sinks import CsvSink, EventLog, JsonLinesSink
+from openvocab.stream.video_sinks import VideoSink, drawing, video_sinks
 from openvocab.stream.zones import Zones
 from openvocab.types import Frame, Sink
 
 
-def frame(index=0, size=(64, 48), time_s=None):
+def frame(index=0, size=(64, 48), time_s=None, source="cam", fps=10.0):
     image = np.full((size[1], size[0], 3), 5 * index % 255, np.uint8)
-    return Frame(index, index / 10 if time_s is None else time_s, image, "cam")
+    return Frame(index, index / 10 if time_s is None else time_s, image, source, fps=fps)
 
 
-def found(count=1):
+def cars(count=1):
     return sv.Detections(
         np.tile(np.array([[1, 2, 30, 40]], np.float32), (count, 1)),
         confidence=np.full(count, 0.5, np.float32),
@@ -36,52 +37,52 @@ def found(count=1):
 
 
 def decoded(path):
-    with av.open(str(path)) as film:
-        stream = film.streams.video[0]
-        pictures = [picture.to_ndarray(format="bgr24") for picture in film.decode(stream)]
-        return stream.codec_context.name, stream.codec_context.pix_fmt, pictures
+    with av.open(str(path)) as video:
+        stream = video.streams.video[0]
+        images = [image.to_ndarray(format="bgr24") for image in video.decode(stream)]
+        return stream.codec_context.name, stream.codec_context.pix_fmt, images
 
 
 @pytest.mark.parametrize("sink", [VideoSink, JsonLinesSink, CsvSink])
-def test_each_is_a_sink(sink, tmp_path):
-    made = sink(tmp_path / "x.mp4", 10.0) if sink is VideoSink else sink(tmp_path / "x")
-    assert isinstance(made, Sink)
-    made.close()
+def test_all_follow_the_protocol(sink, tmp_path):
+    opened = sink(tmp_path / "x.mp4")
+    assert isinstance(opened, Sink)
+    opened.close()
 
 
-def test_a_film_holds_every_frame_as_browsers_play_it(tmp_path):
-    sink = VideoSink(tmp_path / "a.mp4", 10)
+def test_a_video_has_every_frame_as_browsers_play_it(tmp_path):
+    sink = VideoSink(tmp_path / "a.mp4")
     for index in range(25):
-        sink.write(frame(index, (65, 49)), found(0))  # odd sides
+        sink.write(frame(index, (65, 49)), cars(0))  # odd sides
     sink.close()
-    codec, pixels, pictures = decoded(tmp_path / "a.mp4")
-    assert (codec, pixels, len(pictures)) == ("h264", "yuv420p", 25)
-    assert pictures[0].shape == (48, 64, 3)
-    assert [int(each.mean()) for each in pictures[::8]] == pytest.approx([0, 40, 80, 120], abs=6)
+    codec, pixels, images = decoded(tmp_path / "a.mp4")
+    assert (codec, pixels, len(images)) == ("h264", "yuv420p", 25)
+    assert images[0].shape == (48, 64, 3)
+    assert [int(image.mean()) for image in images[::8]] == pytest.approx([0, 40, 80, 120], abs=6)
 
 
 def test_frames_keep_their_times(tmp_path):
-    sink = VideoSink(tmp_path / "a.mp4", 10)
+    sink = VideoSink(tmp_path / "a.mp4")
     for index, time_s in enumerate((1e9, 1e9 + 0.1, 1e9 + 0.1, 1e9 + 2)):  # two at one time
-        sink.write(frame(index, time_s=time_s), found(0))
+        sink.write(frame(index, time_s=time_s), cars(0))
     sink.close()
-    with av.open(str(tmp_path / "a.mp4")) as film:
-        times = [float(picture.time) for picture in film.decode(video=0)]
+    with av.open(str(tmp_path / "a.mp4")) as video:
+        times = [float(image.time) for image in video.decode(video=0)]
     assert times == pytest.approx([0, 0.1, 0.1, 2], abs=0.01)
 
 
 def test_a_new_size_and_a_full_file_begin_another(tmp_path):
-    sink = VideoSink(tmp_path / "a.mp4", 10)
+    sink = VideoSink(tmp_path / "a.mp4")
     for index in range(6):
-        sink.write(frame(index, (64, 48) if index < 3 else (96, 64)), found(0))
+        sink.write(frame(index, (64, 48) if index < 3 else (96, 64)), cars(0))
     sink.close()
     assert [len(decoded(tmp_path / name)[2]) for name in ("a.mp4", "a-2.mp4")] == [3, 3]
 
-    noise = np.random.default_rng(0)
-    sink = VideoSink(tmp_path / "b.mp4", 10, max_bytes=100_000)
+    rng = np.random.default_rng(0)
+    sink = VideoSink(tmp_path / "b.mp4", max_bytes=100_000)
     for index in range(60):
-        image = noise.integers(0, 255, (120, 160, 3), np.uint8)
-        sink.write(Frame(index, index / 10, image, "cam"), found(0))
+        image = rng.integers(0, 255, (120, 160, 3), np.uint8)
+        sink.write(Frame(index, index / 10, image, "cam"), cars(0))
     sink.close()
     files = sorted(tmp_path.glob("b*.mp4"))
     assert len(files) > 2
@@ -93,10 +94,10 @@ def test_what_was_written_before_a_kill_can_be_read(tmp_path):
 import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})
 import time
 from test_stream_sinks import *
-film, lines, table = VideoSink("a.mp4", 10), JsonLinesSink("a.jsonl"), CsvSink("a.csv")
+video, lines, table = VideoSink("a.mp4"), JsonLinesSink("a.jsonl"), CsvSink("a.csv")
 for index in range(100000):
-    for sink in (film, lines, table):
-        sink.write(frame(index), found())
+    for sink in (video, lines, table):
+        sink.write(frame(index), cars())
     if index == 100:
         print("ready", flush=True)
     time.sleep(0.001)
@@ -123,80 +124,100 @@ for index in range(100000):
 def test_a_restart_keeps_what_was_recorded(tmp_path):
     for _ in range(2):
         for sink in (
-            VideoSink(tmp_path / "a.mp4", 10),
+            VideoSink(tmp_path / "a.mp4"),
             JsonLinesSink(tmp_path / "a.jsonl"),
             CsvSink(tmp_path / "a.csv"),
         ):
             for index in range(3):
-                sink.write(frame(index), found())
+                sink.write(frame(index), cars())
             sink.close()
     assert [len(decoded(tmp_path / name)[2]) for name in ("a.mp4", "a-2.mp4")] == [3, 3]
     assert len((tmp_path / "a.jsonl").read_text("utf-8").splitlines()) == 6
     assert len((tmp_path / "a.csv").read_text("utf-8").splitlines()) == 7
 
 
-def test_a_long_gap_and_a_clock_that_goes_back_begin_another_film(tmp_path):
-    sink = VideoSink(tmp_path / "a.mp4", 10)
+def test_a_long_gap_and_a_clock_that_goes_back_begin_another_file(tmp_path):
+    sink = VideoSink(tmp_path / "a.mp4")
     for index, time_s in enumerate((5.0, 5.1, 4000.0, 4000.1, 10.0)):
-        sink.write(frame(index, time_s=time_s), found())
+        sink.write(frame(index, time_s=time_s), cars())
     sink.close()
     files = [tmp_path / name for name in ("a.mp4", "a-2.mp4", "a-3.mp4")]
     assert [len(decoded(file)[2]) for file in files] == [2, 2, 1]
 
 
-def test_without_h264_a_film_is_mpeg_4(tmp_path, monkeypatch):
+def test_without_h264_a_video_is_mpeg_4(tmp_path, monkeypatch):
     monkeypatch.setattr(av, "codecs_available", {"mpeg4"})
-    sink = VideoSink(tmp_path / "a.mp4", 10)
+    sink = VideoSink(tmp_path / "a.mp4")
     for index in range(5):
-        sink.write(frame(index), found())
+        sink.write(frame(index), cars())
     sink.close()
     monkeypatch.undo()
     assert decoded(tmp_path / "a.mp4")[0] == "mpeg4"
     assert len(decoded(tmp_path / "a.mp4")[2]) == 5
 
 
-def test_a_film_of_another_name_is_refused(tmp_path):
+def test_an_unsupported_suffix_is_refused(tmp_path):
     with pytest.raises(SinkError, match=r"\.mp4 or \.mkv"):
-        VideoSink(tmp_path / "out", 10)
+        VideoSink(tmp_path / "out")
+
+
+def test_each_source_gets_a_video_at_its_own_rate(tmp_path):
+    path = tmp_path / "a.mp4"
+    sinks = video_sinks(path, ["left", "right"], drawing(), None)
+    for index in range(6):
+        for sink in sinks:
+            sink.write(frame(index, source="left", fps=10), cars(0))
+            sink.write(frame(index, time_s=index / 50, source="right", fps=50), cars(0))
+    for sink in sinks:
+        sink.close()
+    rates = []
+    for name in ("a.0.mp4", "a.1.mp4"):
+        with av.open(str(tmp_path / name)) as video:
+            assert sum(1 for _ in video.decode(video=0)) == 6
+            rates.append(float(video.streams.video[0].average_rate))
+    assert rates == pytest.approx([10, 50], rel=0.3)
+
+
+def events(count):
+    return [Event("appeared", number, "cam") for number in range(count)]
 
 
 def test_lines_rotate_by_size(tmp_path):
-    lines = JsonLines(tmp_path / "e.jsonl", max_bytes=200)
-    for number in range(30):
-        lines.write({"number": number})
-    lines.close()
+    log = EventLog(tmp_path / "e.jsonl", max_bytes=200)
+    for event in events(30):
+        log(event)
+    log.close()
     files = sorted(tmp_path.glob("e*.jsonl"))
     assert len(files) > 1
-    numbers = [
-        json.loads(line)["number"] for file in files for line in file.read_text().splitlines()
-    ]
-    assert sorted(numbers) == list(range(30))
+    times = [json.loads(line)["time_s"] for file in files for line in file.read_text().splitlines()]
+    assert sorted(times) == list(range(30))
 
 
-def test_after_a_restart_the_files_that_are_full_stay_as_they_are(tmp_path):
+def test_after_a_restart_full_files_stay_as_they_are(tmp_path):
     sizes = []
     for _ in range(2):
-        lines = JsonLines(tmp_path / "e.jsonl", max_bytes=200)
-        for number in range(40):
-            lines.write({"number": number})
-        lines.close()
+        log = EventLog(tmp_path / "e.jsonl", max_bytes=200)
+        for event in events(40):
+            log(event)
+        log.close()
         sizes.append([path.stat().st_size for path in sorted(tmp_path.glob("e*.jsonl"))])
-    assert max(sizes[1]) < 200 + 20
+    assert max(sizes[1]) < 200 + 60
     assert len(sizes[1]) > len(sizes[0])
 
 
-def test_a_line_that_was_cut_off_does_not_take_the_next_with_it(tmp_path):
-    (tmp_path / "e.jsonl").write_text('{"number": 0}\n{"num')
-    lines = JsonLines(tmp_path / "e.jsonl")
-    lines.write({"number": 1})
-    lines.close()
-    assert (tmp_path / "e.jsonl").read_text() == '{"number": 0}\n{"num\n{"number": 1}\n'
+def test_a_line_that_was_cut_off_leaves_the_next_one_intact(tmp_path):
+    (tmp_path / "e.jsonl").write_text('{"frames": 0}\n{"fra')
+    log = EventLog(tmp_path / "e.jsonl")
+    log.write_metrics({"frames": 1})
+    log.close()
+    lines = (tmp_path / "e.jsonl").read_text().splitlines()
+    assert lines == ['{"frames": 0}', '{"fra', '{"event": "metrics", "frames": 1}']
 
 
-def test_tables_rotate_by_size_and_each_has_its_head(tmp_path):
+def test_tables_rotate_by_size_and_each_has_a_header(tmp_path):
     table = CsvSink(tmp_path / "e.csv", max_bytes=300)
     for number in range(30):
-        table.write(frame(number), found())
+        table.write(frame(number), cars())
     table.close()
     files = sorted(tmp_path.glob("e*.csv"))
     assert len(files) > 1
@@ -210,10 +231,9 @@ def test_a_full_disk_is_an_error_that_names_the_file(name, tmp_path):
     path.symlink_to("/dev/full")
 
     def fill():
-        kinds = {"a.mp4": lambda: VideoSink(path, 10.0), "a.jsonl": lambda: JsonLinesSink(path)}
-        sink = kinds.get(name, lambda: CsvSink(path))()
+        sink = {"a.mp4": VideoSink, "a.jsonl": JsonLinesSink, "a.csv": CsvSink}[name](path)
         for index in range(50):
-            sink.write(frame(index), found())
+            sink.write(frame(index), cars())
         sink.close()
 
     with pytest.raises(SinkError, match=name):
@@ -241,5 +261,5 @@ ZONES = {
 def test_a_zone_file_is_read(name, tmp_path):
     (tmp_path / name).write_text(ZONES[name])
     zones = Zones.from_file(tmp_path / name)
-    picture = zones.draw(frame(1, (160, 120)).image, "cam")
-    assert picture.max() > 200
+    image = zones.draw(frame(1, (160, 120)).image, "cam")
+    assert image.max() > 200

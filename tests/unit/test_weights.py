@@ -22,7 +22,7 @@ SHA = hashlib.sha256(BODY).hexdigest()
 
 @dataclass
 class Served:
-    """What the server does, and the requests it saw."""
+    """What the server does, and the requests that it received."""
 
     url: str = ""
     body: bytes = BODY
@@ -40,7 +40,7 @@ def _handler(served: Served) -> type[BaseHTTPRequestHandler]:
         def do_GET(self) -> None:  # the name is http.server's
             served.requests.append(dict(self.headers.items()))
             if served.garbage:
-                self.wfile.write(b"this is no HTTP\r\n\r\n")
+                self.wfile.write(b"this is not HTTP\r\n\r\n")
                 return
             if served.status != 200:
                 self.send_error(served.status)
@@ -107,8 +107,8 @@ def left(root: Path) -> list[str]:
     return sorted(path.name for path in root.rglob("*") if path.is_file())
 
 
-def is_one_line(error: pytest.ExceptionInfo[Exception]) -> bool:
-    return "\n" not in str(error.value) and str(error.value).endswith(".")
+def ends_with_remedy(error: pytest.ExceptionInfo[Exception]) -> bool:
+    return str(error.value).endswith("run `openvocab weights pull net` again.")
 
 
 # The manifest
@@ -132,7 +132,7 @@ def test_every_other_entry_has_https_urls_and_a_licence() -> None:
             assert all(str(file.url).startswith("https://") for file in entry.files)
 
 
-def test_a_manifest_of_ones_own_is_read(tmp_path: Path) -> None:
+def test_another_manifest_is_read(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text(
         '[[bundle]]\nname = "a"\nkind = "detector"\nlicence = "MIT"\nsource = "me"\n'
@@ -147,9 +147,8 @@ def test_a_manifest_of_ones_own_is_read(tmp_path: Path) -> None:
 def test_a_bad_manifest_is_refused_by_name(tmp_path: Path, text: str) -> None:
     path = tmp_path / "bad.toml"
     path.write_text(text)
-    with pytest.raises(WeightsError, match=r"bad\.toml") as error:
+    with pytest.raises(WeightsError, match=r"bad\.toml.*reinstall openvocab\.$"):
         weights.manifest(path)
-    assert is_one_line(error)
 
 
 @pytest.mark.parametrize("path", ["../x", "/x", "a/../../x", "a\\..\\x", "C:/x", "", "."])
@@ -183,7 +182,7 @@ def test_missing_weights_name_both_folders_and_the_command(root: Path) -> None:
     with pytest.raises(WeightsNotFoundError) as error:
         weights.resolve("yolo26n")
     assert str(root) in str(error.value) and str(weights.bundled_root()) in str(error.value)
-    assert str(error.value).endswith("Run `openvocab weights pull yolo26n` to download it.")
+    assert str(error.value).endswith("; run `openvocab weights pull yolo26n`.")
 
 
 def test_half_a_bundle_is_not_found(root: Path) -> None:
@@ -197,22 +196,20 @@ def test_half_a_bundle_is_not_found(root: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "yolo26m", "no\nsuch"])
-def test_unknown_names_are_one_line_with_a_hint(name: str) -> None:
-    with pytest.raises(WeightsNotFoundError, match=r"did you mean|use one of") as error:
+def test_unknown_names_get_a_hint(name: str) -> None:
+    with pytest.raises(WeightsNotFoundError, match=r"did you mean|use one of"):
         weights.resolve(name)
-    assert "\n" not in str(error.value)
 
 
-def test_verify_tells_size_and_hash(root: Path) -> None:
+def test_verify_reports_size_and_hash(root: Path) -> None:
     known = entries("http://127.0.0.1/x")
     target = root / "nets" / "net.pt"
     target.parent.mkdir(parents=True)
     target.write_bytes(BODY)
     weights.verify("net", known)
     target.write_bytes(BODY[:-1])
-    with pytest.raises(WeightsError, match=f"{len(BODY) - 1} bytes, not {len(BODY)}") as error:
+    with pytest.raises(WeightsError, match=f"{len(BODY) - 1} bytes, not {len(BODY)}"):
         weights.verify("net", known)
-    assert is_one_line(error)
     target.write_bytes(BODY[:-1] + b"x")
     with pytest.raises(WeightsError, match=f"not {SHA}; run `openvocab weights pull net`"):
         weights.verify("net", known)
@@ -251,7 +248,7 @@ def test_a_cut_off_body_keeps_its_part_and_is_resumed(served: Served, root: Path
     known = entries(served.url)
     with pytest.raises(WeightsError, match="run `openvocab weights pull net` again") as error:
         weights.pull("net", entries=known)
-    assert is_one_line(error)
+    assert ends_with_remedy(error)
     part = root / "nets" / "net.pt.part"
     assert part.read_bytes() == BODY[:1000]
     assert not (root / "nets" / "net.pt").exists()
@@ -275,7 +272,7 @@ def test_a_part_of_another_version_is_not_continued(served: Served, root: Path) 
     assert served.requests[0]["If-Range"] == '"v0"'
 
 
-def test_without_validator_or_hash_nothing_is_resumed(served: Served, root: Path) -> None:
+def test_without_an_etag_nothing_is_resumed(served: Served, root: Path) -> None:
     write_part(root, b"old" * 100)
     assert weights.pull("net", entries=entries(served.url, None, None)).read_bytes() == BODY
     assert "Range" not in served.requests[0]
@@ -289,9 +286,9 @@ def test_a_part_that_is_already_long_enough_starts_over(served: Served, root: Pa
 
 def test_wrong_content_is_refused_and_its_part_removed(served: Served, root: Path) -> None:
     served.body = BODY[:-1] + b"x"
-    with pytest.raises(WeightsError, match=f"not {SHA}") as error:
+    with pytest.raises(WeightsError, match=f"has SHA-256 .*not {SHA}") as error:
         weights.pull("net", entries=entries(served.url))
-    assert is_one_line(error)
+    assert ends_with_remedy(error)
     assert not [name for name in left(root) if name in ("net.pt", "net.pt.part")]
 
 
@@ -299,7 +296,7 @@ def test_another_size_than_the_manifest_says_is_not_downloaded(served: Served, r
     served.body = BODY * 2
     with pytest.raises(WeightsError, match=f"has {2 * len(BODY)} bytes, not {len(BODY)}") as error:
         weights.pull("net", entries=entries(served.url))
-    assert is_one_line(error) and left(root) == []
+    assert ends_with_remedy(error) and left(root) == []
 
 
 def test_the_hash_the_server_publishes_is_checked(served: Served, root: Path) -> None:
@@ -310,7 +307,7 @@ def test_the_hash_the_server_publishes_is_checked(served: Served, root: Path) ->
     assert weights.pull("net", entries=entries(served.url, None, None)).read_bytes() == BODY
 
 
-def test_no_published_hash_is_said(
+def test_a_missing_hash_is_logged(
     served: Served, root: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING, "openvocab.weights.download"):
@@ -318,7 +315,7 @@ def test_no_published_hash_is_said(
     assert "no hash published" in caplog.text
 
 
-def test_a_file_without_a_published_hash_is_held_to_what_was_pulled(
+def test_a_file_without_a_published_hash_is_compared_with_that_of_the_pull(
     served: Served, root: Path
 ) -> None:
     listed = entries(served.url, None, None)
@@ -329,7 +326,7 @@ def test_a_file_without_a_published_hash_is_held_to_what_was_pulled(
         weights.verify("net", listed)
 
 
-def test_an_empty_file_is_damaged_and_an_unknown_one_is_said_to_be(root: Path) -> None:
+def test_an_empty_file_is_damaged_and_one_without_a_hash_is_not_verified(root: Path) -> None:
     listed = entries("http://127.0.0.1:1", None, None)
     path = root / listed["net"].files[0].path
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -341,18 +338,18 @@ def test_an_empty_file_is_damaged_and_an_unknown_one_is_said_to_be(root: Path) -
 
 
 @pytest.mark.parametrize("status", [404, 416, 500, 503])
-def test_a_refusal_is_one_line_with_its_status(served: Served, root: Path, status: int) -> None:
+def test_a_refusal_is_an_error_with_its_status(served: Served, root: Path, status: int) -> None:
     served.status = status
     with pytest.raises(WeightsError, match=f"HTTP {status}") as error:
         weights.pull("net", entries=entries(served.url))
-    assert is_one_line(error) and left(root) == []
+    assert ends_with_remedy(error) and left(root) == []
 
 
 def test_a_broken_status_line_is_an_error_of_ours(served: Served, root: Path) -> None:
     served.garbage = True
     with pytest.raises(WeightsError, match="check the network") as error:
         weights.pull("net", entries=entries(served.url))
-    assert is_one_line(error) and left(root) == []
+    assert ends_with_remedy(error) and left(root) == []
 
 
 def test_a_refused_connection_is_an_error_of_ours(root: Path) -> None:
@@ -361,19 +358,19 @@ def test_a_refused_connection_is_an_error_of_ours(root: Path) -> None:
         port = free.getsockname()[1]
     with pytest.raises(WeightsError, match="check the network") as error:
         weights.pull("net", entries=entries(f"http://127.0.0.1:{port}/net.pt"))
-    assert is_one_line(error) and left(root) == []
+    assert ends_with_remedy(error) and left(root) == []
 
 
 def test_a_folder_that_cannot_be_made_is_an_error_of_ours(served: Served, root: Path) -> None:
     root.write_text("a file where the folder should be")
-    with pytest.raises(WeightsError, match="mend the folder") as error:
+    with pytest.raises(WeightsError, match="check the network and") as error:
         weights.pull("net", entries=entries(served.url))
-    assert is_one_line(error) and served.requests == []
+    assert ends_with_remedy(error) and served.requests == []
 
 
 def test_a_missing_bundled_file_is_not_fetched(served: Served) -> None:
     file = WeightsFile("nets/net.pt", len(BODY), SHA)
     shipped = {"net": Weights("net", "detector", "MIT", "a test", True, (file,))}
-    with pytest.raises(WeightsNotFoundError, match=r"Reinstall openvocab\.$"):
+    with pytest.raises(WeightsNotFoundError, match=r"; reinstall openvocab\.$"):
         weights.pull("net", entries=shipped)
     assert weights.pull("starter-encoder") == weights.resolve("starter-encoder")
