@@ -68,7 +68,9 @@ def test_an_unknown_class_is_refused(tmp_path):
 
 def test_the_same_prompt_for_two_classes_is_refused(tmp_path):
     prompt_map = PromptMap.from_file(written(tmp_path, '[mine]\ncar = "auto"\nbus = "Auto"'))
-    with pytest.raises(DatasetError, match="mine: classes has 'auto' and 'Auto', which are the same"):
+    with pytest.raises(
+        DatasetError, match="mine: classes has 'auto' and 'Auto', which are the same"
+    ):
         prompt_variants(["car", "bus"], prompt_map)
 
 
