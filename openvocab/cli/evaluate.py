@@ -3,7 +3,6 @@
 import dataclasses
 import gc
 import json
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,26 +16,27 @@ from openvocab._internal.environment import require_packages
 from openvocab._internal.files import write_atomic
 from openvocab.cli.console import complain, out, progress
 from openvocab.cli.options import Device, ImageSize, PresetName, TileSize, read_preset
-from openvocab.config import preset_path
+from openvocab.config import Preset, preset_path
 
 if TYPE_CHECKING:
-    from openvocab.evaluation.datasets import Dataset
-    from openvocab.evaluation.prompt_variants import PromptMap, PromptVariant
+    from openvocab.evaluation.prompt_variants import EvaluationTask
 
 Labels = Annotated[
     Path, typer.Argument(metavar="DATASET", help="COCO or LVIS .json, YOLO .yaml or its folder.")
 ]
 Images = Annotated[
-    Path | None, typer.Option(metavar="DIR", help="Folder of the pictures that a .json names.")
+    Path | None, typer.Option(metavar="DIR", help="Folder of the images that a .json lists.")
 ]
 Split = Annotated[str, typer.Option(help="Split of a YOLO dataset.")]
 Part = Annotated[str, typer.Option(help="all, or one of two fixed halves: calibration or test.")]
-Limit = Annotated[int | None, typer.Option(min=1, help="Use at most this many photos.")]
-Map = Annotated[
+Limit = Annotated[int | None, typer.Option(min=1, help="Use at most this many images.")]
+ClassesMap = Annotated[
     str | None,
-    typer.Option(metavar="FILE", help="Other words for the classes: a .toml, or the bundled coco."),
+    typer.Option(
+        metavar="FILE", help="Other prompts for the classes: a .toml, or the bundled coco."
+    ),
 ]
-Runs = Annotated[
+OutputFolder = Annotated[
     Path | None,
     typer.Option(
         "--out", metavar="DIR", help="Where to write results.  (default: runs/DATASET-PRESET)"
@@ -48,59 +48,57 @@ def evaluate(  # noqa: PLR0913  a command has as many parameters as it has optio
     dataset: Labels,
     *,
     preset: PresetName = "starter",
-    classes_map: Map = None,
+    classes_map: ClassesMap = None,
     limit: Limit = None,
     images: Images = None,
     split: Split = "val",
     part: Part = "all",
-    folder: Runs = None,
+    folder: OutputFolder = None,
     imgsz: ImageSize = None,
     tile: TileSize = None,
     device: Device = None,
 ) -> None:
-    """Measure a preset on labelled pictures.
+    """Measure a preset on labelled images.
 
-    Prints a table, and writes results.json and report.html. What the networks saw is kept in the
-    folder, so a stopped run continues where it was, and asking with other words costs little.
+    Prints a table, and writes results.json and report.html. Features of the images are cached in
+    the folder, so a stopped run can be continued, and other prompts cost little.
     """
-    labelled, words, asked = _given(dataset, images, split, part, limit, classes_map)
-    chosen = read_preset(preset, imgsz, tile)
-    home = folder or Path("runs") / f"{labelled.name}-{chosen.name}"
+    task = _load_task(dataset, images, split, part, limit, classes_map)
+    config = read_preset(preset, imgsz, tile)
+    folder = folder or _default_folder(task, config)
 
     from openvocab.detector import OpenVocabDetector
-    from openvocab.evaluation.evaluator import evaluate as measure
+    from openvocab.evaluation import evaluator
     from openvocab.evaluation.feature_cache import FeatureCache
     from openvocab.evaluation.provenance import provenance
     from openvocab.evaluation.report import html
 
-    detector = OpenVocabDetector.from_preset(chosen, device=device)
-    see = FeatureCache(detector, home / "seen")
-    with _bars() as track:
-        found = measure(detector, labelled, asked, absent=words.absent, see=see, track=track)
-    for problem in found.unread:
-        complain(problem)
-    results = _finite(
-        {"provenance": provenance(detector), "preset": dataclasses.asdict(detector.preset)}
-        | {"part": part}
-        | found.figures()
-    )
-    write_atomic(home / "results.json", (json.dumps(results, indent=1) + "\n").encode())
-    write_atomic(home / "report.html", html(found, results).encode(errors="replace"))
+    detector = OpenVocabDetector.from_preset(config, device=device)
+    cache = FeatureCache(detector, folder / "features")
+    with _progress_bar() as track:
+        evaluation = evaluator.evaluate(detector, task, cache=cache, progress=track)
+    for message in evaluation.unreadable:
+        complain(message)
+    settings = {"preset": dataclasses.asdict(detector.preset), "part": part}
+    results = {"provenance": provenance(detector)} | settings | evaluation.to_dict()
+    write_atomic(folder / "results.json", (json.dumps(results, indent=1) + "\n").encode())
+    write_atomic(folder / "report.html", html(evaluation, results).encode(errors="replace"))
     out.print(_table(results))
-    out.print(_below(results))
-    out.print(f"{home / 'report.html'}, {home / 'results.json'}", soft_wrap=True)
+    for line in _summary(results):
+        out.print(line)
+    out.print(f"{folder / 'report.html'}, {folder / 'results.json'}", soft_wrap=True)
 
 
 def calibrate(  # noqa: PLR0913  as above
     dataset: Labels,
     *,
     preset: PresetName = "starter",
-    classes_map: Map = None,
+    classes_map: ClassesMap = None,
     limit: Limit = 300,
     images: Images = None,
     split: Split = "val",
     part: Part = "all",
-    folder: Runs = None,
+    folder: OutputFolder = None,
     in_place: Annotated[
         bool, typer.Option("--in-place", help="Write into the preset's own file.")
     ] = False,
@@ -108,107 +106,93 @@ def calibrate(  # noqa: PLR0913  as above
     tile: TileSize = None,
     device: Device = None,
 ) -> None:
-    """Fit a preset's numbers to labelled pictures.
+    """Fit a preset's scoring to labelled images.
 
-    The numbers are temperature, background weight, label prior, fusion and threshold. Writes a
-    preset with the measurements behind them. Use pictures that neither network was trained on.
+    Fits logit scale, competitor weight, prior weight, fusion exponent and score threshold, and
+    writes a preset with the measurements as comments. Use images that neither model was trained on.
     """
-    labelled, words, asked = _given(dataset, images, split, part, limit, classes_map)
-    chosen = read_preset(preset, imgsz, tile)
-    home = folder or Path("runs") / f"{labelled.name}-{chosen.name}"
-    target = preset_path(preset) if in_place else home / f"{chosen.name}.toml"
+    task = _load_task(dataset, images, split, part, limit, classes_map)
+    config = read_preset(preset, imgsz, tile)
+    folder = folder or _default_folder(task, config)
+    target = preset_path(preset) if in_place else folder / f"{config.name}.toml"
 
     from openvocab.detector import OpenVocabDetector
-    from openvocab.evaluation.calibration import calibrate as fit
-    from openvocab.evaluation.calibration_report import report, toml
+    from openvocab.evaluation import calibration
     from openvocab.evaluation.feature_cache import FeatureCache
 
-    detector = OpenVocabDetector.from_preset(chosen, device=device)
-    see, some = (
-        FeatureCache(detector, home / "seen"),
-        [each for each in asked if not each.automatic],
-    )
-    gc.freeze()  # torch's objects stay: no need to scan them for each of 10,000 small tables
-    with _bars() as track:
-        fitted = fit(detector, labelled, some, absent=words.absent, see=see, track=track)
-    write_atomic(target, toml(detector.preset, fitted, labelled, part).encode())
-    for line in report(fitted):
+    detector = OpenVocabDetector.from_preset(config, device=device)
+    cache = FeatureCache(detector, folder / "features")
+    variants = tuple(variant for variant in task.variants if not variant.generated)
+    task = dataclasses.replace(task, variants=variants)
+    gc.freeze()  # the collector need not scan torch's objects for each of 10,000 small tables
+    with _progress_bar() as track:
+        fitted = calibration.calibrate(detector, task, cache=cache, progress=track)
+    write_atomic(target, fitted.to_toml(detector.preset, task.dataset, part).encode())
+    for line in (*fitted.report(), str(target)):
         out.print(line, soft_wrap=True)
-    out.print(str(target), soft_wrap=True)
 
 
-def _given(
+def _load_task(
     path: Path,
     images: Path | None,
     split: str,
     part: str,
     limit: int | None,
     classes_map: str | None,
-) -> "tuple[Dataset, PromptMap, list[PromptVariant]]":
-    """Read the photos and the words, before any network is loaded."""
+) -> "EvaluationTask":
+    """Read labels and prompts, before any network is loaded."""
     require_packages("The evaluation", "eval", "faster_coco_eval")
-    from openvocab.evaluation.formats import load
-    from openvocab.evaluation.prompt_variants import PromptMap, prompt_variants
+    from openvocab.evaluation.formats import load_dataset
+    from openvocab.evaluation.prompt_variants import EvaluationTask, PromptMap
 
-    labelled = load(path, images, split).part(part)
-    labelled = labelled.only(labelled.photos[:limit])
-    words = PromptMap() if classes_map is None else PromptMap.from_file(classes_map)
-    return labelled, words, prompt_variants(labelled.classes, words)
+    dataset = load_dataset(path, images, split).part(part)
+    dataset = dataset.with_images(dataset.images[:limit])
+    prompt_map = None if classes_map is None else PromptMap.from_file(classes_map)
+    return EvaluationTask.from_map(dataset, prompt_map)
+
+
+def _default_folder(task: "EvaluationTask", preset: Preset) -> Path:
+    return Path("runs") / f"{task.dataset.name}-{preset.name}"
 
 
 @contextmanager
-def _bars() -> Iterator[Any]:
-    """Show how many photos, then steps, are done; if stopped, what was seen is kept."""
+def _progress_bar() -> Iterator[Any]:
+    """Count images, then steps; if stopped, the cached features are kept."""
 
     def track(items: Sequence[Any]) -> Iterable[Any]:
-        return bar.track(items, description="fitting" if isinstance(items, range) else "seeing")
+        return bar.track(items, description="fitting" if isinstance(items, range) else "encoding")
 
     try:
         with progress(MofNCompleteColumn(), TimeRemainingColumn()) as bar:
             yield track
-    except KeyboardInterrupt as stopped:
-        complain("stopped; what was seen is kept: run it again to go on.")
-        raise typer.Exit(130) from stopped
+    except KeyboardInterrupt as error:
+        complain("stopped; the features are cached: run it again to continue.")
+        raise typer.Exit(130) from error
 
 
 def _table(results: dict[str, Any]) -> Table:
-    threshold = results["threshold"]
-    heads = "AP50", "AP", "AR", f"F1 at {threshold:.2f}", "best F1", "ECE", "encoder alone"
-    table = Table("asked for", *heads, box=None, title=None)
-    for name, row in results["prompt_variants"].items():
-        keys = "AP50", "AP", "AR", "F1", "best_F1", "ECE", "encoder_accuracy"
-        table.add_row(name, *(_percent(row[key]) for key in keys))
+    columns = ("AP50", "AP", "AR", "F1", "best_F1", "ECE", "encoder_accuracy")
+    headers = (
+        "AP50", "AP", "AR", f"F1 at {results['threshold']:.2f}", "best F1", "ECE", "encoder alone",
+    )  # fmt: skip
+    table = Table("prompts", *headers, box=None, title=None)
+    rows = dict(results["prompt_variants"])
     if results["detector_alone"]:
-        alone = results["detector_alone"]
-        own = [_percent(alone[key]) for key in ("AP50", "AP", "AR")]
-        table.add_row("the detector's own labels", *own)
+        rows["the detector's own labels"] = results["detector_alone"]
+    for name, row in rows.items():
+        table.add_row(name, *(_percent(row[key]) for key in columns if key in row))
     return table
 
 
-def _below(results: dict[str, Any]) -> str:
+def _summary(results: dict[str, Any]) -> Iterator[str]:
     recall = [f"{count}: {_percent(v)}" for count, v in results["proposal_recall"].items()]
-    false = [f"{v:.3f} ({key})" for key, v in results["false_labels_per_photo"].items()]
-    times = [f"{key} {1000 * v:.0f}" for key, v in results["seconds_per_photo"].items()]
-    lines = [
-        f"recall of the best proposals, %: {', '.join(recall)}",
-        *(
-            [f"false labels a photo, five absent classes asked: {', '.join(false)}"]
-            if false
-            else []
-        ),
-        f"milliseconds a photo: {', '.join(times)}",
-    ]
-    return "\n".join(lines)
+    yield f"recall of the best proposals, %: {', '.join(recall)}"
+    fp = [f"{value:.3f} ({kind})" for kind, value in results["fp_per_image"].items()]
+    if fp:
+        yield f"false positives per image for five absent classes: {', '.join(fp)}"
+    times = [f"{stage} {1000 * s:.0f}" for stage, s in results["seconds_per_image"].items()]
+    yield f"milliseconds per image: {', '.join(times)}"
 
 
 def _percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f}"
-
-
-def _finite(value: Any) -> Any:  # noqa: ANN401  JSON
-    """Replace what JSON does not have, such as NaN."""
-    if isinstance(value, dict):
-        return {key: _finite(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(each) for each in value]
-    return None if isinstance(value, float) and math.isnan(value) else value

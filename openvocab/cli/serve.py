@@ -1,38 +1,18 @@
 """`openvocab serve`: detection over HTTP, by default for this machine only."""
 
 import logging
-import secrets
 import signal
-import socket
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from openvocab._internal.environment import LOOPBACK_HOSTS, require_packages
 from openvocab.cli.console import err, out
-from openvocab.cli.options import (
-    ENDS,
-    Device,
-    Host,
-    Port,
-    PresetName,
-    read_preset,
-    refuse_taken,
-)
+from openvocab.cli.options import ENDS, Device, Host, Port, PresetName, read_preset, refuse_taken
 from openvocab.errors import ConfigError
-from openvocab.server.demo_page import demo_page
-
-if TYPE_CHECKING:
-    from fastapi import FastAPI
-
-    from openvocab.detector import OpenVocabDetector
-
-IDLE_S = 10.0  # an idle connection is closed after once or twice this time
-UPLOAD_MB = 80  # for a form with a film for the demo, whose own limit is a little lower
 
 
 def serve(  # noqa: PLR0913  a command has as many parameters as it has options
@@ -41,7 +21,7 @@ def serve(  # noqa: PLR0913  a command has as many parameters as it has options
     host: Host = "127.0.0.1",
     port: Port = 8000,
     token: Annotated[
-        str, typer.Option(envvar="OPENVOCAB_TOKEN", help="Token that callers must send (bearer).")
+        str, typer.Option(envvar="OPENVOCAB_TOKEN", help="Bearer token that clients must send.")
     ] = "",
     batch: Annotated[int, typer.Option(min=1, max=256, help="Images per batch at most.")] = 8,
     queue: Annotated[int, typer.Option(min=1, help="Images that may wait; above that, 429.")] = 32,
@@ -54,14 +34,14 @@ def serve(  # noqa: PLR0913  a command has as many parameters as it has options
         list[str] | None,
         typer.Option(
             metavar="NAME=ADDRESS", envvar="OPENVOCAB_SOURCES",
-            help="Camera or film that callers may watch by this name; repeat for more.",
+            help="Camera or video that clients may start a stream of by this name; repeat for more.",
         ),
     ] = None,
     zones: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME=FILE",
-            help="Polygons and lines in pictures of that source, TOML or JSON; repeat for more.",
+            help="Polygons and lines in frames of that source, TOML or JSON; repeat for more.",
         ),
     ] = None,
     streams: Annotated[int, typer.Option(min=0, help="Streams at once; above that, 429.")] = 4,
@@ -69,7 +49,7 @@ def serve(  # noqa: PLR0913  a command has as many parameters as it has options
         list[str] | None,
         typer.Option(
             metavar="https://HOST/FOLDER/",
-            help="Pictures there may be sent as an address; repeat for more.",
+            help="Images there may be sent as a URL; repeat for more.",
         ),
     ] = None,
     allow_origin: Annotated[
@@ -91,108 +71,41 @@ def serve(  # noqa: PLR0913  a command has as many parameters as it has options
     require_packages("The server", "serve", "fastapi", "uvicorn", "prometheus_client")
     refuse_taken(host, port)
     from openvocab.detector import OpenVocabDetector
-    from openvocab.server.app import build
-    from openvocab.server.service import Settings
+    from openvocab.server.run import run
+    from openvocab.server.settings import Settings
     from openvocab.stream.zones import Zones
 
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
-    demo = demo and find_spec("gradio") is not None
     settings = Settings(
         max_batch=batch, max_waiting=queue, timeout_s=timeout, max_mb=max_mb, token=token,
         vocabularies=vocabularies, hosts=() if token or host not in LOOPBACK_HOSTS else LOOPBACK_HOSTS,
-        sources=_named(source or (), "--source", "NAME=ADDRESS"),
+        sources=_parse_named(source or (), "--source", "NAME=ADDRESS"),
         zones={
             name: Zones.from_file(file)
-            for name, file in _named(zones or (), "--zones", "NAME=FILE").items()
+            for name, file in _parse_named(zones or (), "--zones", "NAME=FILE").items()
         },
-        max_streams=streams, allow_urls=tuple(allow_url or ()),
-        origins=tuple(allow_origin or ()),
-        upload_mb=UPLOAD_MB if demo else None,
+        max_streams=streams, allow_urls=tuple(allow_url or ()), origins=tuple(allow_origin or ()),
+        demo=demo and find_spec("gradio") is not None,
     )  # fmt: skip
-    for number in ENDS:  # then visitors' files are deleted, too
+    for number in ENDS:  # then the files that visitors of the demo uploaded are deleted, too
         signal.signal(number, signal.default_int_handler)
     detector = OpenVocabDetector.from_preset(read_preset(preset), device=device)
-    app = build(detector, settings)
-    with ExitStack() as stack, suppress(KeyboardInterrupt):
-        end = (
-            stack.enter_context(_demo(app, settings.token, {detector.preset.name: detector}))
-            if demo
-            else _nothing
-        )
-        if host not in LOOPBACK_HOSTS and not settings.token:
-            err.print("Everybody who reaches this machine may use it; --token asks for a token.")
-        _run(app, host, port, timeout, end)
+    if host not in LOOPBACK_HOSTS and not settings.token:
+        err.print("Anyone who can reach this machine can use the server; set --token.")
+    run(
+        detector, settings, host=host, port=port,
+        on_start=lambda url: out.print(f"openvocab is at {url} (Ctrl-C ends it)"),
+        on_stop=lambda: err.print("Shutting down; running requests are answered first."),
+    )  # fmt: skip
 
 
-def _nothing() -> None:
-    """Do nothing: there is no page to end."""
-
-
-def _named(given: Sequence[str], option: str, form: str) -> dict[str, str]:
+def _parse_named(values: Sequence[str], option: str, form: str) -> dict[str, str]:
     """The values of a repeated option, by name: `gate=rtsp://camera/1`."""
     named: dict[str, str] = {}
-    for each in given:
-        name, _, value = (part.strip() for part in each.partition("="))
+    for text in values:
+        name, _, value = (part.strip() for part in text.partition("="))
         if not (name and value) or name in named or "://" in name:
             # The value is not shown: it may contain a password.
-            raise ConfigError(f"Each {option} needs a name of its own; give {option} {form}.")
+            raise ConfigError(f"Each {option} needs a name of its own; use {option} {form}.")
         named[name] = value
     return named
-
-
-@contextmanager
-def _demo(
-    app: "FastAPI", token: str, loaded: dict[str, "OpenVocabDetector"]
-) -> Iterator[Callable[[], None]]:
-    """Serve the demo at / inside the block; yields a function that ends its endless answers."""
-    from openvocab.server.app import mount
-
-    with demo_page(public=not token, loaded=loaded) as (page, options):
-        import gradio as gr
-
-        def is_token(_user: str, password: str) -> bool:
-            return secrets.compare_digest(password.encode(), token.encode())
-
-        if token:
-            options |= {"auth": is_token, "auth_message": "Any name; the password is the token."}
-        gr.mount_gradio_app(app, page, "/", **options)
-        mounted: Any = app.router.routes.pop()  # where it answers all paths, including the API's
-        mount(app, mounted.app)
-        yield mounted.app.stop_event.set
-
-
-def _run(app: "FastAPI", host: str, port: int, timeout: float, end: Callable[[], None]) -> None:
-    import uvicorn
-
-    from openvocab.server.connections import idle_timeout
-
-    shown = f"[{host}]" if ":" in host else host
-
-    class Server(uvicorn.Server):
-        """Tells the application to end endless answers, and waits for the rest."""
-
-        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-            await super().startup(sockets)
-            if self.started:
-                out.print(f"openvocab is at http://{shown}:{port} (Ctrl-C ends it)")
-
-        def handle_exit(self, sig: int, frame: object) -> None:
-            if not app.state.service.ending:
-                err.print("stopping; what was asked is answered first.")
-            app.state.service.end()
-            end()
-            super().handle_exit(sig, frame)  # type: ignore[arg-type]
-
-    config = uvicorn.Config(
-        app, host=host, port=port, log_level="warning", server_header=False,
-        timeout_graceful_shutdown=int(timeout) + 5, http=idle_timeout(IDLE_S),
-    )  # fmt: skip
-    server = Server(config)
-    for number in set(ENDS) - {signal.SIGTERM}:  # which uvicorn handles
-        signal.signal(number, server.handle_exit)
-    try:
-        server.run()
-    except SystemExit as ended:  # uvicorn's way of saying that it cannot listen
-        raise ConfigError(
-            f"Nothing can be served at {shown}:{port}; check --host and --port."
-        ) from ended

@@ -1,297 +1,326 @@
-"""Fits the numbers of a preset to labelled photos, and measures what they are worth on others."""
+"""Fits the scoring of a preset to labelled images, and measures the gain on held-out images."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
 import numpy as np
-import supervision as sv
 from numpy.typing import NDArray
 
-from openvocab.config import ScoringConfig
+from openvocab import __version__
+from openvocab.config import Preset, ScoringConfig
 from openvocab.detector import OpenVocabDetector
-from openvocab.errors import DatasetError
+from openvocab.errors import DatasetError, one_line
 from openvocab.evaluation import matching, metrics
-from openvocab.evaluation.datasets import Dataset, Photo
-from openvocab.evaluation.evaluator import THRESHOLDS, Track
-from openvocab.evaluation.feature_cache import CachedFeatures, FeatureCache
-from openvocab.evaluation.inference import VariantClassifier, absent_words, iter_readable
-from openvocab.evaluation.prompt_variants import PromptVariant
+from openvocab.evaluation.datasets import Dataset
+from openvocab.evaluation.evaluator import THRESHOLDS, Progress, TaskClassifier
+from openvocab.evaluation.feature_cache import CachedFeatures, FeatureCache, iter_readable
+from openvocab.evaluation.prompt_variants import EvaluationTask
+from openvocab.weights import manifest
 
-LEAST_PHOTOS, LEAST_BOXES = 50, 300
-FOLDS, ROUNDS = 5, 2
-# A number is changed only for a gain above this; smaller gains occur by chance.
-GAIN = 0.1
-CHANCE = 0.05  # calibration error that counts as none
-MAX_FP_PER_IMAGE = 0.10  # most false labels per photo, when asked for five absent classes
-FACTORS = (0.25, 0.5, 0.7, 1.4, 2.0, 4.0)
-VALUES = {
+MIN_IMAGES, MIN_BOXES = 50, 300
+MAX_FP_PER_IMAGE = 0.10  # at the chosen threshold, for five absent classes
+_FOLDS, _ROUNDS = 5, 2
+_MIN_GAIN = 0.1  # of the objective; smaller gains occur by chance
+_ECE_BY_CHANCE = 0.05  # calibration error that is not penalised
+_SCALE_FACTORS = (0.25, 0.5, 0.7, 1.4, 2.0, 4.0)
+_CANDIDATES = {
     "competitor_weight": (1.0, 2.0, 4.0, 8.0),
     "prior_weight": (2.0, 5.0, 8.0, 12.0),
     "fusion_exponent": (0.1, 0.2, 0.3, 0.4, 0.5, 0.6),
 }
+_FITTED = ("logit_scale", *_CANDIDATES)
 
 Floats = NDArray[np.float64]
-Numbers = tuple[tuple[str, float], ...]
 
 
-class Fit(NamedTuple):
-    """What certain numbers of a preset give on certain photos, as fractions of 1."""
+class Metrics(NamedTuple):
+    """Metrics of some settings on some images, as fractions of 1."""
 
     ap50: dict[str, float]
     """AP50 by variant."""
     f1: float
-    """F1 at the threshold, asked by the dataset's names."""
+    """F1 at the threshold, with the dataset's names."""
     threshold: float
     ece: float
-    """Expected calibration error, asked by the dataset's names."""
-    false_labels: float
-    """False labels per photo at the threshold, when asked for five absent classes; NaN if none
-    were asked for."""
+    """Expected calibration error, with the dataset's names."""
+    fp_per_image: float
+    """Detections per image above the threshold for five absent classes; NaN without any."""
 
     @property
     def objective(self) -> float:
-        """What is maximised: points of mean AP50, less a cost for miscalibration and false labels.
+        """What is maximised: points of mean AP50, minus miscalibration and false positives.
 
-        A false label in every twentieth photo costs a point. So does each 0.02 of calibration error
-        above 0.05, since that much comes from matching a few hundred boxes in ten bins.
+        A false positive in every twentieth image costs a point. So does each 0.02 of calibration
+        error above 0.05, since that much comes from matching a few hundred boxes in ten bins.
 
-        >>> Fit({"names": 0.4, "synonyms": 0.38}, 0.5, 0.3, 0.07, 0.05).objective
+        >>> Metrics({"names": 0.4, "synonyms": 0.38}, 0.5, 0.3, 0.07, 0.05).objective
         37.0
         """
-        fp_per_image = 0.0 if np.isnan(self.false_labels) else self.false_labels
-        return 100 * fmean(self.ap50.values()) - 50 * max(self.ece - CHANCE, 0) - 20 * fp_per_image
+        penalty = 50 * max(self.ece - _ECE_BY_CHANCE, 0) + 20 * float(
+            np.nan_to_num(self.fp_per_image)
+        )
+        return 100 * fmean(self.ap50.values()) - penalty
+
+
+class TaskMatches(NamedTuple):
+    """Detections of a task in P images, matched to labels; input of `compute_metrics`."""
+
+    by_variant: dict[str, matching.Matches]
+    """The dataset's own names first."""
+    fp_counts: Floats
+    """`(P, T)`, boxes above each of `THRESHOLDS` for five absent classes; NaN without any."""
+    encoder_accuracy: float
+    """Share of labelled boxes that the encoder alone classifies correctly, by the names."""
+
+
+def match_task(
+    detector: OpenVocabDetector, task: EvaluationTask, features: Sequence[CachedFeatures]
+) -> TaskMatches:
+    """Classify encoded images with a detector's settings, in all variants.
+
+    Args:
+        detector: detector with the settings.
+        task: P images and prompts.
+        features: of the P images.
+    """
+    results = list(map(TaskClassifier(detector, task), task.dataset.images, features))
+    by_variant = {
+        variant.name: matching.match(task.dataset, [result.detections[index] for result in results])
+        for index, variant in enumerate(task.variants)
+    }
+    fp_counts = np.full((len(results), len(THRESHOLDS)), np.nan)
+    for row, result in zip(fp_counts, results, strict=True):
+        by_kind = [scores >= THRESHOLDS[:, None] for scores in result.fp_scores.values()]
+        if by_kind:
+            row[:] = np.mean([above.sum(axis=1) for above in by_kind], axis=0)
+    accuracy = sum(result.correct[0] for result in results) / task.dataset.box_count
+    return TaskMatches(by_variant, fp_counts, accuracy)
+
+
+def compute_metrics(
+    matches: TaskMatches, image_weights: Floats, threshold: float | None = None
+) -> Metrics:
+    """Compute the metrics of some of the images.
+
+    Args:
+        matches: matches of P images.
+        image_weights: `(P,)`, how often each image counts: 0 or 1 to select some, more in a
+            bootstrap.
+        threshold: None uses the one with the best F1 among those with few enough false positives.
+    """
+    names = next(iter(matches.by_variant.values()))
+    scores, correct = names.counted()
+    weights = image_weights[names.image_indices[names.outcomes != matching.IGNORED]]
+    label_count = float(image_weights @ names.label_counts.sum(axis=1))
+    fp_weights = image_weights * ~np.isnan(matches.fp_counts[:, 0])
+    fp_per_image = np.full(len(THRESHOLDS), np.nan)
+    if fp_weights.any():
+        fp_per_image = fp_weights @ np.nan_to_num(matches.fp_counts) / fp_weights.sum()
+    if threshold is None:
+        f1 = metrics.f1(scores, correct, label_count, THRESHOLDS, weights)
+        too_many = np.nan_to_num(fp_per_image) > MAX_FP_PER_IMAGE
+        threshold = float(THRESHOLDS[np.where(too_many, -fp_per_image, f1).argmax()])
+    (f1_there,) = metrics.f1(scores, correct, label_count, np.array([threshold]), weights)
+    return Metrics(
+        {name: metrics.ap50(of, image_weights) for name, of in matches.by_variant.items()},
+        float(f1_there),
+        round(threshold, 2),
+        metrics.calibration_error(scores, correct, weights=weights),
+        float(np.interp(threshold, THRESHOLDS, fp_per_image)),
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """Fitted numbers of a preset, and what they give."""
+    """The fitted scoring of a preset, and its metrics."""
 
-    start: dict[str, float]
-    """The preset's numbers with its threshold, and the encoder's own scale if it sets none."""
-    numbers: dict[str, float]
-    """Fitted numbers; those of the start if nothing better was found."""
-    before: Fit
-    """The preset as it was."""
-    after: Fit
-    """These numbers on the same photos."""
-    unseen: Fit
-    """Numbers and threshold fitted to four fifths of the photos and measured on the remaining
-    fifth; the mean of five such folds."""
-    unseen_before: Fit
-    """The preset as it was, on the same fifths."""
-
-    @property
-    def changed(self) -> dict[str, float]:
-        """The numbers that differ from before."""
-        return {key: value for key, value in self.numbers.items() if value != self.start[key]}
+    initial: ScoringConfig
+    """The preset's scoring, with the encoder's own logit scale if it sets none."""
+    fitted: ScoringConfig
+    """The fitted scoring; the initial one with another threshold if no better one was found."""
+    before: Metrics
+    """Of the initial scoring."""
+    after: Metrics
+    """Of the fitted scoring, on the same images."""
+    held_out: Metrics
+    """Of a scoring fitted to four fifths of the images, on the other fifth; mean of five folds."""
+    held_out_before: Metrics
+    """Of the initial scoring, on the same fifths."""
 
     @property
-    def better(self) -> bool:
-        """Whether fitting helps on photos that were left out of it."""
-        return self.unseen.objective > self.unseen_before.objective
+    def changed(self) -> dict[str, Any]:
+        """The fields whose values were changed by the fit."""
+        return {
+            name: getattr(self.fitted, name)
+            for name in (*_FITTED, "score_threshold")
+            if getattr(self.fitted, name) != getattr(self.initial, name)
+        }
+
+    @property
+    def improves(self) -> bool:
+        """Whether fitting helps on held-out images."""
+        return self.held_out.objective > self.held_out_before.objective
+
+    def report(self) -> list[str]:
+        """Readable lines: the changed values, then the metrics."""
+        lines = [
+            f"{name}: {getattr(self.initial, name):g} -> {value:g}"
+            for name, value in self.changed.items()
+        ]
+        if not self.improves:
+            lines.append("The fit is no better on held-out images: only the threshold is changed.")
+        rows = {
+            "before": self.before,
+            "fitted": self.after,
+            "held-out images, before": self.held_out_before,
+            "held-out images, fitted": self.held_out,
+        }
+        return lines + [f"{name}: {_line(of_row)}" for name, of_row in rows.items()]
+
+    def to_toml(self, preset: Preset, dataset: Dataset, part: str) -> str:
+        """The preset with the fitted scoring as TOML, with the measurements in comments."""
+        lines = [
+            f"openvocab {__version__} fitted {', '.join(_FITTED)} and score_threshold",
+            f"to {len(dataset)} images of {dataset.name} "
+            f"(part: {part}; SHA-256 {dataset.sha256[:16]}).",
+            *self.report(),
+        ]
+        comments = "".join(f"# {one_line(line)}\n" for line in lines)
+        # A path is relative to the file it is in, and this is another file.
+        models: dict[str, Any] = {
+            key: str(Path(path).resolve())
+            for key in ("detector", "encoder")
+            if (path := getattr(preset.models, key)) not in manifest() and Path(path).exists()
+        }
+        scoring = replace(preset.scoring, **self.changed)
+        fitted = replace(preset, models=replace(preset.models, **models), scoring=scoring)
+        return comments + fitted.to_toml()
 
 
-class Tried(NamedTuple):
-    """What certain numbers find in P photos."""
-
-    matches: dict[str, matching.Matches]
-    """Matches by variant, the dataset's own names first."""
-    over: Floats
-    """`(P, T)`, boxes above each of `THRESHOLDS` for five absent classes; NaN if none were asked
-    for."""
-
-
-def try_numbers(
-    detector: OpenVocabDetector,
-    dataset: Dataset,
-    seen: Sequence[CachedFeatures],
-    prompt_variants: Sequence[PromptVariant],
-    absent: Sequence[str],
-    *,
-    negatives: Sequence[str] = (),
-    post: Callable[[sv.Detections], sv.Detections] = lambda found: found,
-) -> Tried:
-    """Name what was seen with a detector's numbers.
-
-    Args:
-        detector: detector with the numbers to try.
-        dataset: P photos.
-        seen: what is seen in each of the P photos.
-        prompt_variants: ways to ask for the classes, the dataset's own names first.
-        absent: words for things that are in none of the photos.
-        negatives: look-alikes that compete with everything that is asked for.
-        post: function applied to what is found.
-    """
-    found = {}
-    for variant in prompt_variants:
-        namer = VariantClassifier(detector, variant, negatives)
-        found[variant.name] = matching.matches(dataset, [post(namer(each)) for each in seen])
-    rows = []
-    for photo, each in zip(dataset.photos, seen, strict=True):
-        counts = []
-        for words in absent_words(dataset, photo, absent).values():
-            others = [word for word in negatives if word not in words]
-            fp_per_image = detector.classify(
-                each.regions, words, negatives=others, score_threshold=0
-            )
-            scores = np.asarray(post(fp_per_image).confidence)
-            counts.append((scores[None] >= THRESHOLDS[:, None]).sum(axis=1))
-        rows.append(np.mean(counts, axis=0) if counts else np.full(len(THRESHOLDS), np.nan))
-    return Tried(found, np.array(rows))
-
-
-def fit(tried: Tried, weights: Floats, threshold: float | None = None) -> Fit:
-    """Compute the figures of what was tried.
-
-    Args:
-        tried: what was found in P photos.
-        weights: `(P,)`, how often each photo counts: 0 or 1 to select some, more in a bootstrap.
-        threshold: None uses the one with the best F1 among those with few enough false labels.
-    """
-    first = next(iter(tried.matches.values()))
-    keep = first.verdicts != matching.IGNORED
-    scores, right = first.scores[keep], first.verdicts[keep] == matching.RIGHT
-    each = weights[first.photos[keep]]
-    labelled = float(weights @ first.labels.sum(axis=1))
-    asked = weights * ~np.isnan(tried.over[:, 0])
-    fp_per_image = asked @ np.nan_to_num(tried.over) / asked.sum() if asked.any() else None
-    if threshold is None:
-        curve = metrics.f1(scores, right, labelled, THRESHOLDS, each)
-        calm = np.zeros_like(curve) if fp_per_image is None else fp_per_image
-        threshold = float(THRESHOLDS[np.where(calm <= MAX_FP_PER_IMAGE, curve, -calm).argmax()])
-    (at,) = metrics.f1(scores, right, labelled, np.array([threshold]), each)
-    return Fit(
-        {name: metrics.ap50(matches, weights) for name, matches in tried.matches.items()},
-        float(at),
-        round(threshold, 2),
-        metrics.calibration_error(scores, right, weights=each),
-        float("nan")
-        if fp_per_image is None
-        else float(np.interp(threshold, THRESHOLDS, fp_per_image)),
-    )
+def _line(of: Metrics) -> str:
+    ap50 = ", ".join(f"{variant} {100 * value:.1f}" for variant, value in of.ap50.items())
+    line = f"AP50 {ap50}; F1 {100 * of.f1:.1f} at {of.threshold:.2f}; ECE {of.ece:.3f}"
+    if np.isnan(of.fp_per_image):
+        return line
+    return f"{line}; {of.fp_per_image:.3f} false positives per image for five absent classes"
 
 
 def calibrate(
     detector: OpenVocabDetector,
-    dataset: Dataset,
-    prompt_variants: Sequence[PromptVariant],
+    task: EvaluationTask,
     *,
-    absent: Sequence[str] = (),
-    see: FeatureCache | None = None,
-    track: Track = iter,
+    cache: FeatureCache | None = None,
+    progress: Progress = iter,
 ) -> Calibration:
-    """Fit temperature, background weight, label prior, fusion exponent and threshold.
+    """Fit logit scale, competitor weight, prior weight, fusion exponent and score threshold.
 
-    One number at a time, in two rounds; each gets the value with the best `Fit.objective`. Numbers
-    that do no better than the preset's own on photos left out (five folds) are not used.
+    One at a time, in two rounds; each gets the value with the best `Metrics.objective`. A fit that
+    is no better than the preset's own values on held-out images (five folds) is not used.
 
     Args:
         detector: detector of the preset.
-        dataset: labelled photos that no network was trained on.
-        prompt_variants: ways to ask for its classes, its own names first.
-        absent: words for things that are in none of the photos.
-        see: sees photos, and may keep what it saw; None keeps nothing.
-        track: wraps the photos, then the steps of the search, to show progress.
+        task: labelled images that no network was trained on, and prompts.
+        cache: encodes images; None writes no features.
+        progress: wraps the images, then the steps of the search, to show progress.
 
     Raises:
-        DatasetError: there are fewer than 50 photos or 300 boxes.
+        DatasetError: there are fewer than 50 images or 300 boxes.
     """
-    if len(dataset) < LEAST_PHOTOS or dataset.boxes < LEAST_BOXES:
-        raise DatasetError(
-            f"{len(dataset)} photos with {dataset.boxes} boxes are too few to fit to; label at "
-            f"least {LEAST_PHOTOS} photos and {LEAST_BOXES} boxes."
-        )
-    pairs = list(iter_readable(see or FeatureCache(detector), track(dataset.photos), []))
-    # Neighbouring frames of a film go into the same fold.
+    _check_size(task.dataset)
+    images = progress(task.dataset.images)
+    pairs = list(iter_readable(cache or FeatureCache(detector), images, []))
+    # Neighbouring frames of a video go into the same fold.
     pairs.sort(key=lambda pair: (pair[0].path.name, str(pair[0].path)))
-    trial = _Trial(
-        detector, dataset.only([photo for photo, _ in pairs]), pairs, prompt_variants, absent
-    )
-    return trial.run(track)
+    readable = task.dataset.with_images([image for image, _ in pairs])
+    _check_size(readable)
+    features = [cached for _, cached in pairs]
+    return _Search(detector, replace(task, dataset=readable), features).run(progress)
 
 
-class _Trial:
-    """Tries numbers on photos that were seen, computing each setting once."""
+def _check_size(dataset: Dataset) -> None:
+    if len(dataset) < MIN_IMAGES or dataset.box_count < MIN_BOXES:
+        raise DatasetError(
+            f"{len(dataset)} images with {dataset.box_count} boxes are too few to fit to; "
+            f"label at least {MIN_IMAGES} images and {MIN_BOXES} boxes."
+        )
+
+
+class _Search:
+    """Tries settings on encoded images, classifying them once with each."""
 
     def __init__(
-        self,
-        detector: OpenVocabDetector,
-        dataset: Dataset,
-        pairs: Sequence[tuple[Photo, CachedFeatures]],
-        prompt_variants: Sequence[PromptVariant],
-        absent: Sequence[str],
+        self, detector: OpenVocabDetector, task: EvaluationTask, features: Sequence[CachedFeatures]
     ) -> None:
-        self._detector = detector
-        seen = [each for _, each in pairs]
-        self._given = dataset, seen, prompt_variants, absent
-        self._tried: dict[Numbers, Tried] = {}
-        config, own = detector.preset.scoring, detector.encoder.logit_scale
-        self._start: Numbers = (
-            ("logit_scale", own if config.logit_scale is None else config.logit_scale),
-            ("competitor_weight", config.competitor_weight),
-            ("prior_weight", config.prior_weight),
-            ("fusion_exponent", config.fusion_exponent),
-        )
+        self._detector, self._task, self._features = detector, task, features
+        self._matches: dict[ScoringConfig, TaskMatches] = {}
+        scoring = detector.preset.scoring
+        if scoring.logit_scale is None:
+            scoring = replace(scoring, logit_scale=detector.encoder.logit_scale)
+        self._initial = scoring
+        self._candidates = {name: _candidates(name, getattr(scoring, name)) for name in _FITTED}
 
-    def run(self, track: Callable[[Sequence[Any]], Iterable[Any]]) -> Calibration:
-        """Fit on all folds, then on all photos."""
-        count = len(self._given[0])
-        all_of_them = np.ones(count)
-        folds = np.array_split(np.arange(count), FOLDS)
-        candidates = sum(len(self._candidates(*each)) for each in self._start)
-        steps = iter(track(range((FOLDS + 1) * ROUNDS * candidates)))
-        own = self._detector.preset.scoring.score_threshold
-        unseen, unseen_before = [], []
-        for fold in folds:
-            inside = np.zeros(count)
-            inside[fold] = 1
-            numbers = self._search(1 - inside, steps)
-            threshold = fit(self._try(numbers), 1 - inside).threshold
-            unseen.append(fit(self._try(numbers), inside, threshold))
-            unseen_before.append(fit(self._try(self._start), inside, own))
-        best = self._search(all_of_them, steps)
-        found = Calibration(
-            dict(self._start) | {"score_threshold": own},
-            dict(best),
-            fit(self._try(self._start), all_of_them, own),
-            fit(self._try(best), all_of_them),
-            _mean(unseen),
-            _mean(unseen_before),
+    def run(self, progress: Progress) -> Calibration:
+        """Fit on all folds, then on all images."""
+        count, own_threshold = len(self._features), self._initial.score_threshold
+        candidate_count = sum(map(len, self._candidates.values()))
+        steps = iter(progress(range((_FOLDS + 1) * _ROUNDS * candidate_count)))
+        held_out, held_out_before = [], []
+        for fold in np.array_split(np.arange(count), _FOLDS):
+            weights = np.zeros(count)
+            weights[fold] = 1
+            best = self._fit(1 - weights, steps)
+            threshold = self._measure(best, 1 - weights).threshold
+            held_out.append(self._measure(best, weights, threshold))
+            held_out_before.append(self._measure(self._initial, weights, own_threshold))
+        everything = np.ones(count)
+        fitted = self._fit(everything, steps)
+        calibration = Calibration(
+            initial=self._initial,
+            fitted=fitted,
+            before=self._measure(self._initial, everything, own_threshold),
+            after=self._measure(fitted, everything),
+            held_out=_mean(held_out),
+            held_out_before=_mean(held_out_before),
         )
-        if not found.better:
-            kept = fit(self._try(self._start), all_of_them)
-            found = replace(found, numbers=dict(self._start), after=kept)
-        return replace(found, numbers=found.numbers | {"score_threshold": found.after.threshold})
+        if not calibration.improves:
+            after = self._measure(self._initial, everything)
+            calibration = replace(calibration, fitted=self._initial, after=after)
+        fitted = replace(calibration.fitted, score_threshold=calibration.after.threshold)
+        return replace(calibration, fitted=fitted)
 
-    def _search(self, weights: Floats, steps: Iterator[Any]) -> Numbers:
-        """Find the best numbers on some of the photos."""
-        best, reached = self._start, fit(self._try(self._start), weights).objective
-        for _ in range(ROUNDS):
-            for key, start in self._start:
-                for candidate in self._candidates(key, start):
-                    numbers = tuple((dict(best) | {key: candidate}).items())
-                    found = fit(self._try(numbers), weights).objective
-                    if found > reached + GAIN:
-                        best, reached = numbers, found
+    def _fit(self, weights: Floats, steps: Iterator[Any]) -> ScoringConfig:
+        """Find the best settings on some of the images."""
+        best, reached = self._initial, self._measure(self._initial, weights).objective
+        for _ in range(_ROUNDS):
+            for name, candidates in self._candidates.items():
+                for candidate in candidates:
+                    change: dict[str, Any] = {name: candidate}
+                    scoring = replace(best, **change)
+                    objective = self._measure(scoring, weights).objective
+                    if objective > reached + _MIN_GAIN:
+                        best, reached = scoring, objective
                     next(steps, None)
         return best
 
-    @staticmethod
-    def _candidates(key: str, start: float) -> list[float]:
-        low, high = ScoringConfig.RANGES[key]
-        values = VALUES.get(key) or [float(f"{start * factor:.3g}") for factor in FACTORS]
-        return [value for value in values if low <= value <= high and value != start]
-
-    def _try(self, numbers: Numbers) -> Tried:
-        if numbers not in self._tried:
-            tuned = self._detector.with_config(**dict(numbers))
-            self._tried[numbers] = try_numbers(tuned, *self._given)
-        return self._tried[numbers]
+    def _measure(
+        self, scoring: ScoringConfig, weights: Floats, threshold: float | None = None
+    ) -> Metrics:
+        if scoring not in self._matches:
+            detector = self._detector.with_config(**{k: getattr(scoring, k) for k in _FITTED})
+            self._matches[scoring] = match_task(detector, self._task, self._features)
+        return compute_metrics(self._matches[scoring], weights, threshold)
 
 
-def _mean(fits: Sequence[Fit]) -> Fit:
-    columns = [[getattr(each, key) for each in fits] for key in Fit._fields[1:]]
-    ap50 = {name: fmean(each.ap50[name] for each in fits) for name in fits[0].ap50}
-    return Fit(ap50, *(fmean(column) for column in columns))
+def _candidates(name: str, initial: float) -> list[float]:
+    low, high = ScoringConfig.RANGES[name]
+    values = _CANDIDATES.get(name) or [float(f"{initial * f:.3g}") for f in _SCALE_FACTORS]
+    return [value for value in values if low <= value <= high and value != initial]
+
+
+def _mean(folds: Sequence[Metrics]) -> Metrics:
+    _, *columns = zip(*folds, strict=True)
+    ap50 = {name: fmean(fold.ap50[name] for fold in folds) for name in folds[0].ap50}
+    return Metrics(ap50, *map(fmean, columns))

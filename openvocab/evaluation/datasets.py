@@ -1,4 +1,4 @@
-"""LabelledImage pictures, whatever format they came in."""
+"""Labelled images, whatever format they came in."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openvocab.errors import DatasetError
-from openvocab.io import images
+from openvocab.io.images import load_image
 from openvocab.types import Boxes, Image
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Photo:
-    """A picture, and the M boxes that people have drawn in it."""
+class DatasetImage:
+    """An image file and its M labelled boxes."""
 
     id: int
     """COCO's own id, or the index in the dataset."""
@@ -26,78 +26,78 @@ class Photo:
     class_ids: NDArray[np.intp]
     """`(M,)`, indices into the dataset's classes."""
     crowd: NDArray[np.bool_]
-    """`(M,)`, whether a box is around many things: it need not be found, and is not wrong."""
+    """`(M,)`, COCO's `iscrowd`: a box around a group, which is neither required nor wrong."""
     areas: NDArray[np.float64]
-    """`(M,)`, in square pixels; of the outline if there is one."""
+    """`(M,)`, in square pixels; of the segmentation if there is one."""
     absent: frozenset[int] | None = None
-    """Classes known to be absent (LVIS checks only some); None: all that are not labelled."""
+    """Classes verified to be absent (LVIS); None: all that are not labelled."""
     not_exhaustive: frozenset[int] = frozenset()
-    """Classes that are labelled only in part (LVIS): finding more of them is not wrong."""
+    """Classes of which only some objects are labelled (LVIS): more detections are not wrong."""
 
     def load(self) -> Image:
-        """Load the picture, BGR.
+        """Load the image, BGR.
 
         Raises:
-            ImageError: the picture cannot be read.
-            DatasetError: its size is not the one that its labels state.
+            ImageError: the image cannot be read.
+            DatasetError: its size differs from the size in the labels.
         """
-        picture = images.load_image(self.path)
-        if picture.shape[1::-1] != self.size_wh:
+        image = load_image(self.path)
+        if image.shape[1::-1] != self.size_wh:
             raise DatasetError(
-                f"{self.path} is {picture.shape[1]}x{picture.shape[0]} pixels, its labels are for "
-                f"{self.size_wh[0]}x{self.size_wh[1]}; use the pictures that were labelled."
+                f"{self.path} is {image.shape[1]}x{image.shape[0]} pixels, its labels are for "
+                f"{self.size_wh[0]}x{self.size_wh[1]}; use the images that were labelled."
             )
-        return picture
+        return image
 
     @property
-    def boxes(self) -> int:
-        """Number of boxes to find."""
+    def box_count(self) -> int:
+        """Number of boxes without crowds."""
         return int((~self.crowd).sum())
 
     @property
-    def labelled(self) -> frozenset[int]:
-        """Classes that are labelled in it."""
+    def present(self) -> frozenset[int]:
+        """Classes with a box in the image."""
         return frozenset(self.class_ids.tolist())
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Dataset:
-    """Photos, and the classes with which they are labelled."""
+    """Labelled images and their classes."""
 
     name: str
     kind: str
     """`coco`, `lvis` or `yolo`."""
     classes: tuple[str, ...]
-    photos: tuple[Photo, ...]
+    images: tuple[DatasetImage, ...]
     sha256: str
     """Hash of the labels."""
     frequencies: tuple[str, ...] | None = None
     """Frequency of each class: `r`are, `c`ommon or `f`requent (LVIS)."""
 
     def __len__(self) -> int:
-        return len(self.photos)
+        return len(self.images)
 
     @property
-    def boxes(self) -> int:
-        """Number of boxes to find."""
-        return sum(photo.boxes for photo in self.photos)
+    def box_count(self) -> int:
+        """Number of boxes without crowds."""
+        return sum(image.box_count for image in self.images)
 
-    def only(self, photos: Sequence[Photo]) -> Self:
-        """The same dataset with other photos."""
-        return replace(self, photos=tuple(photos))
+    def with_images(self, images: Sequence[DatasetImage]) -> Self:
+        """The same dataset with other images."""
+        return replace(self, images=tuple(images))
 
-    def part(self, which: str) -> Self:
-        """Select `calibration` or `test`, two halves split by the photos' names, or `all`.
+    def part(self, name: str) -> Self:
+        """Select `calibration` or `test`, two halves split by file name, or `all`.
 
-        Neighbouring frames of a film, which have similar names, stay in the same half.
+        Neighbouring frames of a video, which have similar names, stay in the same half.
 
-        >>> data = Dataset("mine", "coco", ("bus",), (), "")
-        >>> len(data.part("test"))
+        >>> dataset = Dataset("mine", "coco", ("bus",), (), "")
+        >>> len(dataset.part("test"))
         0
         """
-        order = sorted(self.photos, key=lambda photo: (photo.path.name, str(photo.path)))
+        order = sorted(self.images, key=lambda image: (image.path.name, str(image.path)))
         half = len(order) // 2
-        parts = {"all": self.photos, "calibration": order[:half], "test": order[half:]}
-        if which not in parts:
-            raise DatasetError(f"There is no part {which!r}; use one of {', '.join(parts)}.")
-        return self.only(parts[which])
+        parts = {"all": self.images, "calibration": order[:half], "test": order[half:]}
+        if name not in parts:
+            raise DatasetError(f"Unknown part {name!r}; use one of {', '.join(parts)}.")
+        return self.with_images(parts[name])

@@ -1,11 +1,13 @@
-"""Evaluates a detector on a dataset: sees each photo once, asks in every variant, and counts."""
+"""Evaluates a detector: encodes each image once, classifies it in every variant, and measures."""
 
+import math
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import fmean
 from time import perf_counter
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import supervision as sv
@@ -14,233 +16,242 @@ from numpy.typing import NDArray
 from openvocab.detector import OpenVocabDetector
 from openvocab.errors import DatasetError
 from openvocab.evaluation import matching, metrics
-from openvocab.evaluation.datasets import Dataset, Photo
-from openvocab.evaluation.feature_cache import CachedFeatures, FeatureCache
-from openvocab.evaluation.inference import VariantClassifier, absent_words, iter_readable
-from openvocab.evaluation.prompt_variants import PromptVariant
-from openvocab.types import Proposals
+from openvocab.evaluation.datasets import Dataset, DatasetImage
+from openvocab.evaluation.feature_cache import CachedFeatures, FeatureCache, iter_readable
+from openvocab.evaluation.prompt_variants import EvaluationTask, PromptVariant
+from openvocab.types import EncodedRegions, Proposals
 from openvocab.vocabulary.prompts import name_key
 
-COUNTS = (10, 30, 100, 300)
+RECALL_COUNTS = (10, 30, 100, 300)
 THRESHOLDS = np.arange(0.02, 0.99, 0.01)
+_STAGES = ("propose", "encode", "classify")
+_MIN_SCORE = 0.001  # detections with lower scores do not change AP
 
-Track = Callable[[Sequence[Any]], Iterable[Any]]
+Progress = Callable[[Sequence[Any]], Iterable[Any]]
+"""Iterates over a sequence and shows how far it is."""
+
+
+class ImageResult(NamedTuple):
+    """The detections of a task in one image."""
+
+    detections: list[sv.Detections]
+    """In each variant, down to the lowest scores."""
+    correct: list[int]
+    """Labelled boxes whose feature is closest to their own of the dataset's classes, in each
+    variant."""
+    fp_scores: dict[str, NDArray[np.float32]]
+    """Scores of all boxes detected for five absent prompts, by kind of prompt."""
+    classify_s: float
+    """Seconds per variant."""
+
+
+class TaskClassifier:
+    """Classifies encoded images with a detector's settings, in all variants of a task."""
+
+    def __init__(self, detector: OpenVocabDetector, task: EvaluationTask) -> None:
+        self._detector, self._task = detector, task
+        self._heads = [
+            detector.class_head(
+                variant.classes,
+                negatives=task.negatives_for(variant.classes),
+                score_threshold=_MIN_SCORE,
+            )
+            for variant in task.variants
+        ]
+
+    def __call__(self, image: DatasetImage, cached: CachedFeatures) -> ImageResult:
+        """Classify the proposals and the labelled boxes of one image."""
+        started = perf_counter()
+        detections = [_without_data(head.classify(cached.regions)) for head in self._heads]
+        classify_s = (perf_counter() - started) / len(self._heads)
+        count = len(self._task.dataset.classes)
+        closest = [(cached.ground_truth @ head.text[:count].T).argmax(1) for head in self._heads]
+        correct = [int((ids == image.class_ids)[~image.crowd].sum()) for ids in closest]
+        fp_scores = {
+            kind: self._scores(cached.regions, prompts)
+            for kind, prompts in self._task.absent_prompts(image).items()
+        }
+        return ImageResult(detections, correct, fp_scores, classify_s)
+
+    def _scores(self, regions: EncodedRegions, prompts: list[str]) -> NDArray[np.float32]:
+        negatives = self._task.negatives_for(prompts)
+        head = self._detector.class_head(prompts, negatives=negatives, score_threshold=0)
+        return np.asarray(head.classify(regions).confidence)
 
 
 @dataclass(frozen=True)
-class DetectRequest:
-    """What a detector found when asked in one variant."""
+class VariantResult:
+    """The detections of one prompt variant."""
 
     variant: PromptVariant
-    found: list[sv.Detections]
-    """Detections of each photo, down to the lowest scores."""
+    detections: list[sv.Detections]
+    """Detections of each image, down to the lowest scores."""
     precision: matching.Precision
     matches: matching.Matches
     encoder_accuracy: float
-    """Share of labelled boxes to which the encoder alone gives the right one of all the dataset's
-    classes."""
+    """Share of labelled boxes that the encoder alone classifies correctly."""
 
     @cached_property
     def f1(self) -> NDArray[np.float64]:
         """F1 `(T,)` at `THRESHOLDS`."""
-        return metrics.f1(*self.matches.judged(), self.matches.labelled, THRESHOLDS)
+        return metrics.f1(*self.matches.counted(), self.matches.label_count, THRESHOLDS)
 
-    def figures(self, threshold: float) -> dict[str, Any]:
-        """As a table for JSON; parts of 1."""
-        precision = self.precision
-        judged, over = self.matches.judged(), self.matches.judged(threshold)
-        at = metrics.f1(*judged, self.matches.labelled, np.array([threshold]))
+    def to_dict(self, threshold: float) -> dict[str, Any]:
+        """Metrics as a table for JSON, from 0 to 1."""
+        counted = self.matches.counted()
+        f1 = metrics.f1(*counted, self.matches.label_count, np.array([threshold]))
         return {
             "classes": len(self.variant.classes),
-            "AP": precision.ap,
-            "AP50": precision.ap50,
-            "AP75": precision.ap75,
-            "AP_small": precision.small,
-            "AP_medium": precision.medium,
-            "AP_large": precision.large,
-            "AR": precision.ar,
-            **{f"AP_{key}": value for key, value in precision.by_frequency.items()},
-            "F1": float(at[0]),
+            **self.precision.metrics,
+            "F1": float(f1[0]),
             "best_F1": float(self.f1.max()),
             "best_F1_threshold": round(float(THRESHOLDS[self.f1.argmax()]), 2),
-            "ECE": metrics.calibration_error(*judged),
-            "ECE_over_threshold": metrics.calibration_error(*over),
+            "ECE": metrics.calibration_error(*counted),
+            "ECE_above_threshold": metrics.calibration_error(*self.matches.counted(threshold)),
             "encoder_accuracy": self.encoder_accuracy,
         }
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Everything that is known of a detector on a dataset."""
+    """The results of a detector on a dataset."""
 
     dataset: Dataset
     threshold: float
-    """Lowest score that the preset returns."""
-    asked: list[DetectRequest]
-    """Results by variant, the dataset's own names first."""
-    own: matching.Precision | None
-    """Precision of the proposals with the detector's own labels, if it has names for the classes.
-    With a preset's default numbers, this is the detector as `yolo val` measures it: confidence
-    0.001, suppression within a class at IoU 0.7, 300 boxes."""
+    """The preset's score threshold."""
+    variants: list[VariantResult]
+    """The dataset's own names first."""
+    detector_alone: matching.Precision | None
+    """Precision of the proposals with the detector's own labels, if some are classes of the
+    dataset. With a preset's default numbers, this is the detector as `yolo val` measures it:
+    confidence 0.001, NMS within a class at IoU 0.7, 300 boxes."""
     recall: dict[int, float]
-    """Recall by number of best proposals per photo, whatever they are called."""
-    false_labels: dict[str, float]
-    """Boxes per photo above the threshold when asked for five things that are absent."""
+    """Recall by number of best proposals per image, whatever their label."""
+    fp_per_image: dict[str, float]
+    """Detections per image above the threshold for five absent prompts, by kind of prompt."""
     seconds: dict[str, float]
-    """Per photo: `propose` and `encode`, when it was first seen; `name`, per variant."""
-    unread: list[str]
-    """Why photos were left out."""
+    """Per image: `propose` and `encode`, when it was first encoded; `classify`, per variant."""
+    unreadable: list[str]
+    """Errors of images that were left out."""
 
     @cached_property
     def confusion(self) -> NDArray[np.intp]:
-        """`(K + 1, K + 1)`, what labelled boxes (down) were called (across), nothing last."""
-        first = self.asked[0]
-        keep = [np.ones(len(each), np.bool_) for each in first.found]
-        ignored = first.matches.verdicts == matching.IGNORED
-        places = zip(first.matches.photos[ignored], first.matches.rows[ignored], strict=True)
-        for photo, row in places:
-            keep[photo][row] = False
-        judged = [
-            sv.Detections(each.xyxy[kept], confidence=scores[kept], class_id=classes[kept])
-            for each, kept in zip(first.found, keep, strict=True)
-            if (scores := each.confidence) is not None and (classes := each.class_id) is not None
-        ]
-        return matching.confusion(self.dataset, judged, first.variant.classes, self.threshold)
+        """`(C + 1, C + 1)`: labelled classes in rows, detected classes in columns, none last."""
+        names = self.variants[0]
+        detections = names.matches.without_ignored(names.detections)
+        return matching.confusion(self.dataset, detections, names.variant.classes, self.threshold)
 
-    def figures(self) -> dict[str, Any]:
-        """As a table for JSON; parts of 1."""
-        own, first = self.own, self.asked[0]
-        return {
+    def to_dict(self) -> dict[str, Any]:
+        """Metrics as a table for JSON, from 0 to 1; None for what has no value."""
+        alone, names = self.detector_alone, self.variants[0]
+        table: dict[str, Any] = {
             "dataset": {
                 "name": self.dataset.name, "kind": self.dataset.kind,
-                "sha256": self.dataset.sha256, "photos": len(self.dataset),
-                "boxes": self.dataset.boxes, "classes": len(self.dataset.classes),
-                "unread": self.unread,
+                "sha256": self.dataset.sha256, "images": len(self.dataset),
+                "boxes": self.dataset.box_count, "classes": len(self.dataset.classes),
+                "unreadable": self.unreadable,
             },
             "threshold": self.threshold,
-            "detector_alone": own and {"AP": own.ap, "AP50": own.ap50, "AR": own.ar},
-            "prompt_variants": {each.variant.name: each.figures(self.threshold) for each in self.asked},
+            "detector_alone": alone and alone.metrics,
+            "prompt_variants": {
+                result.variant.name: result.to_dict(self.threshold) for result in self.variants
+            },
             "proposal_recall": {str(count): value for count, value in self.recall.items()},
-            "false_labels_per_photo": self.false_labels,
-            "seconds_per_photo": self.seconds,
-            "classes": self._by_class(first),
-            "reliability": metrics.reliability(*first.matches.judged()).tolist(),
-            "confusion": _pairs(self.confusion, [*first.variant.classes, "(nothing)"]),
+            "fp_per_image": self.fp_per_image,
+            "seconds_per_image": self.seconds,
+            "classes": self._by_class(),
+            "reliability": metrics.reliability(*names.matches.counted()).tolist(),
+            "confusion": _cells(self.confusion, [*names.variant.classes, "(none)"]),
         }  # fmt: skip
+        result: dict[str, Any] = _without_nan(table)
+        return result
 
-    def _by_class(self, asked: DetectRequest) -> list[dict[str, Any]]:
-        counts = asked.matches.labels.sum(axis=0)
+    def _by_class(self) -> list[dict[str, Any]]:
+        names = self.variants[0]
+        counts = names.matches.label_counts.sum(axis=0).tolist()
+        rows = zip(self.dataset.classes, counts, names.precision.by_class.tolist(), strict=True)
         return [
-            {"class": name, "boxes": int(count), "AP": float(ap), "AP50": float(ap50)}
-            for name, count, (ap, ap50) in zip(
-                self.dataset.classes, counts, asked.precision.by_class, strict=True
-            )
+            {"class": name, "boxes": count, "AP": ap, "AP50": ap50}
+            for name, count, (ap, ap50) in rows
             if count
         ]
 
 
 def evaluate(
     detector: OpenVocabDetector,
-    dataset: Dataset,
-    prompt_variants: Sequence[PromptVariant],
+    task: EvaluationTask,
     *,
-    absent: Sequence[str] = (),
-    see: FeatureCache | None = None,
-    track: Track = iter,
+    cache: FeatureCache | None = None,
+    progress: Progress = iter,
 ) -> Evaluation:
     """Evaluate a detector.
 
     Args:
         detector: a detector with any preset.
-        dataset: N labelled photos.
-        prompt_variants: ways to ask for its classes, its own names first.
-        absent: words for things that are in none of the photos, besides the absent classes.
-        see: sees photos, and may keep what it saw; None keeps nothing.
-        track: wraps the photos, to show progress.
+        task: labelled images and prompts.
+        cache: encodes images; None writes no features.
+        progress: wraps the images, to show progress.
 
     Raises:
-        DatasetError: no photo can be read, none has a labelled box, or the size of one is not the
-            one that its labels state.
+        DatasetError: no image can be read, none has a labelled box, or the size of one differs
+            from the size in its labels.
         ClassesError: a variant cannot be used.
     """
-    tally = _Tally(detector, dataset, prompt_variants, absent)
-    unread: list[str] = []
-    for photo, seen in iter_readable(see or FeatureCache(detector), track(dataset.photos), unread):
-        tally.add(photo, seen)
-    if not tally.photos:
-        raise DatasetError(f"No photo of {dataset.name} can be read: {' '.join(unread[:1])}")
-    if not any(photo.boxes for photo in tally.photos):
-        raise DatasetError(f"No photo of {dataset.name} has a labelled box; label some.")
-    return tally.evaluation(unread)
+    classifier = TaskClassifier(detector, task)
+    threshold = detector.preset.scoring.score_threshold
+    images, proposals, results, seconds = [], [], [], []
+    fp_counts: dict[str, list[int]] = defaultdict(list)
+    unreadable: list[str] = []
+    # Features are not kept: they would fill the memory.
+    for image, cached in iter_readable(
+        cache or FeatureCache(detector), progress(task.dataset.images), unreadable
+    ):
+        result = classifier(image, cached)
+        images.append(image)
+        proposals.append(cached.regions.proposals)
+        results.append(result)
+        seconds.append([*cached.seconds, result.classify_s])
+        for kind, scores in result.fp_scores.items():
+            fp_counts[kind].append(int((scores >= threshold).sum()))
+    dataset = task.dataset.with_images(images)
+    if not images:
+        raise DatasetError(f"No image of {dataset.name} can be read: {' '.join(unreadable[:1])}")
+    if not dataset.box_count:
+        raise DatasetError(f"No image of {dataset.name} has a labelled box; label some.")
+    return Evaluation(
+        dataset=dataset,
+        threshold=threshold,
+        variants=[
+            _variant_result(dataset, variant, index, results)
+            for index, variant in enumerate(task.variants)
+        ],
+        detector_alone=_detector_alone(dataset, proposals, detector.proposer.labels),
+        recall=_proposal_recall(dataset, proposals),
+        fp_per_image={kind: fmean(counts) for kind, counts in fp_counts.items()},
+        seconds=dict(zip(_STAGES, np.mean(seconds, axis=0).tolist(), strict=True)),
+        unreadable=unreadable,
+    )
 
 
-class _Tally:
-    """MetricsMiddleware photo by photo and forgets the features, so memory holds the boxes only."""
-
-    def __init__(
-        self,
-        detector: OpenVocabDetector,
-        dataset: Dataset,
-        prompt_variants: Sequence[PromptVariant],
-        absent: Sequence[str],
-    ) -> None:
-        self._detector, self._dataset, self._absent = detector, dataset, absent
-        self._namers = [VariantClassifier(detector, variant) for variant in prompt_variants]
-        self.photos: list[Photo] = []
-        self._found: list[list[sv.Detections]] = [[] for _ in prompt_variants]
-        self._right = [0] * len(prompt_variants)
-        self._proposals: list[Proposals] = []
-        self._seconds: list[tuple[float, float, float]] = []
-        self._false: dict[str, list[int]] = {}
-
-    def add(self, photo: Photo, seen: CachedFeatures) -> None:
-        """Name and count one photo."""
-        self.photos.append(photo)
-        begun = perf_counter()
-        for found, namer in zip(self._found, self._namers, strict=True):
-            found.append(namer(seen))
-        name_s = (perf_counter() - begun) / len(self._namers)
-        self._seconds.append((seen.propose_s, seen.encode_s, name_s))
-        for place, namer in enumerate(self._namers):
-            self._right[place] += namer.right(photo, seen, len(self._dataset.classes))
-        self._proposals.append(seen.regions.proposals)
-        for kind, words in absent_words(self._dataset, photo, self._absent).items():
-            false = len(self._detector.classify(seen.regions, words))
-            self._false.setdefault(kind, []).append(false)
-
-    def evaluation(self, unread: list[str]) -> Evaluation:
-        """The evaluation of the photos so far."""
-        dataset = self._dataset.only(self.photos)
-        proposals = [
-            _to_detections(proposals, np.zeros(len(proposals), np.intp))
-            for proposals in self._proposals
-        ]
-        seconds = np.mean(self._seconds, axis=0).tolist()
-        return Evaluation(
-            dataset=dataset,
-            threshold=self._detector.preset.scoring.score_threshold,
-            asked=[
-                DetectRequest(
-                    namer.variant,
-                    found,
-                    matching.precision(dataset, found),
-                    matching.matches(dataset, found),
-                    right / dataset.boxes,
-                )
-                for namer, found, right in zip(self._namers, self._found, self._right, strict=True)
-            ],
-            own=_own(dataset, self._proposals, self._detector.proposer.labels),
-            recall=matching.proposal_recall(dataset, proposals, COUNTS),
-            false_labels={kind: fmean(counts) for kind, counts in self._false.items()},
-            seconds=dict(zip(("propose", "encode", "name"), seconds, strict=True)),
-            unread=unread,
-        )
+def _variant_result(
+    dataset: Dataset, variant: PromptVariant, index: int, results: Sequence[ImageResult]
+) -> VariantResult:
+    detections = [result.detections[index] for result in results]
+    correct = sum(result.correct[index] for result in results)
+    precision = matching.precision(dataset, detections)
+    matches = matching.match(dataset, detections)
+    return VariantResult(variant, detections, precision, matches, correct / dataset.box_count)
 
 
-def _own(
+def _proposal_recall(dataset: Dataset, proposals: Sequence[Proposals]) -> dict[int, float]:
+    detections = [_to_detections(boxes, np.zeros_like(boxes.label_ids)) for boxes in proposals]
+    return matching.proposal_recall(dataset, detections, RECALL_COUNTS)
+
+
+def _detector_alone(
     dataset: Dataset, proposals: Sequence[Proposals], labels: Sequence[str]
 ) -> matching.Precision | None:
-    """Precision under the detector's labels; None if none of them is a class of the dataset."""
+    """Precision with the detector's labels; None if none of them is a class of the dataset."""
     class_ids = {name_key(name): class_id for class_id, name in enumerate(dataset.classes)}
     other = len(class_ids)
     by_label = np.array([class_ids.get(name_key(label), other) for label in labels], np.intp)
@@ -255,11 +266,25 @@ def _to_detections(proposals: Proposals, class_ids: NDArray[np.intp]) -> sv.Dete
     return sv.Detections(proposals.xyxy, confidence=proposals.objectness, class_id=class_ids)
 
 
-def _pairs(table: NDArray[np.intp], names: Sequence[str]) -> list[dict[str, Any]]:
+def _without_data(detections: sv.Detections) -> sv.Detections:
+    return sv.Detections(
+        detections.xyxy, confidence=detections.confidence, class_id=detections.class_id
+    )
+
+
+def _cells(table: NDArray[np.intp], names: Sequence[str]) -> list[dict[str, Any]]:
     """The cells that are not empty, largest first."""
-    rows, columns = np.nonzero(table)
-    cells = zip(rows.tolist(), columns.tolist(), table[rows, columns].tolist(), strict=True)
-    return [
-        {"truth": names[row], "found": names[column], "boxes": count}
-        for row, column, count in sorted(cells, key=lambda cell: -cell[2])
+    cells = [
+        {"label": names[row], "detected": names[column], "boxes": int(table[row, column])}
+        for row, column in np.argwhere(table)
     ]
+    return sorted(cells, key=lambda cell: -cell["boxes"])
+
+
+def _without_nan(value: Any) -> Any:  # noqa: ANN401  JSON
+    """Replace NaN, which JSON lacks, by None."""
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value

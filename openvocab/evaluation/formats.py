@@ -10,173 +10,164 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openvocab.errors import DatasetError, ImageError, one_line
-from openvocab.evaluation.datasets import Dataset, Photo
+from openvocab.evaluation.datasets import Dataset, DatasetImage
 from openvocab.io.images import SUFFIXES, image_size_wh
 
-# Where to look for the labels of a folder, in this order.
-PLACES = (
+# Files of labels that are looked for in a folder, in this order.
+_LABEL_FILES = (
     "data.yaml",
     "instances.json",
     "annotations.json",
     "_annotations.coco.json",
     "annotations/*_{split}*.json",
 )
-# File names that do not tell what they label, as the folder's name does.
-GENERIC = {"data", "dataset", "instances", "_annotations.coco", "annotations", "labels"}
-FAR = 1e6  # pixels; no picture is this large
-ERRORS = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, OSError)
+# File names that say nothing about the dataset; the folder's name is used instead.
+_GENERIC_NAMES = {"data", "dataset", "instances", "_annotations.coco", "annotations", "labels"}
+_MAX_COORDINATE = 1e6  # pixels
+_ERRORS = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, OSError)
 
 
-def load(path: Path, images_folder: Path | None = None, split: str = "val") -> Dataset:
-    """Read labels, and find their pictures.
+def load_dataset(path: Path, images_folder: Path | None = None, split: str = "val") -> Dataset:
+    """Read labels, and locate their images.
 
     Args:
         path: a `.json` of COCO or LVIS, the `.yaml` of a YOLO dataset, or a folder with one.
-        images_folder: folder of a `.json`'s pictures; None looks where COCO has them.
+        images_folder: folder of the images of a `.json`; None looks where COCO has them.
         split: split of a YOLO dataset, or of a COCO folder with several files.
 
     Raises:
-        DatasetError: there are no labels or pictures, or they are not in a known format.
+        DatasetError: there are no labels or images, or the labels are invalid.
     """
-    file = labels_of(path, split)
+    file = find_labels(path, split)
     if not file.is_file():
         raise DatasetError(f"There are no labels {file}; give a .json, a .yaml, or their folder.")
     is_yolo = file.suffix.lower() in {".yaml", ".yml"}
     try:
-        dataset = _yolo(file, split) if is_yolo else _json(file, images_folder)
+        dataset = _read_yolo(file, split) if is_yolo else _read_json(file, images_folder)
     except DatasetError:
         raise
-    except ERRORS as error:
-        form = "YOLO dataset" if is_yolo else "COCO or LVIS file"
+    except _ERRORS as error:
+        kind = "YOLO dataset" if is_yolo else "COCO or LVIS file"
         reason = f"{type(error).__name__}: {error}"[:200]
-        raise DatasetError(f"{file} is no {form} ({reason}); give one that is.") from error
-    if not dataset.photos:
-        raise DatasetError(f"{file} names no pictures; give labels that do.")
-    missing = next((photo.path for photo in dataset.photos if not photo.path.is_file()), None)
+        raise DatasetError(f"{file} is not a valid {kind} ({reason}); correct it.") from error
+    if not dataset.images:
+        raise DatasetError(f"{file} lists no images; give labels of images.")
+    missing = next((image.path for image in dataset.images if not image.path.is_file()), None)
     if missing is not None:
-        raise DatasetError(f"There is no picture {missing}; say where they are with --images.")
+        raise DatasetError(f"There is no image {missing}; give the folder with --images.")
     return dataset
 
 
-def labels_of(path: Path, split: str = "val") -> Path:
-    """The file of labels: the path itself, or the one found in a folder.
+def find_labels(path: Path, split: str = "val") -> Path:
+    """The file of labels: the path itself, or the one in a folder.
 
     Raises:
         DatasetError: the folder has no labels.
     """
     if not path.is_dir():
         return path
-    places = [place.format(split=split) for place in PLACES]
-    found = [file for place in places for file in sorted(path.glob(place))]
-    if not found:
-        raise DatasetError(f"{path} holds none of {', '.join(places)}; give the file of labels.")
-    return found[0]
+    patterns = [pattern.format(split=split) for pattern in _LABEL_FILES]
+    files = [file for pattern in patterns for file in sorted(path.glob(pattern))]
+    if not files:
+        raise DatasetError(f"{path} has none of {', '.join(patterns)}; give the file of labels.")
+    return files[0]
 
 
-def _name(file: Path) -> str:
-    return file.resolve().parent.name if file.stem in GENERIC else file.stem
+def _dataset_name(file: Path) -> str:
+    return file.resolve().parent.name if file.stem in _GENERIC_NAMES else file.stem
 
 
-def _json(file: Path, folder: Path | None) -> Dataset:
+def _read_json(file: Path, images_folder: Path | None) -> Dataset:
     raw = file.read_bytes()
     data = json.loads(raw)
-    categories = sorted(_unique(data["categories"], "category"), key=lambda each: each["id"])
-    places = {each["id"]: place for place, each in enumerate(categories)}
-    pictures = _unique(data["images"], "image")
-    labels: dict[int, list[dict[str, Any]]] = {each["id"]: [] for each in pictures}
-    for each in data["annotations"]:
-        if each["image_id"] not in labels:
-            raise DatasetError(
-                f"A box is of image {each['image_id']!r}, which is none; mend {file}."
-            )
-        labels[each["image_id"]].append(each)
-    lvis = bool(categories) and "frequency" in categories[0]
-    names = {each["id"]: _file_name(each) for each in pictures}
-    home = folder or _images_of(file, next(iter(names.values()), ""))
-    photos = tuple(
-        _photo(each, home / names[each["id"]], labels[each["id"]], places, lvis=lvis)
-        for each in pictures
-    )
+    categories = sorted(_by_id(data["categories"], "category").items())
+    class_ids = {category_id: class_id for class_id, (category_id, _) in enumerate(categories)}
+    is_lvis = bool(categories) and "frequency" in categories[0][1]
+    images = _by_id(data["images"], "image")
+    annotations: dict[int, list[dict[str, Any]]] = {image_id: [] for image_id in images}
+    for annotation in data["annotations"]:
+        image_id = annotation["image_id"]
+        if image_id not in annotations:
+            raise DatasetError(f"{file}: a box has the unknown image {image_id!r}; correct it.")
+        annotations[image_id].append(annotation)
+    names = {image_id: _file_name(image) for image_id, image in images.items()}
+    folder = images_folder or _images_folder(file, next(iter(names.values()), ""))
     return Dataset(
-        _name(file),
-        "lvis" if lvis else "coco",
-        tuple(one_line(each["name"]) for each in categories),
-        photos,
+        _dataset_name(file),
+        "lvis" if is_lvis else "coco",
+        tuple(one_line(category["name"]) for _, category in categories),
+        tuple(
+            _json_image(image, folder / names[image_id], annotations[image_id], class_ids, is_lvis)
+            for image_id, image in images.items()
+        ),
         hashlib.sha256(raw).hexdigest(),
-        tuple(str(each["frequency"]) for each in categories) if lvis else None,
+        tuple(str(category["frequency"]) for _, category in categories) if is_lvis else None,
     )
 
 
-def _unique(rows: list[dict[str, Any]], what: str) -> list[dict[str, Any]]:
-    seen: set[int] = set()
+def _by_id(rows: list[dict[str, Any]], kind: str) -> dict[int, dict[str, Any]]:
+    by_id: dict[int, dict[str, Any]] = {}
     for row in rows:
-        number = row["id"]
-        if type(number) is not int or number in seen:
-            raise DatasetError(
-                f"{what} {number!r} has no whole number of its own; mend the labels."
-            )
-        seen.add(number)
-    return rows
+        if type(row["id"]) is not int or row["id"] in by_id:
+            raise DatasetError(f"{kind} id {row['id']!r} is not a unique integer; correct it.")
+        by_id[row["id"]] = row
+    return by_id
 
 
 def _file_name(image: dict[str, Any]) -> PurePosixPath:
-    """The name of a picture; LVIS has an address instead, which ends in folder and file."""
-    given = image.get("file_name") or "/".join(image["coco_url"].split("/")[-2:])
-    for name in (PurePosixPath(given), PureWindowsPath(given)):
+    """The name of an image file; LVIS has a URL instead, which ends in folder and file."""
+    text = image.get("file_name") or "/".join(image["coco_url"].split("/")[-2:])
+    for name in (PurePosixPath(text), PureWindowsPath(text)):
         if name.is_absolute() or name.drive or ".." in name.parts:
-            raise DatasetError(f"A picture is called {given!r}; names must stay in their folder.")
-    return PurePosixPath(given)
+            raise DatasetError(f"Image name {text!r} leaves the folder; use names inside it.")
+    return PurePosixPath(text)
 
 
-def _images_of(file: Path, first: PurePosixPath | str) -> Path:
+def _images_folder(file: Path, first: PurePosixPath | str) -> Path:
     """COCO's folder (`val2017/` of `annotations/instances_val2017.json`), or beside the labels."""
-    beside, above = file.parent, file.parent.parent
+    parent, grandparent = file.parent, file.parent.parent
     split = file.stem.rpartition("_")[2]
-    homes = [beside / "images", beside, above / split, above / "images" / split, above]
-    return next((home for home in homes if (home / first).is_file()), homes[0])
+    folders = [
+        parent / "images", parent, grandparent / split, grandparent / "images" / split, grandparent,
+    ]  # fmt: skip
+    return next((folder for folder in folders if (folder / first).is_file()), folders[0])
 
 
-def _photo(
+def _json_image(
     image: dict[str, Any],
     path: Path,
-    labels: list[dict[str, Any]],
-    places: dict[int, int],
-    *,
-    lvis: bool,
-) -> Photo:
-    if any(len(each["bbox"]) != 4 for each in labels):
-        raise DatasetError(f"A box in {path.name} has not four numbers; mend the labels.")
-    xywh = np.array([each["bbox"] for each in labels], np.float64).reshape(-1, 4)
-    _check(xywh, path)
-    given = np.array([each.get("area") for each in labels], np.float64)  # None becomes NaN
-    areas = np.where(given >= 0, given, xywh[:, 2] * xywh[:, 3])
-    named = [each["category_id"] for each in labels]
+    annotations: list[dict[str, Any]],
+    class_ids: dict[int, int],
+    is_lvis: bool,  # noqa: FBT001
+) -> DatasetImage:
+    if any(len(annotation["bbox"]) != 4 for annotation in annotations):
+        raise DatasetError(f"A box in {path.name} does not have four numbers; correct the labels.")
+    xywh = np.array([row["bbox"] for row in annotations], np.float64).reshape(-1, 4)
+    if not (np.abs(xywh) < _MAX_COORDINATE).all():  # NaN is not less, either
+        raise DatasetError(f"A box in {path.name} is not in pixels; correct the labels.")
+    if not (xywh[:, 2:] >= 0).all():  # COCO itself has one or two of width 0
+        raise DatasetError(f"A box in {path.name} has a negative size; correct the labels.")
+    areas = np.array([row.get("area") for row in annotations], np.float64)  # None becomes NaN
+    box_categories = [row["category_id"] for row in annotations]
     negative = image.get("neg_category_ids", [])
-    partly = image.get("not_exhaustive_category_ids", [])
-    unknown = next((each for each in [*named, *negative, *partly] if each not in places), None)
-    if unknown is not None:
-        raise DatasetError(f"{path.name} has category {unknown!r}, which is none; mend the labels.")
-    return Photo(
+    not_exhaustive = image.get("not_exhaustive_category_ids", [])
+    for category_id in (*box_categories, *negative, *not_exhaustive):
+        if category_id not in class_ids:
+            raise DatasetError(f"{path.name} has the unknown category {category_id!r}; correct it.")
+    return DatasetImage(
         id=image["id"],
         path=path,
         size_wh=(int(image["width"]), int(image["height"])),
         xyxy=np.hstack([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]]).astype(np.float32),
-        class_ids=np.array([places[each] for each in named], np.intp),
-        crowd=np.array([int(each.get("iscrowd", 0)) != 0 for each in labels], np.bool_),
-        areas=areas,
-        absent=frozenset(places[each] for each in negative) if lvis else None,
-        not_exhaustive=frozenset(places[each] for each in partly) if lvis else frozenset(),
+        class_ids=np.array([class_ids[row] for row in box_categories], np.intp),
+        crowd=np.array([int(row.get("iscrowd", 0)) != 0 for row in annotations], np.bool_),
+        areas=np.where(areas >= 0, areas, xywh[:, 2] * xywh[:, 3]),
+        absent=frozenset(class_ids[row] for row in negative) if is_lvis else None,
+        not_exhaustive=frozenset(class_ids[row] for row in not_exhaustive if is_lvis),
     )
 
 
-def _check(boxes: NDArray[np.float64], path: Path) -> None:
-    if not (np.isfinite(boxes).all() and (np.abs(boxes) < FAR).all()):
-        raise DatasetError(f"A box in {path.name} is not of numbers of pixels; mend the labels.")
-    if not (boxes[:, 2:] >= 0).all():  # COCO itself has one or two of width 0
-        raise DatasetError(f"A box in {path.name} has a negative size; mend the labels.")
-
-
-def _yolo(file: Path, split: str) -> Dataset:
+def _read_yolo(file: Path, split: str) -> Dataset:
     import yaml
 
     raw = file.read_bytes()
@@ -190,21 +181,24 @@ def _yolo(file: Path, split: str) -> Dataset:
     # JSON, which is valid YAML, allows numbers as keys only in quotes.
     by_id = dict(enumerate(names)) if isinstance(names, list) else {int(k): names[k] for k in names}
     if by_id.keys() != set(range(len(by_id))):
-        raise DatasetError(f"{file} leaves out a number among its `names`; count from 0.")
-    classes = [by_id[place] for place in range(len(by_id))]
-    wrong = next((each for each in classes if not isinstance(each, str)), None)
-    if wrong is not None:  # YAML reads "no" and "yes" as booleans
-        raise DatasetError(f"{file} names a class {str(wrong)[:50]!r}; write it in quotes.")
-    root = file.parent / (data.get("path") or ".")
-    given = data.get(split) or []
-    entries = [root / entry for entry in ([given] if isinstance(given, str) else given)]
+        raise DatasetError(f"{file} skips a number among its `names`; count from 0.")
+    classes = [by_id[class_id] for class_id in range(len(by_id))]
+    for name in classes:
+        if not isinstance(name, str):  # YAML reads "no" and "yes" as booleans
+            raise DatasetError(f"{file} has a class {str(name)[:50]!r}; write it in quotes.")
+    entries = data.get(split) or []
     if not entries:
         raise DatasetError(f"{file} has no split {split!r}; choose one with --split.")
-    paths = dict.fromkeys(path for entry in entries for path in _yolo_files(entry))
+    root = file.parent / (data.get("path") or ".")
+    paths = dict.fromkeys(
+        path
+        for entry in ([entries] if isinstance(entries, str) else entries)
+        for path in _yolo_files(root / entry)
+    )
     digest = hashlib.sha256(raw)
-    photos = [_yolo_photo(place, path, len(classes), digest) for place, path in enumerate(paths)]
-    cleaned = tuple(one_line(each) for each in classes)
-    return Dataset(_name(file), "yolo", cleaned, tuple(photos), digest.hexdigest())
+    images = [_yolo_image(index, path, len(classes), digest) for index, path in enumerate(paths)]
+    names = tuple(one_line(name) for name in classes)
+    return Dataset(_dataset_name(file), "yolo", names, tuple(images), digest.hexdigest())
 
 
 def _yolo_files(entry: Path) -> Iterator[Path]:
@@ -215,57 +209,54 @@ def _yolo_files(entry: Path) -> Iterator[Path]:
         yield from (entry.parent / line.strip() for line in lines if line.strip())
         return
     if not entry.is_dir():
-        raise DatasetError(f"There are no pictures in {entry}; mend the path in the .yaml.")
+        raise DatasetError(f"There is no folder of images {entry}; correct the path in the .yaml.")
     yield from sorted(f for f in entry.rglob("*") if f.suffix.lower() in SUFFIXES)
 
 
-def _yolo_photo(place: int, path: Path, classes: int, digest: "hashlib._Hash") -> Photo:
+def _yolo_image(index: int, path: Path, class_count: int, digest: "hashlib._Hash") -> DatasetImage:
     try:
         size = image_size_wh(path)
-    except ImageError:  # reported when the photo is used
+    except ImageError:  # reported when the image is used
         size = (1, 1)
-    labels = _labels_of(path)
-    text = labels.read_text(encoding="utf-8") if labels.is_file() else ""
+    file = _yolo_labels(path)
+    text = file.read_text(encoding="utf-8") if file.is_file() else ""
     digest.update(f"{path.name}\n{text}".encode(errors="replace"))
-    rows: dict[tuple[float, ...], list[float]] = {}
     try:
-        for line in filter(str.strip, text.splitlines()):
-            row = tuple(map(float, line.split()))
-            rows[row] = _corners(np.array(row[1:]))  # repeated rows are dropped, as in Ultralytics
+        rows = [tuple(map(float, line.split())) for line in text.splitlines() if line.strip()]
+        boxes = {row: _yolo_box(np.array(row[1:])) for row in rows}  # drops repeated rows
     except ValueError as error:
-        raise DatasetError(f"{labels} holds what is no box ({error}); mend the line.") from error
-    if not all(row[0].is_integer() and 0 <= row[0] < classes for row in rows):
-        raise DatasetError(f"{labels} holds a class that is none; mend the line.")
-    ids = [int(row[0]) for row in rows]
-    xyxy = np.array(list(rows.values()), np.float64).reshape(-1, 4) * np.array(size * 2)
-    return Photo(
-        id=place,
+        raise DatasetError(f"{file} has an invalid box ({error}); correct it.") from error
+    if not all(row[0].is_integer() and 0 <= row[0] < class_count for row in boxes):
+        raise DatasetError(f"{file} has an unknown class; correct it.")
+    xyxy = np.array(list(boxes.values()), np.float64).reshape(-1, 4) * np.array(size * 2)
+    return DatasetImage(
+        id=index,
         path=path,
         size_wh=size,
         xyxy=xyxy.astype(np.float32),
-        class_ids=np.array(ids, np.intp),
-        crowd=np.zeros(len(ids), np.bool_),
+        class_ids=np.array([row[0] for row in boxes], np.intp),
+        crowd=np.zeros(len(boxes), np.bool_),
         areas=(xyxy[:, 2:] - xyxy[:, :2]).prod(axis=1),
     )
 
 
-def _corners(values: NDArray[np.float64]) -> list[float]:
-    """`x1 y1 x2 y2` of a box `cx cy w h` or outline `x y x y ...`; fractions of the picture."""
+def _yolo_box(values: NDArray[np.float64]) -> list[float]:
+    """`x1 y1 x2 y2` of a box `cx cy w h` or polygon `x y x y ...`; fractions of the image."""
     if not ((values >= -0.01) & (values <= 1.01)).all():
-        raise ValueError("not parts of the picture, from 0 to 1")
+        raise ValueError("not fractions of the image, from 0 to 1")
     if len(values) == 4:
-        (x, y), half = values[:2], values[2:] / 2
-        return [x - half[0], y - half[1], x + half[0], y + half[1]]
+        centre, half = values[:2], values[2:] / 2
+        return [*(centre - half), *(centre + half)]
     points = values.reshape(-1, 2)
     if len(points) < 3:
         raise ValueError(f"{len(values)} numbers")
     return [*points.min(axis=0), *points.max(axis=0)]
 
 
-def _labels_of(path: Path) -> Path:
+def _yolo_labels(path: Path) -> Path:
     """The file of labels, by Ultralytics' rule: the last folder `images` becomes `labels`."""
     parts = list(path.parts)
-    places = [place for place, part in enumerate(parts[:-1]) if part == "images"]
-    if places:
-        parts[places[-1]] = "labels"
+    folders = [index for index, part in enumerate(parts[:-1]) if part == "images"]
+    if folders:
+        parts[folders[-1]] = "labels"
     return Path(*parts).with_suffix(".txt")

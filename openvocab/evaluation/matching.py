@@ -1,10 +1,10 @@
-"""Detections against labels, counted as COCO and LVIS count them."""
+"""Matches detections to labels, and computes average precision, as COCO and LVIS do."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import count, groupby, islice
 from operator import itemgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import supervision as sv
@@ -14,220 +14,211 @@ from numpy.typing import NDArray
 from openvocab.evaluation.datasets import Dataset
 
 Floats = NDArray[np.float64]
-RIGHT, WRONG, IGNORED = 1, 0, -1
-FREQUENCIES = ("r", "c", "f")
-LVIS_MOST = 300  # boxes per photo, all classes together
+TP, FP, IGNORED = 1, 0, -1
+_FREQUENCIES = ("r", "c", "f")
+_LVIS_MAX_DETECTIONS = 300  # per image, all classes together
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Precision:
-    """COCO's figures, from 0 to 1; NaN if nothing is labelled."""
+class Precision(NamedTuple):
+    """COCO's metrics, from 0 to 1; NaN if nothing is labelled."""
 
-    ap: float
-    """AP, mean over IoU 0.50 to 0.95 and classes."""
-    ap50: float
-    ap75: float
-    small: float
-    """AP of boxes under 32x32 pixels."""
-    medium: float
-    large: float
-    """AP of boxes over 96x96 pixels."""
-    ar: float
-    """Recall with the most detections that count, mean over IoU and classes."""
+    metrics: dict[str, float]
+    """`AP`, the mean over IoU 0.50 to 0.95 and classes; `AP50`; `AP75`; `AP_small`, under 32x32
+    pixels; `AP_medium`; `AP_large`, over 96x96 pixels; `AR`, recall with the maximum number of
+    detections; for LVIS, `AP_r`, `AP_c` and `AP_f`: rare, common and frequent classes."""
     by_class: Floats
     """`(K, 2)`, AP and AP50 of each class."""
-    by_frequency: dict[str, float]
-    """AP of rare, common and frequent classes (LVIS)."""
 
 
-def precision(dataset: Dataset, found: Sequence[sv.Detections]) -> Precision:
+def precision(dataset: Dataset, detections: Sequence[sv.Detections]) -> Precision:
     """Compute average precision and recall; for LVIS, by its federated rules.
 
-    VideoSources: COCO (Lin et al., ECCV 2014) and LVIS (Gupta et al., CVPR 2019), by faster-coco-eval.
+    Source: COCO (Lin et al., ECCV 2014) and LVIS (Gupta et al., CVPR 2019), by faster-coco-eval.
 
     Args:
-        dataset: N photos, K classes.
-        found: detections of each photo; those with a `class_id` of K or more, which are none of
-            the dataset's classes, are left out.
+        dataset: P images, K classes.
+        detections: detections of each image; those with a `class_id` of K or more, which are not
+            classes of the dataset, are left out.
     """
-    run = _evaluator(dataset, found)
-    run.params.maxDets = [LVIS_MOST] if dataset.kind == "lvis" else [1, 10, 100]
+    run = _evaluator(dataset, detections)
+    run.params.maxDets = [_LVIS_MAX_DETECTIONS] if dataset.kind == "lvis" else [1, 10, 100]
     run.evaluate()
     run.accumulate()
     table = run.eval["precision"][:, :, :, :, -1]  # (IoU, recall, class, area)
-    every = table[:, :, :, 0]
-    frequencies = np.array(dataset.frequencies or ())
-    small, medium, large = (_mean(table[:, :, :, area]) for area in (1, 2, 3))
-    return Precision(
-        ap=_mean(every),
-        ap50=_mean(every[0]),
-        ap75=_mean(every[5]),
-        small=small,
-        medium=medium,
-        large=large,
-        ar=_mean(run.eval["recall"][:, :, 0, -1]),
-        by_class=np.array([[_mean(rows), _mean(rows[0])] for rows in np.moveaxis(every, 2, 0)]),
-        by_frequency={
-            key: _mean(every[:, :, frequencies == key]) for key in FREQUENCIES if len(frequencies)
-        },
-    )
+    all_areas, *by_area = np.moveaxis(table, 3, 0)
+    values = {"AP": all_areas, "AP50": all_areas[0], "AP75": all_areas[5]}
+    values |= zip(("AP_small", "AP_medium", "AP_large"), by_area, strict=True)
+    values["AR"] = run.eval["recall"][:, :, 0, -1]
+    if dataset.frequencies:
+        frequencies = np.array(dataset.frequencies)
+        values |= {f"AP_{key}": all_areas[:, :, frequencies == key] for key in _FREQUENCIES}
+    by_class = [[_mean(rows), _mean(rows[0])] for rows in np.moveaxis(all_areas, 2, 0)]
+    return Precision({name: _mean(value) for name, value in values.items()}, np.array(by_class))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Matches:
-    """Every detection in a dataset's photos, as right or wrong at IoU 0.5."""
+    """All D detections in a dataset's P images, matched to labels at IoU 0.5."""
 
-    photos: NDArray[np.intp]
-    """`(D,)`, index of its photo."""
+    image_indices: NDArray[np.intp]
+    """`(D,)`, index of the image in the dataset."""
     rows: NDArray[np.intp]
-    """`(D,)`, its row among the detections there."""
+    """`(D,)`, row among the detections of the image."""
     scores: Floats
     class_ids: NDArray[np.intp]
-    verdicts: NDArray[np.int8]
-    """`(D,)`: 1 right, 0 wrong, -1 neither: in a crowd, or of a class not labelled there."""
-    labels: NDArray[np.intp]
-    """`(P, K)`, number of boxes to find, per photo and class."""
+    outcomes: NDArray[np.int8]
+    """`(D,)`: `TP`, `FP`, or `IGNORED` (in a crowd, or of a class not verified in the image)."""
+    label_counts: NDArray[np.intp]
+    """`(P, K)`, labelled boxes per image and class."""
 
     @property
-    def labelled(self) -> int:
-        """Number of boxes to find."""
-        return int(self.labels.sum())
+    def label_count(self) -> int:
+        """Number of labelled boxes."""
+        return int(self.label_counts.sum())
 
-    def judged(self, threshold: float = 0.0) -> tuple[Floats, NDArray[np.bool_]]:
-        """Scores and correctness of detections that are right or wrong, and above a threshold."""
-        keep = (self.verdicts != IGNORED) & (self.scores >= threshold)
-        return self.scores[keep], self.verdicts[keep] == RIGHT
+    def counted(self, threshold: float = 0.0) -> tuple[Floats, NDArray[np.bool_]]:
+        """Scores of true and false positives above a threshold, and which are true."""
+        keep = (self.outcomes != IGNORED) & (self.scores >= threshold)
+        return self.scores[keep], self.outcomes[keep] == TP
+
+    def without_ignored(self, detections: Sequence[sv.Detections]) -> list[sv.Detections]:
+        """The detections of each image that are true or false positives."""
+        keep = [np.ones(len(of_image), np.bool_) for of_image in detections]
+        ignored = self.outcomes == IGNORED
+        for index, row in zip(self.image_indices[ignored], self.rows[ignored], strict=True):
+            keep[index][row] = False
+        return [of_image[rows] for of_image, rows in zip(detections, keep, strict=True)]  # type: ignore[misc]
 
 
-def matches(dataset: Dataset, found: Sequence[sv.Detections]) -> Matches:
+def match(dataset: Dataset, detections: Sequence[sv.Detections]) -> Matches:
     """Match as COCO does: best score first, each labelled box once."""
-    run = _evaluator(dataset, found, extra_calc=True)
+    run = _evaluator(dataset, detections, extra_calc=True)
     run.params.iouThrs = np.array([0.5])
-    _over_all_sizes(run, [max(map(len, found), default=0) or 1])
-    truth, rows = run.cocoGt.anns, list(run.cocoDt.anns.values())
-    verdicts = np.full(len(rows), WRONG, np.int8)
+    _run_all_areas(run, [max(map(len, detections), default=0) or 1])
+    labels, rows = run.cocoGt.anns, list(run.cocoDt.anns.values())
+    outcomes = np.full(len(rows), FP, np.int8)
     for index, row in enumerate(rows):
-        photo, class_id = dataset.photos[row["image_id"]], row["category_id"]
-        looked_for = photo.absent is None or class_id in photo.absent | photo.labelled
+        image, class_id = dataset.images[row["image_id"]], row["category_id"]
+        is_verified = image.absent is None or class_id in image.absent | image.present
         if "gt_id" in row:
-            verdicts[index] = IGNORED if truth[row["gt_id"]]["iscrowd"] else RIGHT
-        elif not looked_for or class_id in photo.not_exhaustive:
-            verdicts[index] = IGNORED
+            outcomes[index] = IGNORED if labels[row["gt_id"]]["iscrowd"] else TP
+        elif not is_verified or class_id in image.not_exhaustive:
+            outcomes[index] = IGNORED
+    class_count = len(dataset.classes)
+    counts = [
+        np.bincount(image.class_ids[~image.crowd], minlength=class_count)
+        for image in dataset.images
+    ]
     return Matches(
         np.array([row["image_id"] for row in rows], np.intp),
         np.array([row["row"] for row in rows], np.intp),
         np.array([row["score"] for row in rows], np.float64),
         np.array([row["category_id"] for row in rows], np.intp),
-        verdicts,
-        np.array(
-            [
-                np.bincount(photo.class_ids[~photo.crowd], minlength=len(dataset.classes))
-                for photo in dataset.photos
-            ]
-        ).reshape(-1, len(dataset.classes)),
+        outcomes,
+        np.array(counts).reshape(-1, class_count),
     )
 
 
 def proposal_recall(
-    dataset: Dataset, found: Sequence[sv.Detections], counts: Sequence[int]
+    dataset: Dataset, detections: Sequence[sv.Detections], counts: Sequence[int]
 ) -> dict[int, float]:
-    """Share of labelled boxes matched at IoU 0.5 by one of the best `counts` proposals per photo.
+    """Share of labelled boxes matched at IoU 0.5 by one of the best `counts` proposals per image.
 
     Args:
-        dataset: N photos.
-        found: proposals of each photo, whose classes do not matter.
-        counts: how many proposals per photo may be used.
+        dataset: P images.
+        detections: proposals of each image, whose classes do not matter.
+        counts: numbers of proposals per image.
     """
-    run = _evaluator(replace(dataset, kind="coco"), found)  # every box was looked for
+    run = _evaluator(replace(dataset, kind="coco"), detections)  # all classes are verified
     run.params.useCats = 0
     run.params.iouThrs = np.array([0.5])
-    _over_all_sizes(run, sorted(counts))
-    values = run.eval["recall"].reshape(-1)
-    return {most: _mean(value) for most, value in zip(sorted(counts), values[:, None], strict=True)}
+    _run_all_areas(run, sorted(counts))
+    recalls = run.eval["recall"].reshape(-1, 1)
+    return {limit: _mean(recall) for limit, recall in zip(sorted(counts), recalls, strict=True)}
 
 
 def confusion(
-    dataset: Dataset, found: Sequence[sv.Detections], classes: Sequence[str], threshold: float
+    dataset: Dataset, detections: Sequence[sv.Detections], classes: Sequence[str], threshold: float
 ) -> NDArray[np.intp]:
-    """Confusion matrix `(C + 1, C + 1)`: labels down, detections across, "none" last.
+    """Confusion matrix `(C + 1, C + 1)`: labels in rows, detections in columns, "none" last.
 
     Args:
-        dataset: N photos; crowds are left out.
-        found: detections of each photo, of the C `classes`.
-        classes: names of the rows; the dataset's come first.
+        dataset: P images; crowds are left out.
+        detections: detections of each image, of the C `classes`.
+        classes: names of the rows, the dataset's first.
         threshold: lowest score that counts.
     """
     targets = [
-        sv.Detections(photo.xyxy[~photo.crowd], class_id=photo.class_ids[~photo.crowd])
-        for photo in dataset.photos
+        sv.Detections(image.xyxy[~image.crowd], class_id=image.class_ids[~image.crowd])
+        for image in dataset.images
     ]
     table = sv.ConfusionMatrix.from_detections(
-        predictions=list(found), targets=targets, classes=list(classes), conf_threshold=threshold
+        predictions=list(detections),
+        targets=targets,
+        classes=list(classes),
+        conf_threshold=threshold,
     )
     return table.matrix.astype(np.intp)
 
 
 def _evaluator(
-    dataset: Dataset, found: Sequence[sv.Detections], *, extra_calc: bool = False
+    dataset: Dataset, detections: Sequence[sv.Detections], *, extra_calc: bool = False
 ) -> COCOeval_faster:
-    """Make COCO's evaluator, with indices into the dataset as ids."""
-    lvis = dataset.kind == "lvis"
-    truth = COCO({
+    """COCO's evaluator, with indices into the dataset as ids."""
+    is_lvis = dataset.kind == "lvis"
+    frequencies = dataset.frequencies or [""] * len(dataset.classes)
+    labels = COCO({
         "images": [
-            {"id": place, "width": photo.size_wh[0], "height": photo.size_wh[1],
-             "neg_category_ids": list(photo.absent or ()),
-             "not_exhaustive_category_ids": list(photo.not_exhaustive)}
-            for place, photo in enumerate(dataset.photos)
+            {"id": index, "width": image.size_wh[0], "height": image.size_wh[1],
+             "neg_category_ids": list(image.absent or ()),
+             "not_exhaustive_category_ids": list(image.not_exhaustive)}
+            for index, image in enumerate(dataset.images)
         ],
         "categories": [
-            {"id": place, "name": name}
-            | ({"frequency": dataset.frequencies[place]} if dataset.frequencies else {})
-            for place, name in enumerate(dataset.classes)
+            {"id": class_id, "name": name, "frequency": frequency}
+            for class_id, (name, frequency) in enumerate(
+                zip(dataset.classes, frequencies, strict=True)
+            )
         ],
-        "annotations": list(_truth(dataset)),
+        "annotations": list(_annotations(dataset)),
     })  # fmt: skip
-    rows = list(_rows(found, len(dataset.classes)))
-    if lvis:
-        rows = _best_of_each(rows)
+    results = list(_results(detections, len(dataset.classes)))
+    if is_lvis:
+        ranked = sorted(results, key=lambda row: (row["image_id"], -row["score"]))
+        by_image = groupby(ranked, key=itemgetter("image_id"))
+        results = [row for _, rows in by_image for row in islice(rows, _LVIS_MAX_DETECTIONS)]
     return COCOeval_faster(
-        truth, truth.loadRes(rows), "bbox", lvis_style=lvis, extra_calc=extra_calc
+        labels, labels.loadRes(results), "bbox", lvis_style=is_lvis, extra_calc=extra_calc
     )
 
 
-def _best_of_each(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The best boxes of each photo, as many as LVIS counts."""
-    ranked = sorted(rows, key=lambda row: (row["image_id"], -row["score"]))
-    groups = groupby(ranked, key=itemgetter("image_id"))
-    return [row for _, group in groups for row in islice(group, LVIS_MOST)]
-
-
-def _over_all_sizes(run: COCOeval_faster, counts: list[int]) -> None:
+def _run_all_areas(run: COCOeval_faster, max_detections: list[int]) -> None:
     """Run the evaluator for boxes of all sizes together."""
     run.params.areaRng, run.params.areaRngLbl = [[0, 1e10]], ["all"]
-    run.params.maxDets = counts
+    run.params.maxDets = max_detections
     run.evaluate()
     run.accumulate()
 
 
-def _truth(dataset: Dataset) -> Iterator[dict[str, Any]]:
-    number = count(1)
-    for place, photo in enumerate(dataset.photos):
-        columns = photo.class_ids, photo.crowd, photo.areas, _xywh(photo.xyxy)
-        for class_id, crowd, area, box in zip(*(each.tolist() for each in columns), strict=True):
-            yield {"id": next(number), "image_id": place, "category_id": class_id,
-                   "iscrowd": int(crowd), "area": area, "bbox": box}  # fmt: skip
+def _annotations(dataset: Dataset) -> Iterator[dict[str, Any]]:
+    ids = count(1)
+    for index, image in enumerate(dataset.images):
+        columns = image.class_ids, image.crowd, image.areas, _xywh(image.xyxy)
+        for class_id, crowd, area, xywh in zip(*(c.tolist() for c in columns), strict=True):
+            yield {"id": next(ids), "image_id": index, "category_id": class_id,
+                   "iscrowd": int(crowd), "area": area, "bbox": xywh}  # fmt: skip
 
 
-def _rows(found: Sequence[sv.Detections], classes: int) -> Iterator[dict[str, Any]]:
-    for place, each in enumerate(found):
-        if each.class_id is None or each.confidence is None:
+def _results(detections: Sequence[sv.Detections], class_count: int) -> Iterator[dict[str, Any]]:
+    for index, of_image in enumerate(detections):
+        if of_image.class_id is None or of_image.confidence is None:
             continue
-        known = np.flatnonzero(each.class_id < classes)
-        scores = each.confidence[known].astype(np.float64)
-        columns = known, each.class_id[known], scores, _xywh(each.xyxy[known])
-        for row, class_id, score, box in zip(*(part.tolist() for part in columns), strict=True):
-            yield {"image_id": place, "category_id": class_id, "row": row,
-                   "score": score, "bbox": box}  # fmt: skip
+        rows = np.flatnonzero(of_image.class_id < class_count)
+        scores = of_image.confidence[rows].astype(np.float64)
+        columns = rows, of_image.class_id[rows], scores, _xywh(of_image.xyxy[rows])
+        for row, class_id, score, xywh in zip(*(c.tolist() for c in columns), strict=True):
+            yield {"image_id": index, "category_id": class_id, "row": row,
+                   "score": score, "bbox": xywh}  # fmt: skip
 
 
 def _xywh(xyxy: NDArray[np.number[Any]]) -> Floats:
@@ -237,5 +228,5 @@ def _xywh(xyxy: NDArray[np.number[Any]]) -> Floats:
 
 def _mean(table: NDArray[np.float64]) -> float:
     """Mean of the values other than -1, COCO's mark for "nothing labelled"."""
-    known = table[table > -1]
-    return float(known.mean()) if known.size else float("nan")
+    valid = table[table > -1]
+    return float(valid.mean()) if valid.size else float("nan")

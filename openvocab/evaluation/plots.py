@@ -1,8 +1,9 @@
-"""An evaluation's figures as plots, each a string with SVG."""
+"""Plots of an evaluation, as SVG."""
 
 import io
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,27 +16,27 @@ from openvocab.evaluation.evaluator import THRESHOLDS, Evaluation
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-MANY = 100  # classes; with more, nobody can read a confusion matrix
 BLUE, ORANGE, GREY = "#2563eb", "#ea580c", "#9ca3af"
+_MAX_CONFUSION_CLASSES = 100  # a larger matrix cannot be read
 
 
 def plots(evaluation: Evaluation) -> dict[str, str]:
     """Make all plots: title and SVG of each."""
-    drawn = {
-        "AP50 by wording": svg(lambda axes: _wordings(axes, evaluation)),
-        "How often a score is right": svg(lambda axes: _reliability(axes, evaluation)),
-        "F1 by threshold": svg(lambda axes: _f1(axes, evaluation)),
-        "Recall of the proposals": svg(lambda axes: _recall(axes, evaluation)),
+    drawings: dict[str, Callable[..., None]] = {
+        "AP50 by prompt variant": _variants,
+        "Reliability": _reliability,
+        "F1 by threshold": _f1,
+        "Recall of the proposals": _recall,
     }
-    if len(evaluation.dataset.classes) <= MANY:
-        title = "What labelled boxes were called"
-        drawn[title] = svg(lambda axes: _confusion(axes, evaluation), side=11)
-    return drawn
+    result = {title: svg(partial(draw, evaluation)) for title, draw in drawings.items()}
+    if len(evaluation.dataset.classes) <= _MAX_CONFUSION_CLASSES:
+        result["Confusion matrix"] = svg(partial(_confusion, evaluation), side=11)
+    return result
 
 
 def svg(draw: Callable[..., Any], side: float = 4.5, columns: int = 1) -> str:
     """Draw with `draw` on `columns` axes side by side, as SVG."""
-    # Equal figures give equal SVG; text stays text.
+    # The same data gives the same SVG; text stays text.
     with (
         rc_context(
             {
@@ -52,67 +53,66 @@ def svg(draw: Callable[..., Any], side: float = 4.5, columns: int = 1) -> str:
         figure = Figure(figsize=(side * 1.25 * columns, side), layout="constrained")
         axes = figure.subplots(1, columns, squeeze=False)[0]
         draw(*axes)
-        for each in axes:
-            each.spines[["top", "right"]].set_visible(False)
+        for subplot in axes:
+            subplot.spines[["top", "right"]].set_visible(False)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     text = buffer.getvalue()
     return text[text.index("<svg") :]
 
 
-def _wordings(axes: "Axes", evaluation: Evaluation) -> None:
-    names = [each.variant.name for each in evaluation.asked]
-    values = [100 * each.precision.ap50 for each in evaluation.asked]
+def _variants(evaluation: Evaluation, axes: "Axes") -> None:
+    names = [result.variant.name for result in evaluation.variants]
+    values = [100 * result.precision.metrics["AP50"] for result in evaluation.variants]
     bars = axes.barh(names, values, color=BLUE)
     axes.bar_label(bars, fmt="%.1f", padding=3)
     axes.invert_yaxis()
     axes.set_xlabel("AP50, %")
-    if evaluation.own is not None:
-        axes.axvline(100 * evaluation.own.ap50, color=ORANGE, label="the detector's own labels")
+    if evaluation.detector_alone is not None:
+        ap50 = 100 * evaluation.detector_alone.metrics["AP50"]
+        axes.axvline(ap50, color=ORANGE, label="the detector's own labels")
         axes.legend(loc="lower left")
 
 
-def _reliability(axes: "Axes", evaluation: Evaluation) -> None:
-    scores, right = evaluation.asked[0].matches.judged()
-    rows = metrics.reliability(scores, right)
-    axes.plot([0, 1], [0, 1], color=GREY, linestyle="--", label="as it should be")
-    axes.plot(rows[:, 0], rows[:, 1], marker="o", color=BLUE, label="boxes of that score")
+def _reliability(evaluation: Evaluation, axes: "Axes") -> None:
+    rows = metrics.reliability(*evaluation.variants[0].matches.counted())
+    axes.plot([0, 1], [0, 1], color=GREY, linestyle="--", label="perfect calibration")
+    axes.plot(rows[:, 0], rows[:, 1], marker="o", color=BLUE, label="precision")
     share = rows[:, 2] / max(rows[:, 2].sum(), 1)
-    axes.bar(rows[:, 0], share, 0.06, color=GREY, alpha=0.5, label="share")
+    axes.bar(rows[:, 0], share, 0.06, color=GREY, alpha=0.5, label="share of the boxes")
     axes.axvline(evaluation.threshold, color=ORANGE, label="threshold")
-    axes.set(xlabel="score", ylabel="share that is right", xlim=(0, 1), ylim=(0, 1))
+    axes.set(xlabel="score", ylabel="precision", xlim=(0, 1), ylim=(0, 1))
     axes.legend(loc="upper left")
 
 
-def _f1(axes: "Axes", evaluation: Evaluation) -> None:
-    for each in evaluation.asked:
-        axes.plot(THRESHOLDS, each.f1, label=each.variant.name)
+def _f1(evaluation: Evaluation, axes: "Axes") -> None:
+    for result in evaluation.variants:
+        axes.plot(THRESHOLDS, result.f1, label=result.variant.name)
     axes.axvline(evaluation.threshold, color=ORANGE, linestyle="--", label="threshold")
     axes.set(xlabel="threshold", ylabel="F1", xlim=(0, 1), ylim=(0, 1))
     axes.legend()
 
 
-def _recall(axes: "Axes", evaluation: Evaluation) -> None:
+def _recall(evaluation: Evaluation, axes: "Axes") -> None:
     counts, values = list(evaluation.recall), [100 * v for v in evaluation.recall.values()]
     axes.plot(range(len(counts)), values, marker="o", color=BLUE)
-    for place, value in enumerate(values):
-        axes.annotate(f"{value:.1f}", (place, value), (0, 6), textcoords="offset points")
+    for index, value in enumerate(values):
+        axes.annotate(f"{value:.1f}", (index, value), (0, 6), textcoords="offset points")
     axes.set_xticks(range(len(counts)), [str(count) for count in counts])
-    axes.set(xlabel="best proposals a photo", ylabel="labelled boxes met, %", ylim=(0, 100))
+    axes.set(xlabel="best proposals per image", ylabel="recall, %", ylim=(0, 100))
 
 
-def _confusion(axes: "Axes", evaluation: Evaluation) -> None:
+def _confusion(evaluation: Evaluation, axes: "Axes") -> None:
     """Draw the matrix; rows are shares of a class's labelled boxes, empty ones are left out."""
-    names: Sequence[str] = [*evaluation.dataset.classes, "(nothing)"]
+    names = [*evaluation.variants[0].variant.classes, "(none)"]
     table = evaluation.confusion.astype(float)
-    there = np.flatnonzero(table[:-1].sum(axis=1))
-    columns = np.append(there, len(table) - 1)
-    rows = table[there][:, columns] / table[there].sum(axis=1, keepdims=True)
-    picture = axes.imshow(rows, cmap="Blues", vmin=0, vmax=1)
-    axes.set_xticks(
-        range(len(columns)), [names[column] for column in columns.tolist()], rotation=90
-    )
-    axes.set_yticks(range(len(there)), [names[row] for row in there.tolist()])
+    rows = np.flatnonzero(table[:-1].sum(axis=1))
+    columns = np.append(rows, len(table) - 1)
+    shares = table[rows][:, columns] / table[rows].sum(axis=1, keepdims=True)
+    matrix = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    labels = [names[column] for column in columns.tolist()]
+    axes.set_xticks(range(len(columns)), labels, rotation=90)
+    axes.set_yticks(range(len(rows)), labels[:-1])
     axes.tick_params(labelsize=6)
-    axes.set(xlabel="found", ylabel="labelled")
-    axes.figure.colorbar(picture, ax=axes, shrink=0.5, label="share of the labelled boxes")
+    axes.set(xlabel="detected", ylabel="labelled")
+    axes.figure.colorbar(matrix, ax=axes, shrink=0.5, label="share of the labelled boxes")

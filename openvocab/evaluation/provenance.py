@@ -1,4 +1,4 @@
-"""What a result was made with: commit, versions, hashes of weights, machine."""
+"""Provenance of a result: commit, versions, hashes of weights, machine."""
 
 import hashlib
 import os
@@ -8,22 +8,23 @@ from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from openvocab import __version__, weights
+from openvocab import __version__
 from openvocab._internal.files import sha256
 from openvocab.config import Preset
 from openvocab.detector import OpenVocabDetector
 from openvocab.errors import WeightsNotFoundError
+from openvocab.weights import resolve
 
-LIBRARIES = (
+_LIBRARIES = (
     "ultralytics", "open_clip_torch", "torch", "onnxruntime", "supervision",
     "faster-coco-eval", "opencv-python", "numpy",
 )  # fmt: skip
 
 
 def provenance(detector: OpenVocabDetector) -> dict[str, object]:
-    """As a table for JSON."""
+    """Commit, versions, weights and machine as a table for JSON."""
     versions = {"openvocab": __version__, "python": platform.python_version()}
-    for library in LIBRARIES:
+    for library in _LIBRARIES:
         with suppress(PackageNotFoundError):
             versions[library] = version(library)
     return {
@@ -40,15 +41,15 @@ def provenance(detector: OpenVocabDetector) -> dict[str, object]:
 def detector_hash(preset: Preset) -> str | None:
     """SHA-256 of the detector's file, or of the files in its folder; None if there is neither."""
     try:
-        path = weights.resolve(preset.models.detector)
+        path = resolve(preset.models.detector)
     except WeightsNotFoundError:  # the detector was composed by hand
         return None
     if path.is_file():
         return sha256(path)
-    whole = hashlib.sha256()
+    digest = hashlib.sha256()
     for file in sorted(filter(Path.is_file, path.rglob("*"))):
-        whole.update(bytes.fromhex(sha256(file)))
-    return whole.hexdigest()
+        digest.update(bytes.fromhex(sha256(file)))
+    return digest.hexdigest()
 
 
 def _commit() -> str | None:
@@ -58,6 +59,6 @@ def _commit() -> str | None:
         return None
     command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12"]
     with suppress(OSError, subprocess.SubprocessError):
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)  # noqa: S603  no user's word in it
-        return done.stdout.strip()
+        result = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)  # noqa: S603  a fixed command
+        return result.stdout.strip()
     return None

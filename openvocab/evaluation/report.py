@@ -1,4 +1,4 @@
-"""An evaluation as one HTML page that needs no other file."""
+"""An evaluation as one self-contained HTML page."""
 
 import base64
 from collections.abc import Iterator
@@ -12,96 +12,83 @@ import supervision as sv
 
 from openvocab.encoders.boxes import clip_to_pixels, expand_boxes
 from openvocab.errors import OpenVocabError
-from openvocab.evaluation.datasets import Photo
+from openvocab.evaluation.datasets import DatasetImage
 from openvocab.evaluation.evaluator import Evaluation
-from openvocab.evaluation.matching import WRONG
+from openvocab.evaluation.matching import FP
 from openvocab.evaluation.plots import plots
 from openvocab.io.annotation import annotate
 from openvocab.types import Boxes
 
-MISTAKES = 12
-SIDE = 320  # pixels, of the pictures of mistakes
-CONTEXT = 1.8
+_MAX_MISTAKES = 12
+_SIDE = 320  # pixels, of the crops of mistakes
+_CONTEXT = 1.8
 
 
-class Mistake(NamedTuple):
-    """A wrong box with a high score."""
+class _Mistake(NamedTuple):
+    """A false positive with a high score."""
 
     jpeg: str
-    """The picture in base64; labelled boxes are white."""
-    photo: str
-    called: str
+    """The crop in base64; labelled boxes are white."""
+    image: str
+    class_name: str
     score: float
-    labelled: str
-    """The label of the nearest box."""
-    overlap: float
-    """Intersection over union with that box; 0 if there is none."""
+    label: str
+    """The label with the highest IoU; empty if there is no label."""
+    iou: float
 
 
 def html(evaluation: Evaluation, results: dict[str, Any]) -> str:
-    """Write the page.
+    """Render the page.
 
     Args:
         evaluation: the evaluation to show.
-        results: its figures, with the preset and the provenance.
+        results: its metrics, with the preset and the provenance.
     """
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["percent"] = _percent
+    environment.filters["percent"] = lambda v: "–" if v is None else f"{100 * v:.1f}"  # noqa: RUF001  a dash in a table
     source = files("openvocab.evaluation").joinpath("report.html").read_text(encoding="utf-8")
     return environment.from_string(source).render(
         results=results, plots=plots(evaluation), mistakes=list(_mistakes(evaluation))
     )
 
 
-def _percent(value: float | None) -> str:
-    return "–" if value is None or np.isnan(value) else f"{100 * value:.1f}"  # noqa: RUF001  a dash in a table
+def _mistakes(evaluation: Evaluation) -> Iterator[_Mistake]:
+    """The false positives with the highest scores, one per image."""
+    names, classes = evaluation.variants[0], evaluation.dataset.classes
+    matches = names.matches
+    order = np.argsort(-matches.scores, kind="stable")
+    order = order[matches.outcomes[order] == FP]
+    _, first = np.unique(matches.image_indices[order], return_index=True)
+    for index in order[np.sort(first)[:_MAX_MISTAKES]].tolist():
+        image = evaluation.dataset.images[matches.image_indices[index]]
+        detections = names.detections[matches.image_indices[index]]
+        box = detections.xyxy[[matches.rows[index]]].astype(np.float32)  # (1, 4)
+        name, score = classes[matches.class_ids[index]], float(matches.scores[index])
+        label, iou = "", 0.0
+        if len(image.xyxy):
+            ious = sv.box_iou_batch(box, image.xyxy)[0]
+            label, iou = classes[image.class_ids[ious.argmax()]], float(ious.max())
+        yield _Mistake(_draw(image, box, name, score), image.path.name, name, score, label, iou)
 
 
-def _mistakes(evaluation: Evaluation) -> Iterator[Mistake]:
-    """The wrong boxes with the highest scores, one per photo."""
-    asked, matches, classes = (
-        evaluation.asked[0],
-        evaluation.asked[0].matches,
-        evaluation.dataset.classes,
-    )
-    seen: set[int] = set()
-    wrong = np.flatnonzero(matches.verdicts == WRONG)
-    for index in wrong[np.argsort(-matches.scores[wrong], kind="stable")].tolist():
-        place = int(matches.photos[index])
-        if place in seen:
-            continue
-        seen.add(place)
-        photo = evaluation.dataset.photos[place]
-        box = asked.found[place].xyxy[[matches.rows[index]]].astype(np.float32)  # (1, 4)
-        called, score = classes[int(matches.class_ids[index])], float(matches.scores[index])
-        overlaps = sv.box_iou_batch(box, photo.xyxy)[0] if len(photo.xyxy) else np.zeros(0)
-        best = int(overlaps.argmax()) if overlaps.any() else -1
-        labelled = classes[int(photo.class_ids[best])] if best >= 0 else ""
-        overlap = float(overlaps[best]) if best >= 0 else 0.0
-        jpeg = _drawn(photo, box, called, score)
-        yield Mistake(jpeg, photo.path.name, called, score, labelled, overlap)
-        if len(seen) == MISTAKES:
-            return
-
-
-def _drawn(photo: Photo, box: Boxes, called: str, score: float) -> str:
-    """The box with its surroundings, cut out before drawing, so that all pictures look alike."""
-    x1, y1, x2, y2 = clip_to_pixels(expand_boxes(box, CONTEXT), photo.size_wh)[0].tolist()
-    cut = photo.load()[y1:y2, x1:x2]
-    scale = SIDE / max(cut.shape[:2])
-    smoothing = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
-    resized = cv2.resize(cut, None, fx=scale, fy=scale, interpolation=smoothing)
-    picture = resized.astype(np.uint8)
-    moved = np.array([x1, y1, x1, y1], np.float32)
-    for left, top, right, bottom in ((photo.xyxy - moved) * scale).round().astype(int).tolist():
-        cv2.rectangle(picture, (left, top), (right, bottom), (255, 255, 255), 1)
-    one = sv.Detections(
-        (box - moved) * np.float32(scale),
+def _draw(image: DatasetImage, box: Boxes, name: str, score: float) -> str:
+    """Draw on a crop of fixed size, so that lines and text are equally large in all of them."""
+    x1, y1, x2, y2 = clip_to_pixels(expand_boxes(box, _CONTEXT), image.size_wh)[0].tolist()
+    crop = image.load()[y1:y2, x1:x2]
+    scale = _SIDE / max(crop.shape[:2])
+    interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    resized = cv2.resize(crop, None, fx=scale, fy=scale, interpolation=interpolation)
+    canvas = resized.astype(np.uint8)
+    offset = np.array([x1, y1, x1, y1], np.float32)
+    for left, top, right, bottom in ((image.xyxy - offset) * scale).round().astype(int).tolist():
+        cv2.rectangle(canvas, (left, top), (right, bottom), (255, 255, 255), 1)
+    detection = sv.Detections(
+        (box - offset) * np.float32(scale),
         confidence=np.array([score]),
         class_id=np.zeros(1, int),
-        data={"class_name": np.array([called], dtype=object)},
+        data={"class_name": np.array([name], dtype=object)},
     )
-    done, encoded = cv2.imencode(".jpg", annotate(picture, one))
-    if not done:
-        raise OpenVocabError("A picture of the report cannot be written; use smaller photos.")
-    return base64.b64encode(encoded.tobytes()).decode()
+    encoded, jpeg = cv2.imencode(".jpg", annotate(canvas, detection))
+    if not encoded:
+        raise OpenVocabError("A crop of the report cannot be encoded; use smaller images.")
+    return base64.b64encode(jpeg.tobytes()).decode()

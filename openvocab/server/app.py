@@ -1,35 +1,40 @@
-"""The application: routes, refusals, health and metrics, for any ASGI server."""
+"""The FastAPI application: routes, error handlers and middleware, for any ASGI server."""
 
-from collections.abc import AsyncIterator, MutableMapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
 
 from fastapi import Depends, FastAPI
 from fastapi.middleware.cors import CORSMiddleware
-from fastapi.security import HTTPBearer
-from prometheus_client import CollectorRegistry, Gauge, Histogram, ProcessCollector
-from starlette.routing import Match, Mount
+from starlette.middleware.authentication import AuthenticationMiddleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from openvocab import __version__
 from openvocab.detector import OpenVocabDetector
 from openvocab.server import routes
 from openvocab.server.error_responses import add_error_handlers
-from openvocab.server.errors import ShuttingDownError
-from openvocab.server.limits import BodyLimit, MetricsMiddleware
-from openvocab.server.middleware import API, CancelOnDisconnect, OriginGuard, Token
-from openvocab.server.schemas import ErrorResponse
-from openvocab.server.service import MIB, Service, Settings
+from openvocab.server.metrics import MetricsMiddleware, create_registry
+from openvocab.server.middleware import (
+    OriginGuard,
+    RequestGuard,
+    TokenBackend,
+    bearer,
+    unauthorized,
+)
+from openvocab.server.service import Service
+from openvocab.server.settings import MIB, Settings
+
+__all__ = ["Settings", "build"]
 
 
 def build(detector: OpenVocabDetector, settings: Settings | None = None) -> FastAPI:
     """Build the application, which answers all open requests before it stops.
 
     For a server that waits for its connections to close, `app.state.service.end()` first ends the
-    answers that are endless (events of streams).
+    endless responses (events of streams).
 
     Raises:
         ClassesError: a stored vocabulary was made with another encoder.
-        ConfigError: an allowed address is not valid, or the folder cannot keep vocabularies.
+        ConfigError: an allowed URL is not valid, or the folder cannot keep vocabularies.
     """
     settings = settings or Settings()
     service = Service(detector, settings)
@@ -45,90 +50,40 @@ def build(detector: OpenVocabDetector, settings: Settings | None = None) -> Fast
     app = FastAPI(
         title="openvocab",
         version=__version__,
-        description="Find things in pictures, in your own words.",
+        description="Open-vocabulary object detection in images and streams.",
         lifespan=lifespan,
-        # These pages fetch scripts from other hosts; the description itself is at /openapi.json.
+        # These pages load scripts from other hosts; the description itself is at /openapi.json.
         docs_url=None,
         redoc_url=None,
-        redirect_slashes=False,  # would be an empty answer, useless to a program
+        redirect_slashes=False,  # clients would need to follow an empty response
     )
-    app.state.service = service
-    registry = CollectorRegistry()
+    app.state.service, app.state.registry = service, create_registry(service)
     add_error_handlers(app)
-    asked = [Depends(HTTPBearer(auto_error=False))] if settings.token else []  # for OpenAPI
-    for made in (
-        routes.detection, routes.vocabularies, routes.streams, routes.watching, routes.about,
-    ):  # fmt: skip
-        app.include_router(made(service), dependencies=asked)
-    _health(app, service, registry)
-    app.include_router(routes.metrics(registry), dependencies=asked)
-    # What is added last comes first.
-    page = settings.upload_mb is not None
-    app.add_middleware(CancelOnDisconnect)
-    app.add_middleware(
-        BodyLimit, max_bytes=settings.max_mb * MIB, seconds=settings.timeout_s,
-        upload=settings.upload_mb * MIB if settings.upload_mb is not None else None,
-    )  # fmt: skip
+    app.include_router(routes.health)
+    # Describes the token in /openapi.json; `TokenBackend` checks it, before the body is read.
+    dependencies = [Depends(bearer)] if settings.token else []
+    for router in (routes.detection, routes.vocabularies, routes.streams, routes.about):
+        app.include_router(router, dependencies=dependencies)
+    _add_middleware(app, settings)
+    return app
+
+
+def _add_middleware(app: FastAPI, settings: Settings) -> None:
+    """Add middleware from the innermost to the outermost."""
+    app.add_middleware(RequestGuard, max_bytes=settings.max_mb * MIB, timeout_s=settings.timeout_s)
     if settings.token:
-        app.add_middleware(Token, token=settings.token, page=page)
-    app.add_middleware(OriginGuard, hosts=settings.hosts, origins=settings.origins)
-    # Gradio drops its own rules where it finds these.
-    app.add_middleware(
+        backend = TokenBackend(settings.token, demo=settings.demo)
+        app.add_middleware(AuthenticationMiddleware, backend=backend, on_error=unauthorized)
+    app.add_middleware(OriginGuard, origins=settings.origins)
+    if settings.hosts:
+        # A page elsewhere could point its own host name at this address (DNS rebinding).
+        hosts = [f"[{host}]" if ":" in host else host for host in settings.hosts]
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False)
+    app.add_middleware(  # also for the demo: Gradio leaves out its own where it finds this one
         CORSMiddleware,
         allow_origins=settings.origins,
         allow_methods=["*"],
         allow_headers=["*"],
         expose_headers=["Retry-After"],
     )
-    app.add_middleware(MetricsMiddleware, registry=registry, paths=app.openapi()["paths"])
-    return app
-
-
-def mount(app: FastAPI, page: Any) -> None:  # noqa: ANN401  any ASGI application
-    """Mount a page at `/`, but not below the API, whose unknown methods it would answer."""
-    app.router.routes.append(_Beside("", app=page))
-
-
-class _Beside(Mount):
-    """All paths that do not belong to the API."""
-
-    def matches(self, scope: MutableMapping[str, Any]) -> tuple[Match, MutableMapping[str, Any]]:
-        """Match any path except those of the API."""
-        if scope["type"] == "http" and scope["path"].startswith(API):
-            return Match.NONE, {}
-        return super().matches(scope)
-
-
-def _health(app: FastAPI, service: Service, registry: CollectorRegistry) -> None:
-    waiting = Gauge("openvocab_waiting", "Images that wait.", registry=registry)
-    waiting.set_function(lambda: service.batcher.waiting)
-    inside = Gauge(
-        "openvocab_inside", "Images of requests that are not answered.", registry=registry
-    )
-    inside.set_function(lambda: service.inside)
-    running = Gauge("openvocab_streams", "Streams that run.", registry=registry)
-    running.set_function(lambda: sum(each.runs for each in service.streams.all()))
-    batches = Histogram(
-        "openvocab_batch_images", "Images per batch.", buckets=range(1, service.settings.max_batch + 1),
-        registry=registry,
-    )  # fmt: skip
-    service.batcher.told = batches.observe
-    ProcessCollector(registry=registry)
-
-    @app.head("/healthz", include_in_schema=False)  # as uptime monitors ask
-    @app.get("/healthz", tags=["health"])
-    async def healthz() -> dict[str, str]:
-        """Whether the process is alive."""
-        return {"status": "ok"}
-
-    @app.head("/readyz", include_in_schema=False)
-    @app.get(
-        "/readyz",
-        tags=["health"],
-        responses={503: {"description": "The server stops.", "model": ErrorResponse}},
-    )
-    async def readyz() -> dict[str, str]:
-        """Whether a request would be answered at this moment."""
-        if service.ending or not service.batcher.alive:
-            raise ShuttingDownError("The server stops; try another one.")
-        return {"status": "ready"}
+    app.add_middleware(MetricsMiddleware, registry=app.state.registry, paths=app.openapi()["paths"])

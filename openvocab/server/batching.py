@@ -1,93 +1,86 @@
-"""Batches waiting requests through the networks together, and turns away those too many."""
+"""Runs the networks in one thread for all requests, several images at a time."""
 
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
-from typing import NamedTuple, TypeVar
+from dataclasses import dataclass
 
 import supervision as sv
 
 from openvocab.detector import OpenVocabDetector
 from openvocab.scoring.class_head import ClassHead
-from openvocab.server.errors import BusyError, ShuttingDownError
+from openvocab.server.errors import ShuttingDownError
 from openvocab.types import Image, Proposals
 
-BOXES = 128  # encoded in one turn, besides those of the oldest image, which may have any number
-T = TypeVar("T", bound="_Job | _Seen")
-R = TypeVar("R")
+MAX_BOXES = 128  # encoded per batch, besides those of its oldest image, which may have any number
 
 
-class _Job(NamedTuple):
+@dataclass(eq=False, slots=True)
+class _Job:
+    """One image, with the classes of its request."""
+
     image: Image
     head: ClassHead
-    answer: "Future[sv.Detections]"
+    future: "Future[sv.Detections]"
+    proposals: Proposals | None = None
 
-
-class _Seen(NamedTuple):
-    job: _Job
-    boxes: Proposals
+    @property
+    def boxes(self) -> int:
+        return 0 if self.proposals is None else len(self.proposals)
 
 
 class Batcher:
-    """Runs the networks in one thread for all requests, each with its own classes.
+    """Batches images that wait at the same time, each with the classes of its own request.
 
-    Requests that arrive meanwhile make the next batch: nobody waits for others while the networks
-    are idle. Each turn answers the oldest picture, and with it those with the fewest boxes, so only
-    callers who ask for every speck have to wait for that.
+    Images that arrive while the networks run make the next batch, so none waits for others while
+    the networks are idle. Each batch holds the oldest image and those with the fewest boxes:
+    low-threshold requests, which have hundreds of boxes, cannot starve others.
     """
 
-    def __init__(
-        self, detector: OpenVocabDetector, *, max_batch: int = 8, max_waiting: int = 32
-    ) -> None:
+    def __init__(self, detector: OpenVocabDetector, *, max_batch: int = 8) -> None:
         """Prepare; `start` starts the thread.
 
         Args:
             detector: detector whose networks are run.
-            max_batch: images, at most, whose boxes are known but not yet named.
-            max_waiting: images that may wait for that.
+            max_batch: images, at most, whose proposals are known and not yet classified.
         """
-        self._detector, self._max_batch, self._max_waiting = detector, max_batch, max_waiting
-        self._jobs: list[_Job] = []  # the oldest first, as in `_seen`
-        self._seen: list[_Seen] = []
+        self._detector, self._max_batch = detector, max_batch
+        self._queued: list[_Job] = []  # without proposals, oldest first
+        self._proposed: list[_Job] = []  # with proposals, oldest first
         self._stopped = False
         self._changed = threading.Condition()
-        self.told: Callable[[int], None] = lambda _: None
-        """Called with the number of images in each turn."""
+        self.on_batch: Callable[[int], None] = lambda _: None
+        """Called with the number of images in each batch."""
         self._thread = threading.Thread(target=self._run, name="openvocab-batches", daemon=True)
 
     def start(self) -> None:
-        """Start answering requests."""
+        """Start the thread."""
         self._thread.start()
 
     def submit(self, image: Image, head: ClassHead) -> "Future[sv.Detections]":
         """Queue an image; a future that is cancelled before its turn costs nothing.
 
         Raises:
-            BusyError: the maximum number of images is waiting.
-            ShuttingDownError: the server is stopping.
+            ShuttingDownError: the server is shutting down.
         """
+        job = _Job(image, head, Future())
         with self._changed:
             if self._stopped:
-                raise ShuttingDownError("The server stops; try another one.")
-            self._jobs = [job for job in self._jobs if not job.answer.done()]
-            if len(self._jobs) >= self._max_waiting:
-                raise BusyError("Too many requests wait; try again later.")
-            job = _Job(image, head, Future())
-            self._jobs.append(job)
+                raise ShuttingDownError("The server is shutting down; try another one.")
+            self._queued.append(job)
             self._changed.notify()
-        return job.answer
+        return job.future
 
     @property
     def waiting(self) -> int:
-        """How many images are waiting, for their boxes or for the names of these."""
+        """How many images are waiting, with or without proposals."""
         with self._changed:
-            jobs = [*self._jobs, *(each.job for each in self._seen)]
-        return sum(not job.answer.done() for job in jobs)
+            return len(_pending([*self._queued, *self._proposed]))
 
     @property
     def alive(self) -> bool:
-        """Whether requests will be answered."""
+        """Whether submitted images will be answered."""
         return self._thread.is_alive() and not self._stopped
 
     def close(self) -> None:
@@ -100,61 +93,68 @@ class Batcher:
     def _run(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._jobs or self._seen or self._stopped)
-                if not (self._jobs or self._seen):
+                self._changed.wait_for(lambda: self._queued or self._proposed or self._stopped)
+                if not (self._queued or self._proposed):
                     return
-                new = self._taken()
-            self._seen += _tried(new, self._propose)
-            turn = self._turn()
-            if turn:
-                self.told(len(turn))
-            for each, found in _tried(turn, self._name):
-                with suppress(InvalidStateError):  # cancelled just now
-                    each.job.answer.set_result(found)
-            self._seen = [each for each in self._seen if not each.job.answer.done()]
+                new = self._dequeue()
+            _run_isolated(self._propose, new)
+            self._proposed = _pending([*self._proposed, *new])
+            batch = self._next_batch()
+            if batch:
+                self.on_batch(len(batch))
+            _run_isolated(self._classify, batch)
+            self._proposed = _pending(self._proposed)
 
-    def _taken(self) -> list[_Job]:
-        """The oldest job, and those with the highest thresholds, as many as there is room for."""
-        waiting = [job for job in self._jobs if not job.answer.done()]
-        room = self._max_batch - len(self._seen)
-        first = waiting[: room > 1]
-        rest = sorted(waiting[len(first) :], key=lambda job: -job.head.min_score)
-        taken = [*first, *rest][:room]
-        self._jobs = [job for job in waiting if not any(job is each for each in taken)]
+    def _dequeue(self) -> list[_Job]:
+        """The oldest image, and those with the highest thresholds, as many as there is room for."""
+        queued = _pending(self._queued)
+        room = self._max_batch - len(self._proposed)
+        oldest = queued[: room > 1]
+        others = sorted(queued[len(oldest) :], key=lambda job: -job.head.min_score)
+        taken = [*oldest, *others][:room]
+        self._queued = [job for job in queued if job not in taken]
         return taken
 
-    def _turn(self) -> list[_Seen]:
-        """The oldest image, and those with the fewest boxes."""
-        seen = [each for each in self._seen if not each.job.answer.done()]
-        turn, room = seen[:1], BOXES
-        for each in sorted(seen[1:], key=lambda each: len(each.boxes)):
-            room -= len(each.boxes)
+    def _next_batch(self) -> list[_Job]:
+        """The oldest image with proposals, and those with the fewest boxes."""
+        batch, room = self._proposed[:1], MAX_BOXES
+        for job in sorted(self._proposed[1:], key=lambda job: job.boxes):
+            room -= job.boxes
             if room < 0:
                 break
-            turn.append(each)
-        return turn
+            batch.append(job)
+        return batch
 
-    def _propose(self, jobs: Sequence[_Job]) -> list[_Seen]:
-        lowest = [job.head.min_score for job in jobs]
-        found = self._detector.propose([job.image for job in jobs], lowest)
-        return list(map(_Seen, jobs, found))
+    def _propose(self, jobs: Sequence[_Job]) -> None:
+        min_scores = [job.head.min_score for job in jobs]
+        proposals = self._detector.propose([job.image for job in jobs], min_scores)
+        for job, proposed in zip(jobs, proposals, strict=True):
+            job.proposals = proposed
 
-    def _name(self, turn: Sequence[_Seen]) -> list[tuple[_Seen, sv.Detections]]:
-        images, boxes = [each.job.image for each in turn], [each.boxes for each in turn]
-        return [
-            (each, each.job.head.classify(regions))
-            for each, regions in zip(turn, self._detector.encode(images, boxes), strict=True)
-        ]
+    def _classify(self, jobs: Sequence[_Job]) -> None:
+        proposals = [job.proposals for job in jobs if job.proposals is not None]
+        encoded = self._detector.encode([job.image for job in jobs], proposals)
+        for job, regions in zip(jobs, encoded, strict=True):
+            detections = job.head.classify(regions)
+            with suppress(InvalidStateError):  # cancelled just now
+                job.future.set_result(detections)
 
 
-def _tried(waiting: Sequence[T], work: Callable[[Sequence[T]], list[R]]) -> list[R]:
-    """Do work together; if it fails, one by one, so that only those at fault get the error."""
+def _pending(jobs: Sequence[_Job]) -> list[_Job]:
+    """The jobs that somebody still waits for."""
+    return [job for job in jobs if not job.future.done()]
+
+
+def _run_isolated(step: Callable[[Sequence[_Job]], None], jobs: Sequence[_Job]) -> None:
+    """Run a step for jobs together; if it fails, one by one, so that only some get the error."""
+    if not jobs:
+        return
     try:
-        return work(waiting) if waiting else []
-    except Exception as error:  # noqa: BLE001  goes to whoever asked; the thread lives on
-        if len(waiting) > 1:
-            return [done for each in waiting for done in _tried([each], work)]
-        (alone,) = waiting
-        with suppress(InvalidStateError):  # cancelled meanwhile
-            (alone.job if isinstance(alone, _Seen) else alone).answer.set_exception(error)
-        return []
+        step(jobs)
+    except Exception as error:  # noqa: BLE001  goes to the client; the thread continues
+        if len(jobs) == 1:
+            with suppress(InvalidStateError):  # cancelled just now
+                jobs[0].future.set_exception(error)
+            return
+        for job in _pending(jobs):
+            _run_isolated(step, [job])

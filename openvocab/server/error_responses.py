@@ -1,20 +1,19 @@
-"""Answers to requests that fail: a status, and one line that ends with the remedy."""
+"""Error responses: a status, and `detail`, one line that ends with the remedy."""
 
 import logging
-from collections.abc import Sequence
 
 from fastapi import FastAPI, Request, Response
+from fastapi.exception_handlers import http_exception_handler
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
-from starlette.routing import compile_path
 
 from openvocab.errors import ClassesError, ImageError, OpenVocabError, one_line
 from openvocab.server.errors import BusyError, NotFoundError, ShuttingDownError
 
 log = logging.getLogger(__name__)
 
-TOLD = 20  # mistakes that are reported for one request
+MAX_MISTAKES = 20  # reported for one request
 STATUSES: dict[type[OpenVocabError], int] = {
     BusyError: 429,
     ShuttingDownError: 503,
@@ -22,22 +21,11 @@ STATUSES: dict[type[OpenVocabError], int] = {
     ImageError: 422,
     ClassesError: 422,
 }
-"""Statuses of errors that are the caller's fault, or nobody's."""
-
-
-def add_error_handlers(app: FastAPI) -> None:
-    """Make an application answer errors this way."""
-    app.add_exception_handler(OpenVocabError, _told)
-    app.add_exception_handler(TimeoutError, _late)
-    app.add_exception_handler(RequestValidationError, _misread)
-    app.add_exception_handler(HTTPException, _unread)
-    app.add_exception_handler(404, _unknown)
-    app.add_exception_handler(405, _other_method)
-    app.add_exception_handler(Exception, _failed)
+"""Statuses of the errors that clients may see; all others are answered with 500 and logged."""
 
 
 def error_response(status: int, detail: str) -> JSONResponse:
-    """Answer with one line, and the headers that belong to the status."""
+    """A JSON response with one line, and the headers that belong to the status."""
     headers = {}
     if status == 401:
         headers["WWW-Authenticate"] = "Bearer"
@@ -48,63 +36,40 @@ def error_response(status: int, detail: str) -> JSONResponse:
     return JSONResponse({"detail": one_line(detail)}, status, headers)
 
 
-async def _told(request: Request, error: Exception) -> Response:
-    for kind, status in STATUSES.items():
-        if isinstance(error, kind):
-            return error_response(status, str(error))
-    # Not for callers, who can do nothing about files and folders on this machine.
-    log.error("%s: %s", request.url.path, error)
-    return await _failed(request, error)
+def add_error_handlers(app: FastAPI) -> None:
+    """Make an application answer errors with `error_response`."""
 
+    @app.exception_handler(OpenVocabError)
+    async def on_openvocab_error(request: Request, error: OpenVocabError) -> Response:
+        for kind, status in STATUSES.items():
+            if isinstance(error, kind):
+                return error_response(status, str(error))
+        # Not for clients, who can do nothing about files and folders on this machine.
+        log.error("%s: %s", request.url.path, error)
+        return await on_exception(request, error)
 
-async def _failed(_: Request, __: Exception) -> Response:
-    return error_response(500, "The server failed, and its log says why; try again later.")
+    @app.exception_handler(TimeoutError)
+    async def on_timeout(request: Request, _: TimeoutError) -> Response:
+        log.warning("%s timed out", request.url.path)
+        return error_response(504, "The request took too long; try again later.")
 
+    @app.exception_handler(RequestValidationError)
+    async def on_invalid_request(_: Request, error: RequestValidationError) -> Response:
+        # FastAPI's own response echoes the invalid input: a whole image, or text that is not
+        # valid Unicode and cannot be encoded.
+        mistakes = dict.fromkeys(
+            f"{'.'.join(str(part)[:100] for part in mistake['loc'])}: {mistake['msg']}"
+            for mistake in list(error.errors())[:MAX_MISTAKES]
+        )
+        remedy = "see /openapi.json (a JSON body needs Content-Type: application/json)."
+        return error_response(422, "; ".join([*mistakes, remedy]))
 
-async def _late(request: Request, _: Exception) -> Response:
-    log.warning("%s took too long", request.url.path)
-    return error_response(504, "This took too long; try again later.")
+    @app.exception_handler(HTTPException)
+    async def on_http_error(request: Request, error: HTTPException) -> Response:
+        detail = f"{error.detail.rstrip('.')}; see /openapi.json."
+        error = HTTPException(error.status_code, detail, error.headers)
+        return await http_exception_handler(request, error)
 
-
-async def _unread(_: Request, error: Exception) -> Response:
-    """Answer errors of FastAPI and Starlette, whose messages have no remedy."""
-    status, said = getattr(error, "status_code", 400), str(getattr(error, "detail", error))
-    if status == 204:  # nothing is wrong
-        return Response(status_code=204)
-    if status == 400:
-        said = f"{said.rstrip('.')}; /openapi.json says what is taken."
-    return error_response(status, said)
-
-
-async def _misread(request: Request, error: Exception) -> Response:
-    rows = error.errors() if isinstance(error, RequestValidationError) else []
-    is_json = "json" in request.headers.get("content-type", "")
-    if not is_json and any(tuple(row["loc"]) == ("body",) for row in rows):
-        said = "The body is not JSON by its name; send it with Content-Type: application/json."
-        return error_response(422, said)
-    mistakes = dict.fromkeys(_mistake(row["loc"], row["msg"]) for row in list(rows)[:TOLD])
-    return error_response(422, "; ".join([*mistakes, "/openapi.json says what is taken."]))
-
-
-def _mistake(where: Sequence[str | int], what: str) -> str:
-    """One mistake, without the value that was sent, which may be huge or not valid in JSON."""
-    if "classes" in where[:2]:  # reported once for each form that classes may have
-        return f"{where[0]}.classes: give names in a list, or a list of words for each name"
-    return f"{'.'.join(str(part)[:100] for part in where)}: {what}"
-
-
-async def _unknown(_: Request, __: Exception) -> Response:
-    return error_response(404, "There is no such path; /openapi.json lists them.")
-
-
-async def _other_method(request: Request, _: Exception) -> Response:
-    """Name all methods of the path; Starlette names only those of the first matching route."""
-    allowed = {
-        way.upper()
-        for path, ways in request.app.openapi()["paths"].items()
-        if compile_path(path)[0].match(request.url.path)
-        for way in ways
-    }
-    answer = error_response(405, f"Use {', '.join(sorted(allowed))}.")
-    answer.headers["Allow"] = ", ".join(sorted(allowed))
-    return answer
+    @app.exception_handler(Exception)
+    async def on_exception(_: Request, __: Exception) -> Response:
+        return error_response(500, "The server failed; see its log, or try again later.")

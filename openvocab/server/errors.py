@@ -4,12 +4,12 @@ from openvocab.errors import OpenVocabError
 
 
 class BusyError(OpenVocabError):
-    """The maximum number of requests is waiting, or of streams is running."""
+    """Too many requests are waiting, or too many streams are running."""
 
 
 class ShuttingDownError(OpenVocabError):
-    """The server is stopping; another one may answer."""
+    """The server is shutting down; another one may answer."""
 
 
 class NotFoundError(OpenVocabError):
-    """There is no vocabulary, source or stream of this name."""
+    """No vocabulary, source or stream has this name."""

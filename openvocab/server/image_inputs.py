@@ -1,4 +1,4 @@
-"""The bytes of a picture that was sent as base64, or as an address that the operator allows."""
+"""Reads the bytes of an image that was sent as base64, or as a URL that the operator allows."""
 
 import base64
 import binascii
@@ -10,125 +10,126 @@ import httpx
 from openvocab.errors import ConfigError, ImageError
 
 SCHEMES = ("http", "https")
-FROM_ADDRESSES = str.maketrans("-_", "+/")
-AMBIGUOUS = (b"%2f", b"%5c", b"%25", b"%00", b"\\")  # servers differ in what these mean in a path
+URL_SAFE_BASE64 = str.maketrans("-_", "+/")
+AMBIGUOUS = (b"%2f", b"%5c", b"%25", b"%00", b"\\")  # servers interpret these differently in a path
 
 
-class Pictures:
-    """Fetches from the allowed addresses only; redirects are not followed."""
+class ImageReader:
+    """Decodes base64, and fetches from allowed URLs only; redirects are not followed."""
 
     def __init__(self, allowed: Sequence[str], *, seconds: float = 10.0) -> None:
-        """Check the allowed addresses; nothing is fetched yet.
+        """Check the allowed URLs; nothing is fetched yet.
 
         Args:
-            allowed: addresses such as `https://host/folder/`, for pictures in that folder and below
-                it; if empty, no address is allowed.
-            seconds: time within which a host must answer, and for each part of what it sends.
+            allowed: prefixes such as `https://host/folder/`, for images in that folder and below
+                it; if empty, no URL is allowed.
+            seconds: timeout for the response of a host, and for each part of its body.
 
         Raises:
-            ConfigError: one of them is not such an address.
+            ConfigError: one of them is not a valid prefix.
         """
-        self._allowed = [_folder(address) for address in allowed]
+        self._allowed = [_parse_prefix(url) for url in allowed]
         # Not compressed: a few bytes could unpack to gigabytes before they were counted.
-        plain = {"accept-encoding": "identity"}
-        self._client = httpx.AsyncClient(timeout=seconds, follow_redirects=False, headers=plain)
+        headers = {"accept-encoding": "identity"}
+        self._client = httpx.AsyncClient(timeout=seconds, follow_redirects=False, headers=headers)
 
-    async def read(self, sent: str, max_bytes: int) -> bytes:
-        """Read the bytes of a picture that a caller sent.
+    async def read(self, text: str, max_bytes: int) -> bytes:
+        """Read the encoded bytes of an image that a client sent.
 
         Raises:
-            ImageError: it is neither base64 nor an allowed address, has more than `max_bytes`, or
+            ImageError: it is neither base64 nor an allowed URL, has more than `max_bytes`, or
                 cannot be fetched.
         """
-        if "://" in sent[:16] or sent.startswith("file:"):
-            return await self._fetch(self._checked(sent), max_bytes)
-        _, _, tail = sent.rpartition(",") if sent.startswith("data:") else ("", "", sent)
+        if "://" in text[:16] or text.startswith("file:"):
+            return await self._fetch(self._parse_url(text), max_bytes)
+        if text.startswith("data:"):
+            text = text.rpartition(",")[2]
         # Some programs break base64 into lines, and some use its URL-safe alphabet.
-        plain = "".join(tail.split()).translate(FROM_ADDRESSES)
+        standard = "".join(text.split()).translate(URL_SAFE_BASE64)
         try:
-            return base64.b64decode(plain, validate=True)
+            return base64.b64decode(standard, validate=True)
         except (binascii.Error, ValueError) as error:
-            raise ImageError("The image is no base64; send a JPEG or PNG encoded so.") from error
+            raise ImageError(
+                "The image is not valid base64; send a JPEG or PNG encoded in base64."
+            ) from error
 
     async def close(self) -> None:
         """Close the connections."""
         await self._client.aclose()
 
-    def _checked(self, sent: str) -> httpx.URL:
-        """The parsed address, which is also the one fetched, so it cannot be read in two ways."""
+    def _parse_url(self, text: str) -> httpx.URL:
+        """The parsed URL, which is also the one fetched, so it cannot be parsed in two ways."""
         if not self._allowed:
-            raise ImageError("Addresses are not fetched here; send the picture itself.")
+            raise ImageError("URLs are not fetched here; send the image itself.")
         try:
-            address = httpx.URL(sent)
-            allowed = any(_within(address, folder) for folder in self._allowed)
+            url = httpx.URL(text)
+            allowed = any(_is_below(url, prefix) for prefix in self._allowed)
         except (httpx.InvalidURL, ValueError) as error:
-            raise ImageError("The image is no address; send the picture itself.") from error
+            raise ImageError("The URL of the image is invalid; send the image itself.") from error
         if not allowed:
-            raise ImageError("This address is not allowed; send the picture itself.")
-        return address
+            raise ImageError("This URL is not allowed; send the image itself.")
+        return url
 
-    async def _fetch(self, address: httpx.URL, max_bytes: int) -> bytes:
+    async def _fetch(self, url: httpx.URL, max_bytes: int) -> bytes:
+        image = bytearray()
         try:
-            async with self._client.stream("GET", address) as answer:
-                if answer.status_code != httpx.codes.OK:
-                    raise ImageError(
-                        f"{address} answers {answer.status_code}; give the address of a picture."
-                    )
-                if "content-encoding" in answer.headers:
-                    raise ImageError(f"{address} is sent compressed; send the picture itself.")
-                picture = bytearray()
-                async for part in answer.aiter_raw():
-                    picture += part
-                    if len(picture) > max_bytes:
+            async with self._client.stream("GET", url) as response:
+                if response.status_code != httpx.codes.OK:
+                    status = response.status_code
+                    raise ImageError(f"{url} returned status {status}; send the URL of an image.")
+                if "content-encoding" in response.headers:
+                    raise ImageError(f"{url} is sent compressed; send the image itself.")
+                async for part in response.aiter_raw():
+                    image += part
+                    if len(image) > max_bytes:
                         raise ImageError(
-                            f"{address} has more than {max_bytes} bytes; ask for less."
+                            f"{url} has more than {max_bytes} bytes; send a smaller image."
                         )
         except httpx.HTTPError as error:
-            why = str(error) or type(error).__name__
-            raise ImageError(f"{address} cannot be fetched ({why}); try again later.") from error
+            reason = str(error) or type(error).__name__
+            raise ImageError(f"{url} cannot be fetched ({reason}); try again later.") from error
         finally:
-            self._client.cookies.clear()  # one caller's are never sent for another
-        return bytes(picture)
+            self._client.cookies.clear()  # cookies of one client's fetch are not sent for another
+        return bytes(image)
 
 
-def _folder(address: str) -> httpx.URL:
-    """An allowed address as a folder.
+def _parse_prefix(text: str) -> httpx.URL:
+    """An allowed URL prefix, ending in a slash.
 
-    >>> _folder("https://photos.example.com/street")
-    URL('https://photos.example.com/street/')
+    >>> _parse_prefix("https://images.example.com/street")
+    URL('https://images.example.com/street/')
     """
     try:
-        url = httpx.URL(address)
-        usable = url.scheme in SCHEMES and url.host and "*" not in url.host
-        usable = usable and (url.port or 80) < 65536
-        usable = usable and not (url.userinfo or url.query or url.fragment)
+        url = httpx.URL(text)
+        valid = url.scheme in SCHEMES and url.host and "*" not in url.host
+        valid = valid and (url.port or 80) < 65536
+        valid = valid and not (url.userinfo or url.query or url.fragment)
     except (httpx.InvalidURL, ValueError):
-        usable = False
-    if not usable:
-        raise ConfigError(f"{address!r} allows nothing; give an address like https://host/folder/.")
+        valid = False
+    if not valid:
+        raise ConfigError(f"{text!r} is not a valid prefix; use a URL like https://host/folder/.")
     return url.copy_with(path=url.path.rstrip("/") + "/")
 
 
-def _within(address: httpx.URL, folder: httpx.URL) -> bool:
-    """Whether an address is on that host and below that folder, whoever interprets its path.
+def _is_below(url: httpx.URL, prefix: httpx.URL) -> bool:
+    """Whether a URL is on that host and below that folder, whichever server interprets its path.
 
-    >>> folder = _folder("https://photos.example.com/street/")
-    >>> _within(httpx.URL("https://photos.example.com/street/1/a.jpg"), folder)
+    >>> prefix = _parse_prefix("https://images.example.com/street/")
+    >>> _is_below(httpx.URL("https://images.example.com/street/1/a.jpg"), prefix)
     True
-    >>> _within(httpx.URL("https://photos.example.com.evil.com/street/a.jpg"), folder)
+    >>> _is_below(httpx.URL("https://images.example.com.evil.com/street/a.jpg"), prefix)
     False
-    >>> _within(httpx.URL("https://photos.example.com/street/%2e%2e/secret.jpg"), folder)
+    >>> _is_below(httpx.URL("https://images.example.com/street/%2e%2e/secret.jpg"), prefix)
     False
-    >>> _within(httpx.URL("https://photos.example.com@evil.com/street/a.jpg"), folder)
+    >>> _is_below(httpx.URL("https://images.example.com@evil.com/street/a.jpg"), prefix)
     False
     """
-    path = address.raw_path.partition(b"?")[0]
+    path = url.raw_path.partition(b"?")[0]
     return (
-        address.scheme in SCHEMES
-        and (address.scheme, address.host, address.port)
-        == (folder.scheme, folder.host, folder.port)
-        and not address.userinfo
-        and path.startswith(folder.raw_path)
+        url.scheme in SCHEMES
+        and (url.scheme, url.host, url.port) == (prefix.scheme, prefix.host, prefix.port)
+        and not url.userinfo
+        and path.startswith(prefix.raw_path)
         and not any(mark in path.lower() for mark in AMBIGUOUS)
         and not any(part.startswith("..") for part in unquote(path, errors="strict").split("/"))
     )

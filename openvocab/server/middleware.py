@@ -1,172 +1,164 @@
-"""Middleware for who asks: by which name, from which site, with which token, and whether they still wait."""
+"""Token, origin, body limits and client disconnects: checked before a route runs."""
 
 import asyncio
 import secrets
 from collections.abc import Collection
-from urllib.parse import urlsplit
 
+from fastapi.security import HTTPBearer
+from starlette.authentication import AuthenticationBackend, AuthenticationError
 from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect, HTTPConnection, Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from openvocab.server.error_responses import error_response
 
-OPEN = ("/healthz", "/readyz")
+OPEN_PATHS = ("/healthz", "/readyz")
 """Paths for load balancers, which need no token."""
-API = ("/v1/", "/metrics", "/openapi.json", *OPEN)
-"""Prefixes of the API's paths; all others belong to the page, if there is one."""
-WORK = "/v1/"
-"""Prefix of the paths whose work is dropped when the caller has gone."""
-HARMLESS = ("GET", "HEAD", "OPTIONS")
+API_PATHS = ("/v1/", "/metrics", "/openapi.json", *OPEN_PATHS)
+"""Prefixes of the API's paths; all others belong to the demo, if it is served."""
+SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
+
+bearer = HTTPBearer(auto_error=False)
 
 
-class CancelOnDisconnect:
-    """Ends the work for callers who have gone, so that repeated attempts do not pile up."""
+class TokenBackend(AuthenticationBackend):
+    """Checks the bearer token, for Starlette's `AuthenticationMiddleware`.
 
-    def __init__(self, app: ASGIApp) -> None:
-        """Wrap an application."""
-        self._app = app
+    Not a FastAPI dependency: FastAPI reads and parses the body before it resolves those, so anyone
+    could make the server hold and parse bodies, and find out which paths exist.
+    """
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """ASGI."""
-        if scope["type"] != "http" or not scope["path"].startswith(WORK):
-            await self._app(scope, receive, send)
+    def __init__(self, token: str, *, demo: bool = False) -> None:
+        """Store the token.
+
+        Args:
+            token: token that clients must send.
+            demo: leave paths outside the API to the demo, which asks for a password itself.
+        """
+        self._token, self._demo = token.encode(), demo
+
+    async def authenticate(self, conn: HTTPConnection) -> None:
+        """Check one request.
+
+        Raises:
+            AuthenticationError: the token is missing or wrong.
+        """
+        path = conn.scope["path"]
+        if path in OPEN_PATHS or (self._demo and not path.startswith(API_PATHS)):
             return
-        caller, begun = _Caller(receive, sends=_has_body(scope)), False
-
-        async def told(message: Message) -> None:
-            nonlocal begun
-            begun = True
-            await send(message)
-
-        async def watch() -> None:
-            await caller.left()
-            if not begun:
-                work.cancel()
-
-        work = asyncio.ensure_future(self._app(scope, caller.receive, told))
-        watching = asyncio.create_task(watch())
-        try:
-            await work
-        except asyncio.CancelledError:
-            if not caller.gone.is_set():
-                raise
-        finally:
-            work.cancel()
-            watching.cancel()
+        credentials = await bearer(conn)
+        token = credentials.credentials.strip().encode("latin-1") if credentials else b""
+        if not secrets.compare_digest(token, self._token):
+            raise AuthenticationError("Send the token as `Authorization: Bearer TOKEN`.")
 
 
-class _Caller:
-    """The caller of one request, who may go before it is answered."""
-
-    def __init__(self, receive: Receive, *, sends: bool) -> None:
-        self._receive, self._whole, self.gone = receive, asyncio.Event(), asyncio.Event()
-        self._told = sends  # whether it is known that nothing more will come
-        if not sends:
-            self._whole.set()
-
-    async def receive(self) -> Message:
-        """Receive the next part; once all are there, the caller's leaving, which wakes `left`."""
-        if not self._told:
-            self._told = True
-            return {"type": "http.request", "body": b"", "more_body": False}
-        if self._whole.is_set():
-            await self.gone.wait()
-            return {"type": "http.disconnect"}
-        message = await self._receive()
-        if not message.get("more_body", False):
-            self._whole.set()
-        return message
-
-    async def left(self) -> None:
-        """Wait until all parts are there and the caller has gone."""
-        await self._whole.wait()
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
-        self.gone.set()
-
-
-def _has_body(scope: Scope) -> bool:
-    headers = Headers(scope=scope)
-    return headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
+def unauthorized(_: HTTPConnection, error: Exception) -> Response:
+    """Answer 401."""
+    return error_response(401, str(error))
 
 
 class OriginGuard:
-    """Answers 400 to a foreign host name, and 403 to requests from the pages of other sites.
+    """Answers 403 to requests from pages of other sites, such as a form that posts here.
 
-    A foreign page could point its own host name at this address, or post a form, which browsers
-    send without asking first.
+    CORS headers only keep such a page from reading the response; the request itself still arrives.
     """
 
-    def __init__(
-        self, app: ASGIApp, hosts: Collection[str] = (), origins: Collection[str] = ()
-    ) -> None:
-        """Wrap an application.
-
-        Args:
-            app: the application to protect.
-            hosts: names by which it may be called; an empty collection allows all.
-            origins: sites whose pages may send requests.
-        """
-        self._app, self._hosts, self._origins = app, hosts, origins
+    def __init__(self, app: ASGIApp, origins: Collection[str] = ()) -> None:
+        """Wrap an application; the pages of `origins` may send requests."""
+        self._app, self._origins = app, origins
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
-        if scope["type"] == "http":
-            headers = Headers(scope=scope)
-            host = headers.get("host", "")
-            if self._hosts and _name(host) not in self._hosts:
-                said = f"This server is called otherwise; ask it as {' or '.join(self._hosts)}."
-                await error_response(400, said)(scope, receive, send)
-                return
-            if scope["method"] not in HARMLESS and self._elsewhere(headers, host):
-                said = "The page of another site may not ask; the server's --allow-origin lets it."
-                await error_response(403, said)(scope, receive, send)
-                return
+        unsafe = scope["type"] == "http" and scope["method"] not in SAFE_METHODS
+        if unsafe and self._is_cross_origin(Headers(scope=scope)):
+            detail = "Requests from other sites are refused; allow them with --allow-origin."
+            await error_response(403, detail)(scope, receive, send)
+            return
         await self._app(scope, receive, send)
 
-    def _elsewhere(self, headers: Headers, host: str) -> bool:
-        origin, site = headers.get("origin"), headers.get("sec-fetch-site")
-        if origin is None or origin.lower() in self._origins or site in ("same-origin", "none"):
+    def _is_cross_origin(self, headers: Headers) -> bool:
+        origin = headers.get("origin")
+        if origin is None or origin.lower() in self._origins:
             return False
-        return origin.partition("://")[2] != host
+        if headers.get("sec-fetch-site") in ("same-origin", "none"):
+            return False
+        return origin.partition("://")[2] != headers.get("host", "")
 
 
-def _name(host: str) -> str:
-    """The name in a `Host` header, without its port.
+class RequestGuard:
+    """Reads the body within limits, and cancels the work of a client that has disconnected.
 
-    >>> _name("[::1]:8000"), _name("LOCALHOST:80"), _name("[")
-    ('::1', 'localhost', '')
+    Only below `/v1/`: FastAPI holds these bodies in memory anyway, and the demo streams uploads.
     """
-    try:
-        return urlsplit(f"//{host}").hostname or ""
-    except ValueError:
-        return ""
 
-
-class Token:
-    """Answers 401 to requests without the token, except those for the health of the server."""
-
-    def __init__(self, app: ASGIApp, token: str, *, page: bool = False) -> None:
+    def __init__(self, app: ASGIApp, max_bytes: int, timeout_s: float) -> None:
         """Wrap an application.
 
         Args:
-            app: the application to protect.
-            token: the token that callers must send.
-            page: leave paths outside the API to the page, which asks for a password itself.
+            app: the application that answers.
+            max_bytes: largest body; a larger one gets 413.
+            timeout_s: seconds within which the whole body must arrive; else 408.
         """
-        self._app, self._expected, self._page = app, token.encode(), page
+        self._app, self._max_bytes, self._timeout_s = app, max_bytes, timeout_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
-        if scope["type"] == "http" and self._guards(scope["path"]):
-            given = dict(scope["headers"]).get(b"authorization", b"")
-            scheme, _, token = given.partition(b" ")
-            same = secrets.compare_digest(token.strip(), self._expected)
-            if scheme.lower() != b"bearer" or not same:
-                message = "Give the token: Authorization: Bearer TOKEN."
-                await error_response(401, message)(scope, receive, send)
-                return
-        await self._app(scope, receive, send)
+        if scope["type"] != "http" or not scope["path"].startswith("/v1/"):
+            await self._app(scope, receive, send)
+            return
+        body, size = bytearray(), int(Headers(scope=scope).get("content-length", "0"))
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                chunks = Request(scope, receive).stream()
+                while size <= self._max_bytes and (chunk := await anext(chunks, None)) is not None:
+                    body += chunk
+                    size = max(size, len(body))
+        except ClientDisconnect:
+            return
+        except TimeoutError:
+            detail = f"The body took more than {self._timeout_s:g} s to arrive; send less."
+            await error_response(408, detail)(scope, receive, send)
+            return
+        if size > self._max_bytes:
+            detail = f"The body has more than {self._max_bytes} bytes; send less."
+            await error_response(413, detail)(scope, receive, send)
+            return
+        await self._respond(scope, bytes(body), receive, send)
 
-    def _guards(self, path: str) -> bool:
-        return path not in OPEN and (path.startswith(API) or not self._page)
+    async def _respond(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
+        """Let the application answer, and cancel it if the client disconnects before it starts."""
+        messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+        disconnected, started = asyncio.Event(), asyncio.Event()
+
+        async def replay() -> Message:
+            if messages:
+                return messages.pop()
+            await disconnected.wait()
+            return {"type": "http.disconnect"}
+
+        async def track(message: Message) -> None:
+            started.set()
+            await send(message)
+
+        async def watch() -> None:
+            await _wait_for_disconnect(receive)
+            disconnected.set()
+            if not started.is_set():
+                work.cancel()
+
+        work = asyncio.ensure_future(self._app(scope, replay, track))
+        watcher = asyncio.create_task(watch())
+        try:
+            await work
+        except asyncio.CancelledError:
+            if not disconnected.is_set():
+                raise
+        finally:
+            work.cancel()
+            watcher.cancel()
+
+
+async def _wait_for_disconnect(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -1,158 +1,158 @@
-"""The requests and answers that go over the wire."""
+"""The JSON bodies of requests and responses."""
 
 import json
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
 import supervision as sv
 from fastapi import UploadFile
-from pydantic import BaseModel, ConfigDict, Field, Json, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    Json,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
-from openvocab.errors import ClassesError
 from openvocab.io.rows import detections_to_rows
 from openvocab.server.streams import Stream
+from openvocab.types import Image
 from openvocab.vocabulary.prompts import split_class_list
 
-Name = Annotated[str, Field(max_length=500)]
-Score = Annotated[float, Field(ge=0, le=1, strict=True)]  # else `false` is a score of 0
-Names = Annotated[list[Name], Field(max_length=5000)]
-DOT = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNoAAAAggCBd81ytgAAAABJRU5ErkJggg=="
-"""A picture of one grey pixel, for examples that work as they are."""
-KEYS = 16  # with more of them, a request is refused without a look at each
+MAX_KEYS = 16  # of one JSON object with fixed keys
+ONE_PIXEL = (
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNoAAAAggCBd81ytgAAAABJRU5ErkJggg=="
+)
+"""A valid image, for examples that work as they are."""
+
+Word: TypeAlias = Annotated[str, Field(max_length=500)]
+Score: TypeAlias = Annotated[float, Field(ge=0, le=1, strict=True)]  # else `false` is a score of 0
+Negatives: TypeAlias = Annotated[list[Word], Field(max_length=5000)]
 
 
-class _Strict(BaseModel):
+class _StrictModel(BaseModel):
     """A model that refuses unknown keys."""
 
     model_config = ConfigDict(extra="forbid")
 
     @model_validator(mode="before")
     @classmethod
-    def _few(cls, given: Any) -> Any:  # noqa: ANN401  whatever was sent
-        if isinstance(given, dict) and len(given) > KEYS:
+    def _limit_keys(cls, data: Any) -> Any:  # noqa: ANN401  any JSON
+        # Two million unknown keys in 27 MB would block the event loop for 18 s, one error each.
+        if isinstance(data, dict) and len(data) > MAX_KEYS:
             raise ValueError("too many keys")
-        return given
+        return data
 
 
-class Example(_Strict):
-    """A picture of what is meant, cut out tightly."""
+class ExampleImage(_StrictModel):
+    """A tight crop of an object of the class."""
 
-    image: Annotated[str, Field(description="As for `image` of a question.")]
+    image: Annotated[str, Field(description="As `image` of a detection request.")]
 
 
-Parts = Annotated[list[Name | Example], Field(max_length=100)]
-Classes = Annotated[
-    Annotated[list[Name], Field(min_length=1, max_length=5000)]
-    | Annotated[dict[Name, Parts], Field(min_length=1, max_length=5000)],
-    Field(description="Names, or for each name its synonyms and example pictures."),
+Prompts: TypeAlias = Annotated[list[Word | ExampleImage], Field(max_length=100)]
+ClassList: TypeAlias = Annotated[
+    Annotated[list[Word], Field(min_length=1, max_length=5000)]
+    | Annotated[dict[Word, Prompts], Field(min_length=1, max_length=5000)],
+    Field(description="Class names, or for each class name its synonyms and example images."),
 ]
 
 
-class Words(_Strict):
-    """What to look for."""
+class VocabularyRequest(_StrictModel):
+    """The classes of a vocabulary."""
 
-    classes: Classes
-    negatives: Names = []
+    classes: ClassList
+    negatives: Negatives = []
 
 
-class Query(_Strict):
-    """What to look for, and how sure it must be."""
+class Query(_StrictModel):
+    """Classes to detect, and their thresholds."""
 
-    classes: Classes | None = None
-    negatives: Names = []
+    classes: ClassList | None = None
+    negatives: Negatives = []
     vocabulary: Annotated[
         str | None, Field(description="Name of a stored vocabulary, instead of classes.")
     ] = None
     score_threshold: Score | None = None
-    thresholds: Annotated[dict[Name, Score], Field(max_length=5000)] = {}
+    thresholds: Annotated[dict[Word, Score], Field(max_length=5000)] = {}
+
+
+def _example(**body: Any) -> ConfigDict:  # noqa: ANN401  any JSON
+    return ConfigDict(json_schema_extra={"examples": [body]})
 
 
 class DetectRequest(Query):
-    """A question about one picture."""
+    """Detect in one image."""
 
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"image": DOT, "classes": ["bus", "pedestrian"]}]}
-    )
+    model_config = _example(image=ONE_PIXEL, classes=["bus", "pedestrian"])
 
-    image: Annotated[
-        str, Field(description="JPEG, PNG, WebP, ... in base64, or an allowed address.")
-    ]
-
-
-class DetectForm(_Strict):
-    """A question about one picture, as a form."""
-
-    image: UploadFile
-    classes: Annotated[
-        list[str], Field(description='"bus, pedestrian", or JSON: {"car": ["car", "taxi"]}')
-    ] = []
-    negatives: Annotated[list[str], Field(description='"wall, sky"')] = []
-    vocabulary: str | None = None
-    score_threshold: Annotated[float, Field(ge=0, le=1)] | None = None
-    thresholds: Annotated[Json[dict[Name, Score]], Field(description='JSON: {"bus": 0.5}')] = {}
-
-    def question(self) -> Query:
-        """The question without the picture.
-
-        Raises:
-            ValidationError: there are too many words, or some are too long.
-            ClassesError: the classes begin like JSON but are not JSON.
-        """
-        return Query(
-            classes=_listed(self.classes) or None,
-            negatives=_listed(self.negatives),
-            vocabulary=self.vocabulary,
-            score_threshold=self.score_threshold,
-            thresholds=self.thresholds,
-        )
+    image: Annotated[str, Field(description="JPEG, PNG, WebP, ... in base64, or an allowed URL.")]
 
 
 class DetectBatchRequest(Query):
-    """A question about several pictures."""
+    """Detect in several images."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [{"images": [DOT, DOT], "classes": {"car": ["car", "taxi"]}}]
-        }
-    )
+    model_config = _example(images=[ONE_PIXEL] * 2, classes={"car": ["car", "taxi"]})
 
     images: Annotated[
-        list[str], Field(min_length=1, description="As for `image`; the operator limits how many.")
+        list[str], Field(min_length=1, description="As `image`; GET /v1/info has the maximum.")
     ]
 
 
+class DetectForm(Query):
+    """Detect in one image, sent as a form.
+
+    `classes` and `negatives` are words separated by commas, repeated fields, or JSON.
+    """
+
+    image: UploadFile
+    score_threshold: Annotated[float, Field(ge=0, le=1)] | None = None
+    thresholds: Annotated[Json[dict[Word, Score]], Field(description='JSON: {"bus": 0.5}')] = {}
+
+    @field_validator("classes", "negatives", mode="before")
+    @classmethod
+    def _parse(cls, values: list[str], info: ValidationInfo) -> Any:  # noqa: ANN401  any JSON
+        if len(values) == 1 and values[0].lstrip()[:1] in ("[", "{"):
+            try:
+                return json.loads(values[0])
+            except (ValueError, RecursionError) as error:
+                raise ValueError("invalid JSON; correct it, or separate words by commas") from error
+        words = [word for value in values for word in split_class_list(value)]
+        return words or cls.model_fields[str(info.field_name)].default  # of an empty form field
+
+
 class StreamRequest(Query):
-    """A source to watch, and what to look for."""
+    """Start a stream."""
 
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"source": "gate", "classes": ["truck", "pedestrian"]}]}
-    )
+    model_config = _example(source="gate", classes=["truck", "pedestrian"])
 
-    source: Annotated[Name, Field(description="One of `GET /v1/sources`.")]
+    source: Annotated[Word, Field(description="One of `GET /v1/sources`.")]
 
 
 class StreamState(BaseModel):
-    """How a stream is doing."""
+    """The state of a stream."""
 
     number: int
     source: str
-    state: Literal["runs", "lost", "ended", "failed"]
+    state: Literal["running", "lost", "ended", "failed"]
     error: str | None
     classes: list[str]
-    figures: Annotated[
+    metrics: Annotated[
         dict[str, float], Field(description="Frames, dropped frames, frames per second, ...")
     ]
 
     @classmethod
     def of(cls, stream: Stream) -> Self:
-        """The present state of a stream."""
+        """The current state of a stream."""
         return cls(
             number=stream.number, source=stream.source, state=stream.state, error=stream.error,
-            classes=stream.classes, figures=stream.figures(),
+            classes=stream.classes, metrics=stream.metrics(),
         )  # fmt: skip
 
 
 class Detection(BaseModel):
-    """One thing that was found."""
+    """One detected object; `xyxy` in pixels, scores from 0 to 1."""
 
     class_name: str
     class_id: int
@@ -166,7 +166,7 @@ class Detection(BaseModel):
 
 
 class DetectResponse(BaseModel):
-    """What was found in one picture, best first."""
+    """The detections in one image, highest confidence first."""
 
     width: int
     height: int
@@ -174,16 +174,18 @@ class DetectResponse(BaseModel):
 
 
 class Info(BaseModel):
-    """What a server runs, and what it accepts."""
+    """The models and limits of a server."""
 
     version: str
     preset: str
     detector: str
     encoder: str
-    fingerprint: Annotated[str, Field(description="Of the encoder; a vocabulary fits one only.")]
-    detector_labels: Annotated[list[str], Field(description="The detector's own names.")]
-    score_threshold: Annotated[float, Field(description="Used if a request gives none.")]
-    max_pictures: Annotated[int, Field(description="Per request.")]
+    fingerprint: Annotated[
+        str, Field(description="Of the encoder; a saved vocabulary fits one encoder only.")
+    ]
+    detector_labels: Annotated[list[str], Field(description="The detector's own class names.")]
+    score_threshold: Annotated[float, Field(description="Default of a request.")]
+    max_images: Annotated[int, Field(description="Per request.")]
     max_megapixels: float
     max_mb: int
     max_words: int
@@ -196,17 +198,8 @@ class ErrorResponse(BaseModel):
     detail: str
 
 
-def _listed(given: list[str]) -> Any:  # noqa: ANN401  JSON is of any form
-    """Words of a form's field, which may be repeated."""
-    if len(given) == 1 and given[0].lstrip()[:1] in ("[", "{"):
-        try:
-            return json.loads(given[0])
-        except (ValueError, RecursionError) as error:
-            raise ClassesError(f"{given[0][:50]!r} begins as JSON and is none; mend it.") from error
-    return [word for each in given for word in split_class_list(each)]
-
-
-def answer(size_wh: tuple[int, int], found: sv.Detections) -> DetectResponse:
-    """Convert detections to plain numbers."""
-    listed = [Detection.model_validate(row) for row in detections_to_rows(found)]
-    return DetectResponse(width=size_wh[0], height=size_wh[1], detections=listed)
+def to_response(image: Image, detections: sv.Detections) -> DetectResponse:
+    """Convert the detections in an image to plain numbers."""
+    height, width = image.shape[:2]
+    converted = [Detection.model_validate(row) for row in detections_to_rows(detections)]
+    return DetectResponse(width=width, height=height, detections=converted)

@@ -1,4 +1,4 @@
-"""Films and cameras that the server watches, one thread for each, and their events."""
+"""Streams of videos and cameras, one thread each, and their events."""
 
 import copy
 import itertools
@@ -25,7 +25,7 @@ from openvocab.stream.zones import Zones
 from openvocab.types import Frame, Image
 
 log = logging.getLogger(__name__)
-KEPT = 1000  # events per stream; later callers are told how many they missed
+MAX_EVENTS = 1000  # kept per stream; clients that come later get the number of missed ones
 
 
 class EventRecord(NamedTuple):
@@ -36,7 +36,7 @@ class EventRecord(NamedTuple):
 
 
 class Stream:
-    """One source, watched in its own thread until it ends or is stopped."""
+    """One source, processed in its own thread until it ends or is stopped."""
 
     def __init__(
         self,
@@ -44,90 +44,90 @@ class Stream:
         source: str,
         address: str,
         detector: OpenVocabDetector,
-        wanted: Mapping[str, Any],
+        arguments: Mapping[str, Any],
         zones: Zones | None = None,
     ) -> None:
-        """Encode the words; nothing is opened before `start`.
+        """Encode the classes; nothing is opened before `start`.
 
         Args:
-            number: number by which callers refer to it.
-            source: name that callers know; they need not know the address.
+            number: number by which clients refer to the stream.
+            source: name of the source, which clients know instead of its address.
             address: as for `VideoSources`.
             detector: detector whose networks are run.
-            wanted: classes, negatives and thresholds, as for `StreamProcessor`.
+            arguments: classes, negatives and thresholds, as for `StreamProcessor`.
             zones: polygons and lines, not shared with other streams.
 
         Raises:
-            ClassesError: the classes, negatives or thresholds cannot be used.
+            ClassesError: the classes, negatives or thresholds are invalid.
         """
         self.number, self.source, self._address = number, source, address
         self._newest: tuple[Frame, sv.Detections] | None = None
         self._draw = drawing(zones)
         self._lost, self._failed = False, False
-        self._told: deque[EventRecord] = deque(maxlen=KEPT)
+        self._events: deque[EventRecord] = deque(maxlen=MAX_EVENTS)
         # In milliseconds: no event of an earlier server has the number of one of this stream.
-        self._none = self._last = time.time_ns() // 10**6
+        self._before_first = self._last = time.time_ns() // 10**6
         self._lock = threading.Lock()
         self._sources: VideoSources | None = None
         self._processor = StreamProcessor(
             detector, tracking=None if is_still(address) else TrackingSettings(), report=self._report,
-            zones=zones, **wanted,
+            zones=zones, **arguments,
         )  # fmt: skip
         self._thread = threading.Thread(
             target=self._run, name=f"openvocab stream {number}", daemon=True
         )
 
     def start(self) -> None:
-        """Start watching; state and events tell whether the source could be opened."""
+        """Start; the state and the events say whether the source could be opened."""
         self._thread.start()
 
     @property
-    def state(self) -> Literal["runs", "lost", "ended", "failed"]:
+    def state(self) -> Literal["running", "lost", "ended", "failed"]:
         """The state; a camera that is lost will be opened again."""
-        if self.runs:
-            return "lost" if self._lost else "runs"
+        if self.running:
+            return "lost" if self._lost else "running"
         return "failed" if self._failed else "ended"
 
     @property
-    def runs(self) -> bool:
+    def running(self) -> bool:
         """Whether more frames may come."""
         return self._thread.is_alive()
 
     @property
     def error(self) -> str | None:
-        """Why there are no pictures, if there should be some."""
-        return self._why if self.state in ("lost", "failed") else None
+        """Why there are no frames, if it is lost or has failed."""
+        return self._reason if self.state in ("lost", "failed") else None
 
     @property
     def classes(self) -> list[str]:
-        """The classes that are looked for at present."""
+        """The current class names."""
         return list(self._processor.classes)
 
-    def set_classes(self, wanted: Mapping[str, Any]) -> None:
-        """Look for other things from the next frame on.
+    def set_classes(self, arguments: Mapping[str, Any]) -> None:
+        """Change the classes from the next frame on.
 
         Raises:
-            ClassesError: they cannot be used; the stream continues with the present ones.
+            ClassesError: they are invalid; the stream continues with its present classes.
         """
-        self._processor.set_classes(**wanted)
+        self._processor.set_classes(**arguments)
 
-    def picture(self) -> Image | None:
-        """The last frame with its detections drawn, if there was one."""
+    def annotated_frame(self) -> Image | None:
+        """The newest frame with its detections drawn, if there is one."""
         return None if self._newest is None else self._draw(*self._newest)
 
-    def figures(self) -> dict[str, Any]:
-        """How it is doing, as in `Metrics.snapshot`."""
+    def metrics(self) -> dict[str, Any]:
+        """Frame counts, rates and latencies, as in `Metrics.snapshot`."""
         dropped = 0 if self._sources is None else self._sources.dropped
         return self._processor.metrics.snapshot(dropped)
 
-    def after(self, number: int) -> list[EventRecord]:
+    def events_after(self, number: int) -> list[EventRecord]:
         """The events after number `number`; for those no longer kept, one event with their count.
 
-        If no event of this stream has that number, all events are new to the caller.
+        If no event of this stream has that number, all events are new to the client.
         """
         with self._lock:
-            number = number if self._none < number <= self._last else self._none
-            kept = [told for told in self._told if told.number > number]
+            number = number if self._before_first < number <= self._last else self._before_first
+            kept = [event for event in self._events if event.number > number]
             if not kept:
                 return []
         missed = kept[0].number - number - 1
@@ -137,46 +137,46 @@ class Stream:
         return [EventRecord(number + missed, record | {"events": missed}), *kept]
 
     def end(self) -> None:
-        """Make it end after the current frame."""
+        """End after the current frame."""
         self._processor.stop()
 
     def stop(self) -> None:
-        """End it, and wait until it has."""
+        """End, and wait until it has ended."""
         self.end()
         self._thread.join()
 
     @property
-    def _why(self) -> str:
-        """The reason as callers may know it: without the address, its host or its folder."""
-        return f"{self.source} cannot be read now; the server's log says why."
+    def _reason(self) -> str:
+        """The reason that clients get: without the address, its host or its folder."""
+        return f"{self.source} cannot be read now; see the server's log."
 
     def _run(self) -> None:
         try:
             self._sources = VideoSources(self._address, report=self._report, patient=True)
-            for frame, found in self._processor.run(self._sources):
-                self._newest = frame, found
-        except Exception as error:  # noqa: BLE001  the server lives on
+            for frame, detections in self._processor.run(self._sources):
+                self._newest = frame, detections
+        except Exception as error:  # noqa: BLE001  the server continues
             self._failed = True
             log.warning("stream %d failed: %s", self.number, one_line(str(error)))
-        # On the same time scale as its other events: the film's own, or the clock.
+        # On the same time scale as its other events: that of the video, or the clock.
         ended_s = time.time() if self._newest is None else self._newest[0].time_s
-        reason = {"reason": self._why} if self._failed else {}
-        self._tell(event_record(Event("ended", ended_s, self.source, reason)))
+        reason = {"reason": self._reason} if self._failed else {}
+        self._append(event_record(Event("ended", ended_s, self.source, reason)))
 
     def _report(self, event: Event) -> None:
-        """Take an event, from the threads of the stream and of its source."""
+        """Keep an event; called from the threads of the stream and of its source."""
         record = event_record(event) | {"source": self.source}
         if event.kind.startswith("source"):  # lost or back
             self._lost = event.kind == "source lost"
             log.warning("stream %d: %s: %s", self.number, event.kind, event.data)
         if "reason" in record:
-            record["reason"] = self._why
-        self._tell(record)
+            record["reason"] = self._reason
+        self._append(record)
 
-    def _tell(self, record: dict[str, Any]) -> None:
+    def _append(self, record: dict[str, Any]) -> None:
         with self._lock:
             self._last += 1
-            self._told.append(EventRecord(self._last, record))
+            self._events.append(EventRecord(self._last, record))
 
 
 class Streams:
@@ -193,7 +193,7 @@ class Streams:
 
         Args:
             detector: detector whose networks are run.
-            sources: addresses by the names that callers use; no others are ever opened.
+            sources: addresses by the names that clients use; no others are ever opened.
             zones: zones of these sources, by the same names.
             max_streams: streams that may run at once.
         """
@@ -201,6 +201,11 @@ class Streams:
         self.sources, self._zones = dict(sources), dict(zones)
         self._streams: dict[int, Stream] = {}
         self._numbers, self._lock = itertools.count(1), threading.Lock()
+
+    @property
+    def running(self) -> int:
+        """How many streams are running."""
+        return sum(stream.running for stream in self.all())
 
     def check(self, source: str) -> None:
         """Refuse a stream that could not be started, before any work is done.
@@ -211,17 +216,17 @@ class Streams:
         """
         if source not in self.sources:
             raise NotFoundError(f"There is no source {source!r}; GET /v1/sources lists them.")
-        if sum(each.runs for each in self.all()) >= self._max_streams:
-            raise BusyError(f"{self._max_streams} streams may run; stop one.")
+        if self.running >= self._max_streams:
+            raise BusyError(f"{self._max_streams} streams are running; stop one.")
 
-    def prepare(self, source: str, wanted: Mapping[str, Any]) -> Stream:
-        """Make a stream without starting it; several may watch the same source.
+    def prepare(self, source: str, arguments: Mapping[str, Any]) -> Stream:
+        """Create a stream without starting it; several may have the same source.
 
         Raises:
-            ClassesError: the classes, negatives or thresholds cannot be used.
+            ClassesError: the classes, negatives or thresholds are invalid.
         """
         address, zones = self.sources[source], copy.deepcopy(self._zones.get(source))
-        return Stream(next(self._numbers), source, address, self._detector, wanted, zones)
+        return Stream(next(self._numbers), source, address, self._detector, arguments, zones)
 
     def start(self, stream: Stream) -> None:
         """Start a stream; if there is no room, the oldest one that has ended is dropped.
@@ -232,8 +237,9 @@ class Streams:
         with self._lock:
             self.check(stream.source)
             if len(self._streams) >= self._max_streams:
-                del self._streams[next(each.number for each in self.all() if not each.runs)]
-            stream.start()  # before others can find and stop it
+                ended = next(other for other in self.all() if not other.running)
+                del self._streams[ended.number]
+            stream.start()  # before others can get and stop it
             self._streams[stream.number] = stream
 
     def get(self, number: int) -> Stream:
@@ -242,17 +248,17 @@ class Streams:
         Raises:
             NotFoundError: no stream has that number.
         """
-        found = self._streams.get(number)
-        if found is None:
+        stream = self._streams.get(number)
+        if stream is None:
             raise NotFoundError(f"There is no stream {number}; start one.")
-        return found
+        return stream
 
     def all(self) -> list[Stream]:
         """All streams, oldest first, including ended ones as long as there is room."""
         return list(self._streams.values())
 
     def remove(self, number: int) -> None:
-        """Stop a stream and forget it.
+        """Stop and delete a stream.
 
         Raises:
             NotFoundError: no stream has that number.
@@ -262,9 +268,9 @@ class Streams:
             self._streams.pop(number, None)
 
     def end(self) -> None:
-        """Make all streams end soon."""
-        for each in self.all():
-            each.end()
+        """End all streams after their current frames."""
+        for stream in self.all():
+            stream.end()
 
     def close(self) -> None:
         """Stop all streams, all at the same time."""

@@ -373,7 +373,10 @@ def test_a_demo_that_cannot_start_says_why(arguments, message):
     ("arguments", "message"),
     [
         (("detect", "{photo}", "-c", "bus", "--labels", "out"), "give --format, too."),
-        (("detect", "{photo}", "-c", "bus", "--preset", "yolo.pt"), "detector = 'yolo.pt' in it."),
+        (
+            ("detect", "{photo}", "-c", "bus", "--preset", "yolo.pt"),
+            "detector = 'yolo.pt' under [models].",
+        ),
         (("stream", "no.mp4", "-c", "bus"), "There is no no.mp4; check the path."),
     ],
 )
