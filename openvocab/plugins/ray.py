@@ -1,6 +1,6 @@
 """Many images or requests, on many cores and machines, with Ray.
 
-`OpenVocabStage` is a stage for Ray Data, `run` is the engine of `openvocab batch --engine ray`, and
+`OpenVocabStage` is a stage for Ray Data, `run` is the engine of `openvocab parquet --engine ray`, and
 `application` is the server for Ray Serve.
 """
 
@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 from openvocab._internal.environment import LOOPBACK_HOSTS, preserve_environ
 from openvocab.config import Preset, load_preset
 from openvocab.errors import OpenVocabError
-from openvocab.plugins.parquet import Chunk, StoragePath, Worker
+from openvocab.plugins.parquet import Chunk, OpenVocabStage, StoragePath, Worker
 
 if TYPE_CHECKING:
     from openvocab.server.settings import Settings
+
+__all__ = ["OpenVocabStage", "application"]
 
 
 def run(

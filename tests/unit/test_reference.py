@@ -15,7 +15,7 @@ PUBLIC_MODULES = (
     "openvocab.io",
     "openvocab.plugins.ray",
     "openvocab.plugins.ultralytics",
-    "openvocab.server",
+    "openvocab.server.app",
     "openvocab.stream",
     "openvocab.types",
     "openvocab.vocabulary",
