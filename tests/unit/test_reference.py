@@ -17,7 +17,7 @@ PUBLIC_MODULES = (
     "openvocab.plugins.ray",
     "openvocab.plugins.ultralytics",
     "openvocab.proposers",
-    "openvocab.server._app",
+    "openvocab.server",
     "openvocab.stream",
     "openvocab.types",
     "openvocab.vocabulary",
