@@ -36,6 +36,7 @@ import torch
 from openvocab import OpenVocabDetector, Preset
 from openvocab._internal.files import package_data
 from openvocab.cli._export import sample_regions
+from openvocab.config import load_preset
 from openvocab.encoders import OpenClipEncoder
 from openvocab.encoders._boxes import expand_boxes, shown
 from openvocab.errors import ModelError
@@ -318,7 +319,7 @@ def random_networks(folder: Path) -> Preset:
 
 def exports(preset: Preset, bundle: Path, photos: list[Path], folder: Path) -> dict[str, Any]:
     """What each export of an image tower gives, or why it is refused."""
-    samples, words = sample_regions(load("starter"), photos)
+    samples, words = sample_regions(load_preset("starter"), photos)
     rows: dict[str, Any] = {}
     for runtime, precision in (
         ("onnx", "fp32"), ("onnx", "int8"), ("openvino", "fp32"), ("openvino", "bf16"),
@@ -360,7 +361,7 @@ def memory(preset: str, photo: Path) -> dict[str, float]:
 def peaks(preset: str, photo: Path) -> tuple[float, float]:
     """300 boxes of a 12-megapixel photo: the detector and one batch, then the whole."""
     picture = cv2.resize(images.load_image(photo), MEGAPIXELS_12)
-    pair = Pair(load(preset), picture)
+    pair = Pair(load_preset(preset), picture)
     detector = pair.detector(300)
 
     def peak() -> float:
@@ -374,7 +375,7 @@ def peaks(preset: str, photo: Path) -> tuple[float, float]:
 
 def measure(photos: list[Path], photo: Path) -> dict[str, Any]:
     """Both pairs of networks."""
-    picture, starter = images.load_image(photo), load("starter")
+    picture, starter = images.load_image(photo), load_preset("starter")
     results: dict[str, Any] = {
         "provenance": provenance(OpenVocabDetector.from_preset(starter)),
         "cpu": torch.backends.cpu.get_cpu_capability(),
