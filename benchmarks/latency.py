@@ -35,15 +35,15 @@ import torch
 
 from openvocab import OpenVocabDetector, Preset
 from openvocab._internal.files import package_data
-from openvocab.cli.export import sample_regions
-from openvocab.encoders.boxes import expand_boxes, shown
-from openvocab.encoders.openclip import OpenClipEncoder
+from openvocab.cli._export import sample_regions
+from openvocab.encoders import OpenClipEncoder
+from openvocab.encoders._boxes import expand_boxes, shown
 from openvocab.errors import ModelError
-from openvocab.evaluation.provenance import provenance
-from openvocab.export.detector import export_detector
-from openvocab.export.image_encoder import export
-from openvocab.io import images
-from openvocab.proposers.ultralytics import UltralyticsProposer
+from openvocab.evaluation._provenance import provenance
+from openvocab.export._detector import export_detector
+from openvocab.export._image_encoder import export
+from openvocab.io import _images as images
+from openvocab.proposers import UltralyticsProposer
 from openvocab.types import Image, Proposals, Proposer
 from openvocab.weights import resolve
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import jinja2
 
-from openvocab.evaluation.plots import BLUE, GREY, ORANGE, svg
+from openvocab.evaluation._plots import BLUE, GREY, ORANGE, svg
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

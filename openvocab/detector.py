@@ -5,7 +5,7 @@ import threading
 from collections.abc import Hashable, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 import numpy as np
 import supervision as sv
@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from openvocab._internal.lru_cache import LRUCache
 from openvocab.config import ModelConfig, Preset, ProposalConfig, load_preset
 from openvocab.encoders import load_encoder
-from openvocab.encoders.boxes import expand_boxes
-from openvocab.encoders.text_cache import TextFeatureCache
+from openvocab.encoders._boxes import expand_boxes
+from openvocab.encoders._text_cache import TextFeatureCache
 from openvocab.errors import ClassesError, ConfigError, ModelError
-from openvocab.io.images import ImageLike, load_image, load_images
+from openvocab.io._images import ImageLike, load_image, load_images
 from openvocab.proposers import load_proposer
-from openvocab.scoring.class_head import ClassHead
+from openvocab.scoring._class_head import ClassHead
 from openvocab.types import (
     Contribution,
     EncodedRegions,
@@ -29,8 +29,14 @@ from openvocab.types import (
     Proposals,
     Proposer,
 )
-from openvocab.vocabulary import Classes, Example, Vocabulary, parse_classes
-from openvocab.vocabulary.classes import cache_key, check_score, class_thresholds, parse_negatives
+from openvocab.vocabulary import (
+    Classes,
+    ClassOptions,
+    Example,
+    Vocabulary,
+    parse_classes,
+)
+from openvocab.vocabulary._classes import cache_key, check_score, class_thresholds, parse_negatives
 
 _MAX_CLASS_LISTS = 8  # whose ClassHead is cached
 _MIN_ENCODED_SCORE = 0.1  # default of `encode_image`: few boxes below it are ever wanted
@@ -149,11 +155,7 @@ class OpenVocabDetector:
         self,
         images: Sequence[ImageLike],
         classes: Classes | Vocabulary,
-        *,
-        negatives: Sequence[str] = (),
-        score_threshold: float | None = None,
-        thresholds: Mapping[str, float] | None = None,
-        class_agnostic_nms: bool | None = None,
+        **options: Unpack[ClassOptions],
     ) -> list[sv.Detections]:
         """Detect the classes in several images, whose crops are encoded together.
 
@@ -166,13 +168,7 @@ class OpenVocabDetector:
             ImageError: an image cannot be read (nothing is detected in the others, either).
             ClassesError: the classes, negatives or thresholds cannot be used.
         """
-        head = self.class_head(
-            classes,
-            negatives=negatives,
-            score_threshold=score_threshold,
-            thresholds=thresholds,
-            class_agnostic_nms=class_agnostic_nms,
-        )
+        head = self.class_head(classes, **options)
         arrays = load_images(images)
         proposals = self.propose(arrays, [head.min_score] * len(arrays))
         return [head.classify(regions) for regions in self.encode(arrays, proposals)]
@@ -291,11 +287,7 @@ class OpenVocabDetector:
         self,
         regions: EncodedRegions,
         classes: Classes | Vocabulary,
-        *,
-        negatives: Sequence[str] = (),
-        score_threshold: float | None = None,
-        thresholds: Mapping[str, float] | None = None,
-        class_agnostic_nms: bool | None = None,
+        **options: Unpack[ClassOptions],
     ) -> sv.Detections:
         """What `detect` returns for the image of `encode_image`, without encoding it again.
 
@@ -305,13 +297,7 @@ class OpenVocabDetector:
             ClassesError: the classes, negatives or thresholds cannot be used, or a threshold is
                 below the one that `encode_image` was given.
         """
-        head = self.class_head(
-            classes,
-            negatives=negatives,
-            score_threshold=score_threshold,
-            thresholds=thresholds,
-            class_agnostic_nms=class_agnostic_nms,
-        )
+        head = self.class_head(classes, **options)
         if head.min_score < np.float32(regions.min_score):  # thresholds are float32
             raise ClassesError(
                 f"The image was encoded for scores from {regions.min_score:g}, and the threshold "

@@ -1,5 +1,6 @@
 """The Camera tab: frames of the visitor's camera, tracked and classified live."""
 
+import inspect
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -37,7 +38,7 @@ class LiveStream:
     @property
     def ended(self) -> bool:
         """Whether the run has ended, as it does after an error."""
-        return self._run.gi_frame is None
+        return inspect.getgeneratorstate(self._run) == inspect.GEN_CLOSED
 
     @property
     def metrics(self) -> dict[str, Any]:

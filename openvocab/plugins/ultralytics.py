@@ -2,9 +2,9 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import supervision as sv
@@ -15,10 +15,10 @@ from openvocab.config import Preset, load_preset
 from openvocab.detector import OpenVocabDetector
 from openvocab.encoders import load_encoder
 from openvocab.errors import ModelError, first_line
-from openvocab.io.images import ImageLike, load_image
-from openvocab.scoring.class_head import ClassHead
+from openvocab.io._images import ImageLike, load_image
+from openvocab.scoring._class_head import ClassHead
 from openvocab.types import Image, Proposals
-from openvocab.vocabulary import Classes, Vocabulary
+from openvocab.vocabulary import Classes, ClassOptions, Vocabulary
 
 __all__ = ["UltralyticsHandle", "attach", "to_results"]
 
@@ -32,10 +32,8 @@ def attach(
     classes: Classes | Vocabulary,
     *,
     preset: str | os.PathLike[str] | Preset = "starter",
-    negatives: Sequence[str] = (),
-    score_threshold: float | None = None,
-    thresholds: Mapping[str, float] | None = None,
     device: str | None = None,
+    **options: Unpack[ClassOptions],
 ) -> "UltralyticsHandle":
     """Make an Ultralytics detect or segment model return the caller's classes.
 
@@ -50,10 +48,8 @@ def attach(
         yolo: an `ultralytics.YOLO` object, loaded by the caller.
         classes: as for `OpenVocabDetector.detect`.
         preset: gives the encoder and the scoring; its detector is not loaded.
-        negatives: as for `OpenVocabDetector.detect`.
-        score_threshold: as for `OpenVocabDetector.detect`.
-        thresholds: as for `OpenVocabDetector.detect`.
         device: a torch device for the encoder; None uses CUDA where available.
+        options: negatives and thresholds, as for `OpenVocabDetector.detect`.
 
     Raises:
         ModelError: this is not a detect or segment model, it cannot be loaded, or it is attached
@@ -80,10 +76,8 @@ def attach(
             f"The model cannot be loaded ({first_line(error)}); check its file, or export it again."
         ) from error
     detector = OpenVocabDetector(ExternalProposer(labels), load_encoder(preset, device), preset)
-    head = detector.class_head(
-        classes, negatives=negatives, score_threshold=score_threshold, thresholds=thresholds
-    )
-    handle = UltralyticsHandle(yolo, detector, head, score_threshold)
+    head = detector.class_head(classes, **options)
+    handle = UltralyticsHandle(yolo, detector, head, options.get("score_threshold"))
     handle._add_callbacks()
     return handle
 
@@ -180,15 +174,12 @@ class UltralyticsHandle:
     def set_classes(
         self,
         classes: Classes | Vocabulary,
-        *,
-        negatives: Sequence[str] = (),
-        score_threshold: float | None = None,
-        thresholds: Mapping[str, float] | None = None,
+        **options: Unpack[ClassOptions],
     ) -> None:
         """Return other classes from the next image on; from any thread.
 
-        Only the new names are encoded. Without `score_threshold`, that of `attach` stays;
-        negatives and thresholds are replaced by those given here.
+        Only the new names are encoded. Without `score_threshold`, that of `attach` stays; other
+        options are replaced by those given here.
 
         Raises:
             ClassesError: they cannot be used; the present ones stay.
@@ -198,10 +189,7 @@ class UltralyticsHandle:
         if not all(callback in registered for callback in self._callbacks.values()):
             raise ModelError("The model is no longer attached; detach it, and attach it again.")
         self._head = self._detector.class_head(
-            classes,
-            negatives=negatives,
-            score_threshold=self._score_threshold if score_threshold is None else score_threshold,
-            thresholds=thresholds,
+            classes, **({"score_threshold": self._score_threshold} | options)
         )
 
     def detach(self) -> None:

@@ -47,7 +47,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
         clip = pan(ASSETS / "bus.jpg", work / "clip.mp4", 40, (640, 480))
-        camera_video = mjpeg(clip, work / "camera.mjpeg")
+        still = pan(ASSETS / "bus.jpg", work / "still.mp4", 1, (640, 480))
+        camera_video = mjpeg(still, work / "camera.mjpeg")
         with demo(work) as address, chromium(camera_video) as browser:
             for theme in ("light", "dark"):
                 for width in (390, 1440):

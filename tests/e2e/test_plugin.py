@@ -12,7 +12,7 @@ import torch
 from openvocab import OpenVocabDetector
 from openvocab._internal.runtimes import isolated_ultralytics
 from openvocab.errors import ClassesError, ModelError
-from openvocab.io import images
+from openvocab.io import load_image
 from openvocab.plugins.ultralytics import attach
 from openvocab.weights import resolve
 
@@ -36,7 +36,7 @@ def starter() -> object:
 def film(tmp_path_factory, assets) -> Path:
     """The bus, moving."""
     path = tmp_path_factory.mktemp("film") / "bus.mp4"
-    photo = cv2.resize(images.load_image(assets / "bus.jpg"), (405, 540))
+    photo = cv2.resize(load_image(assets / "bus.jpg"), (405, 540))
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), 25, (405, 540))
     for step in range(12):
         writer.write(np.roll(photo, 2 * step, axis=1))
@@ -147,7 +147,7 @@ def test_labels_are_saved_by_the_new_numbers(starter, assets, tmp_path):
 def test_validation_is_of_the_callers_classes(starter, assets, tmp_path):
     """Two classes of our own, in which the bus and its people are labelled."""
     found = OpenVocabDetector.from_preset().detect(assets / "bus.jpg", ["bus", "person"])
-    height, width = images.load_image(assets / "bus.jpg").shape[:2]
+    height, width = load_image(assets / "bus.jpg").shape[:2]
     for folder in ("images", "labels"):
         (tmp_path / folder).mkdir()
     (tmp_path / "images/bus.jpg").write_bytes((assets / "bus.jpg").read_bytes())
@@ -185,13 +185,13 @@ def test_an_attached_model_can_be_trained(checkpoint, assets, tmp_path):
     more = {"epochs": 1, "imgsz": 64, "batch": 1, "workers": 0, "plots": False, "amp": False}
     metrics = yolo.train(data=str(data), project=str(tmp_path), name="run", **more, **quiet())
     assert metrics.names == {0: "coach"}
-    with pytest.raises(ModelError, match="attach again"):
+    with pytest.raises(ModelError, match="attach it again"):
         yolo.predict(assets / "bus.jpg", **quiet(conf=1e-9))
 
 
 def test_what_cannot_be_attached_to_is_said(starter, checkpoint):
     attach(starter, ["bus"])
-    with pytest.raises(ModelError, match="attached to already"):
+    with pytest.raises(ModelError, match="attached already"):
         attach(starter, ["bus"])
     with pytest.raises(ModelError, match="not classify"):
         attach(load(checkpoint("yolo26n-cls.yaml")), ["bus"])

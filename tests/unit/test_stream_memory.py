@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from openvocab.errors import ConfigError
-from openvocab.stream.memory import MemorySettings, TrackMemory
+from openvocab.stream._memory import TrackingSettings, TrackMemory
 from openvocab.types import Proposals
 
 IMAGE = np.random.default_rng(0).integers(0, 255, (200, 400, 3), np.uint8)
@@ -34,7 +34,7 @@ def logits(*probabilities):
 
 
 def test_a_new_track_is_encoded_a_few_times_and_then_at_growing_intervals():
-    memory = TrackMemory(MemorySettings(refresh_s=2, warmup=2))
+    memory = TrackMemory(TrackingSettings(refresh_s=2, warmup=2))
     encoded = [frame / 10 for frame in range(600) if step(memory, proposals(1), frame / 10)]
     pauses = np.diff(encoded)
     assert encoded[0] == 0 and pauses[0] < 0.6
@@ -43,7 +43,7 @@ def test_a_new_track_is_encoded_a_few_times_and_then_at_growing_intervals():
 
 
 def test_a_track_that_is_merely_due_waits_for_others():
-    memory = TrackMemory(MemorySettings(refresh_s=2, warmup=1))
+    memory = TrackMemory(TrackingSettings(refresh_s=2, warmup=1))
     ids = np.array([0])
     for frame in range(21):
         rows = memory.due(IMAGE, proposals(1), ids, frame / 10)
@@ -53,7 +53,7 @@ def test_a_track_that_is_merely_due_waits_for_others():
 
 
 def test_a_track_is_encoded_again_when_it_has_grown_or_looks_different():
-    memory = TrackMemory(MemorySettings(refresh_s=100, warmup=1, change=0.18))
+    memory = TrackMemory(TrackingSettings(refresh_s=100, warmup=1, change=0.18))
     assert step(memory, proposals(1), 0) == 1
     assert step(memory, proposals(1), 0.1) == 0
     assert step(memory, proposals(1, size=36), 0.2) == 1
@@ -65,13 +65,13 @@ def test_a_track_is_encoded_again_when_it_has_grown_or_looks_different():
 
 
 def test_a_crowd_is_encoded_within_the_budget_and_all_of_it_in_the_end():
-    memory = TrackMemory(MemorySettings(budget=16, warmup=1, refresh_s=1000))
+    memory = TrackMemory(TrackingSettings(budget=16, warmup=1, refresh_s=1000))
     encoded = [step(memory, proposals(80), frame / 10) for frame in range(6)]
     assert encoded == [16] * 5 + [0]
 
 
 def test_the_average_is_of_unit_length_and_follows_slowly():
-    memory = TrackMemory(MemorySettings(momentum=0.8, warmup=1, refresh_s=0))
+    memory = TrackMemory(TrackingSettings(momentum=0.8, warmup=1, refresh_s=0))
     for frame in range(20):
         step(memory, proposals(1), frame / 10, CAT)
     step(memory, proposals(1), 2.1, DOG)
@@ -82,7 +82,7 @@ def test_the_average_is_of_unit_length_and_follows_slowly():
 
 
 def test_a_label_changes_only_for_a_lead_that_lasts():
-    memory = TrackMemory(MemorySettings(warmup=1, refresh_s=0, hysteresis=0.15, patience=3))
+    memory = TrackMemory(TrackingSettings(warmup=1, refresh_s=0, hysteresis=0.15, patience=3))
     one = np.array([0])
     cat, unsure, dog = logits(0.8, 0.2), logits(0.45, 0.55), logits(0.1, 0.9)
     labels = []
@@ -99,7 +99,7 @@ def test_saturated_probabilities_leave_the_choice_to_the_logits():
 
 
 def test_other_classes_are_chosen_without_another_encoding():
-    memory = TrackMemory(MemorySettings(warmup=1))
+    memory = TrackMemory(TrackingSettings(warmup=1))
     step(memory, proposals(1), 0)
     one = np.array([0])
     assert memory.labels(one, logits(0.9, 0.1)) == 0
@@ -109,7 +109,7 @@ def test_other_classes_are_chosen_without_another_encoding():
 
 
 def test_tracks_are_forgotten_after_a_while_and_when_there_are_too_many():
-    memory = TrackMemory(MemorySettings(forget_s=1, max_tracks=50))
+    memory = TrackMemory(TrackingSettings(forget_s=1, max_tracks=50))
     for frame in range(400):  # 20 new tracks a frame
         memory.due(IMAGE, proposals(20), np.arange(20) + 20 * frame, frame / 10)
     assert len(memory) <= 50 + 20
@@ -140,4 +140,4 @@ def test_a_box_outside_the_image_does_no_harm():
 )
 def test_settings_out_of_range_are_refused(bad):
     with pytest.raises(ConfigError, match=next(iter(bad))):
-        MemorySettings(**bad)
+        TrackingSettings(**bad)

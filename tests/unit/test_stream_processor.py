@@ -10,11 +10,11 @@ from fakes import PRESET, ColourEncoder, FakeProposer
 
 from openvocab import OpenVocabDetector
 from openvocab.errors import ClassesError, ConfigError
-from openvocab.stream import processor as module
-from openvocab.stream.memory import MemorySettings
-from openvocab.stream.processor import StreamProcessor
-from openvocab.stream.tracking import Tracker
-from openvocab.stream.zones import Zones
+from openvocab.stream import _processor as module
+from openvocab.stream._memory import TrackingSettings
+from openvocab.stream._processor import StreamProcessor
+from openvocab.stream._tracking import Tracker
+from openvocab.stream._zones import Zones
 from openvocab.types import Frame
 
 RED = (0, 0, 255)
@@ -62,7 +62,7 @@ def test_an_object_keeps_its_track_and_class_at_the_cost_of_few_encodings(detect
 
 
 def test_other_classes_count_from_the_next_frame_on_without_an_encoding(detector):
-    processor = StreamProcessor(detector, ["blue"], memory=MemorySettings(refresh_s=1e6))
+    processor = StreamProcessor(detector, ["blue"], tracking=TrackingSettings(refresh_s=1e6))
     run = processor.run(Video(30))
     for _ in range(10):
         _, detections = next(run)
@@ -97,7 +97,7 @@ def test_frames_between_repeat_the_last_detections(detector):
 
 
 def test_without_a_tracker_frames_are_independent(detector):
-    processor = StreamProcessor(detector, ["red"], tracker=None)
+    processor = StreamProcessor(detector, ["red"], tracking=None)
     results = list(processor.run(Video(5)))
     assert processor.metrics.snapshot()["reused"] == 0
     assert all(result.tracker_id is None and len(result) == 1 for _, result in results)
@@ -299,7 +299,11 @@ def test_skipped_frames_do_not_count_for_zones(detector):
 
 
 def test_unusable_options_are_refused_before_a_frame_is_read(detector):
-    for options in ({"frame_stride": 0}, {"tracker": "magic"}, {"tracker": None, "zones": Zones()}):
+    for options in (
+        {"frame_stride": 0},
+        {"tracking": TrackingSettings(tracker="magic")},
+        {"tracking": None, "zones": Zones()},
+    ):
         with pytest.raises(ConfigError):
             StreamProcessor(detector, ["red"], **options)
 
