@@ -33,7 +33,7 @@ import cv2
 import numpy as np
 import PIL.Image
 import torch
-from openvocab.io.images import find_images, load_image
+from openvocab.io._images import find_images, load_image
 from torchvision.ops import nms
 
 from openvocab import OpenVocabDetector, Preset
