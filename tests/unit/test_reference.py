@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-PAGES = sorted((Path(__file__).parents[2] / "docs" / "reference").glob("*.md"))
+ROOT = Path(__file__).parents[2]
+PAGES = sorted((ROOT / "docs" / "reference").glob("*.md"))
 PUBLIC_MODULES = (
     "openvocab",
     "openvocab.config",
@@ -60,3 +61,12 @@ def test_every_entry_is_a_public_name():
         module, _, name = path.rpartition(".")
         assert module in PUBLIC_MODULES, path
         assert name in import_module(module).__all__, path
+
+
+def test_the_files_that_the_architecture_page_names_exist():
+    text = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    paths = set(re.findall(r"[\w/]+\.py\b", text))
+    folders = (ROOT, ROOT / "openvocab")
+    missing = {path for path in paths if not any((folder / path).exists() for folder in folders)}
+    assert missing == set()
+    assert len(paths) > 20
