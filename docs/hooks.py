@@ -44,9 +44,8 @@ class _Fence(Preprocessor):
 
 def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:  # noqa: ANN401  MkDocs calls it
     """Insert the commands, and replace links to files outside docs/ by their names."""
-    markdown = markdown.replace(
-        "```console\n", "```sh\n"
-    )  # Pygments expects prompts in a console block
+    # Without prompts, Pygments would highlight a console block as output.
+    markdown = markdown.replace("```console\n", "```sh\n")
     if COMMANDS in markdown:
         markdown = markdown.replace(COMMANDS, _commands())
     folder = posixpath.dirname(page.file.src_uri)

@@ -11,10 +11,12 @@ PAGES = sorted((Path(__file__).parents[2] / "docs" / "reference").glob("*.md"))
 PUBLIC_MODULES = (
     "openvocab",
     "openvocab.config",
+    "openvocab.encoders",
     "openvocab.errors",
     "openvocab.io",
     "openvocab.plugins.ray",
     "openvocab.plugins.ultralytics",
+    "openvocab.proposers",
     "openvocab.server",
     "openvocab.stream",
     "openvocab.types",
