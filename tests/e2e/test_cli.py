@@ -52,7 +52,7 @@ def folder(tmp_path: Path, assets: Path) -> Path:
         ("detect x.jpg -c bus --thr 1", "--threshold); see `openvocab detect --help`."),
         ("detekt x.jpg", "Did you mean 'detect'; see `openvocab --help`."),
         (
-            "stream 0 -c bus --every none",
+            "stream 0 -c bus --frame-stride none",
             "parse string as an integer; see `openvocab stream --help`.",
         ),
         ("weights", "Missing command; see `openvocab weights --help`."),

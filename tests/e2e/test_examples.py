@@ -167,8 +167,8 @@ def video(workspace: Workspace) -> None:
     output = workspace.run("video.py", "street.mp4")
     assert len(re.findall(r"^track \d+: person$", output, re.MULTILINE)) >= 3
     assert len(re.findall(r"^track \d+: bus$", output, re.MULTILINE)) == 1
-    assert workspace.count_frames("found.mp4") == 24
-    with (workspace.folder / "found.csv").open(newline="") as file:
+    assert workspace.count_frames("tracked.mp4") == 24
+    with (workspace.folder / "tracked.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert {row["class_name"] for row in rows} == {"bus", "person"}
     assert len({row["frame"] for row in rows}) > 15
@@ -209,13 +209,13 @@ def live_classes(workspace: Workspace) -> None:
             while output.get(timeout=60).strip() != line:
                 pass
 
-        wait_for("seen: person")
+        wait_for("detected: person")
         print("bus", file=process.stdin, flush=True)
-        wait_for("seen: bus")
+        wait_for("detected: bus")
         print("bus,,", file=process.stdin, flush=True)
         wait_for("classes holds an empty string; remove it.")
         print("human, coach with wheels", file=process.stdin, flush=True)
-        wait_for("seen: human")
+        wait_for("detected: human")
 
 
 def ultralytics_plugin(workspace: Workspace) -> None:
