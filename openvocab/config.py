@@ -236,6 +236,17 @@ _SECTION_OF_KEY = {
 }
 
 
+_FIRST_EDITION = {
+    "proposal_threshold": "is 'threshold' in [proposals]; rename it",
+    "proposal_iou": "is 'iou' in [proposals]; rename it",
+    "context_scales": "is 'context_scale', one number, in [proposals]; replace it",
+    "background_weight": "is 'competitor_weight' in [scoring]; rename it",
+    "prior_scale": "is a constant now; remove it",
+    "prior_floor": "is a constant now; remove it",
+}
+"""Keys of presets of the first edition that have another name, and what to do about them."""
+
+
 def _check_keys(values: dict[str, Any], section: Any, where: str = "") -> None:  # noqa: ANN401
     """Refuse unknown keys, keys of another table, and missing keys."""
     if not isinstance(values, dict):
@@ -244,6 +255,8 @@ def _check_keys(values: dict[str, Any], section: Any, where: str = "") -> None: 
     for key in values:
         if key in names:
             continue
+        if key in _FIRST_EDITION:
+            raise ConfigError(f"key {key!r} {_FIRST_EDITION[key]}.")
         if key in _SECTION_OF_KEY:
             raise ConfigError(f"key {key!r} belongs in [{_SECTION_OF_KEY[key]}]; move it there.")
         raise ConfigError(f"{where}has an unknown key {key!r}; {did_you_mean(key, names)}".strip())

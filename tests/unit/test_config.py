@@ -78,6 +78,8 @@ def test_what_is_written_reads_back_equal(tmp_path):
         ("scoring = 1\n" + MODELS, r"\[scoring\] is not a table"),
         ('detector = "a"\nencoder = "b"', r"'detector' belongs in \[models\]; move it there"),
         (MODELS + "nms_iou = 0.5", r"'nms_iou' belongs in \[scoring\]; move it there"),
+        ("background_weight = 4.0\n" + MODELS, r"'competitor_weight' in \[scoring\]; rename it"),
+        (MODELS + "[scoring]\nprior_scale = 20.0", "is a constant now; remove it"),
         ("[models]\ndetector = 'a'", "'encoder' is missing"),
         ("", "'detector' is missing"),
         ("= nonsense", "not a readable TOML"),
