@@ -28,13 +28,13 @@ from rich.progress import track
 from openvocab import OpenVocabDetector, Preset
 from openvocab.config import ScoringConfig, load_preset
 from openvocab.encoders import load_encoder
-from openvocab.evaluation.calibration import TaskMatches, compute_metrics, match_task
-from openvocab.evaluation.datasets import Dataset
-from openvocab.evaluation.evaluator import evaluate
-from openvocab.evaluation.feature_cache import CachedFeatures, FeatureCache
-from openvocab.evaluation.formats import find_labels, load_dataset
-from openvocab.evaluation.prompt_variants import EvaluationTask, PromptMap
-from openvocab.evaluation.provenance import provenance
+from openvocab.evaluation._calibration import TaskMatches, compute_metrics, match_task
+from openvocab.evaluation._datasets import Dataset
+from openvocab.evaluation._evaluator import evaluate
+from openvocab.evaluation._feature_cache import CachedFeatures, FeatureCache
+from openvocab.evaluation._formats import find_labels, load_dataset
+from openvocab.evaluation._prompt_variants import EvaluationTask, PromptMap
+from openvocab.evaluation._provenance import provenance
 from openvocab.types import Image, Proposals, Proposer
 from openvocab.weights import resolve
 

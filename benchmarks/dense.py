@@ -22,13 +22,13 @@ from torch.nn.functional import interpolate, normalize
 from torchvision.ops import roi_align
 
 from openvocab import OpenVocabDetector
-from openvocab.encoders.boxes import expand_boxes
-from openvocab.encoders.openclip import OpenClipEncoder
-from openvocab.evaluation.calibration import compute_metrics, match_task
-from openvocab.evaluation.feature_cache import CachedFeatures, FeatureCache
-from openvocab.evaluation.formats import load_dataset
-from openvocab.evaluation.prompt_variants import EvaluationTask, PromptMap
-from openvocab.evaluation.provenance import provenance
+from openvocab.encoders import OpenClipEncoder
+from openvocab.encoders._boxes import expand_boxes
+from openvocab.evaluation._calibration import compute_metrics, match_task
+from openvocab.evaluation._feature_cache import CachedFeatures, FeatureCache
+from openvocab.evaluation._formats import load_dataset
+from openvocab.evaluation._prompt_variants import EvaluationTask, PromptMap
+from openvocab.evaluation._provenance import provenance
 from openvocab.types import Boxes, Features, Image
 from openvocab.weights import resolve
 

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from openvocab import OpenVocabDetector
-from openvocab.evaluation.provenance import provenance
-from openvocab.io import images
+from openvocab.evaluation._provenance import provenance
+from openvocab.io import _images as images
 
 SMALL, LARGE = 128, 640  # images
 ROUNDS = 3

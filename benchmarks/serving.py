@@ -27,8 +27,8 @@ import httpx
 import numpy as np
 
 from openvocab import OpenVocabDetector
-from openvocab.evaluation.provenance import provenance
-from openvocab.io import images
+from openvocab.evaluation._provenance import provenance
+from openvocab.io import _images as images
 
 CLASSES = ["person", "car", "dog", "chair", "bottle"]
 ALONE, TOGETHER, MANY = 40, 120, 160  # requests

@@ -21,11 +21,12 @@ import supervision as sv
 
 from openvocab import OpenVocabDetector
 from openvocab.config import load_preset
-from openvocab.evaluation import matching, metrics
-from openvocab.evaluation.datasets import Dataset, DatasetImage
-from openvocab.evaluation.formats import load_dataset
-from openvocab.evaluation.provenance import provenance
-from openvocab.proposers.tiled import TiledProposer
+from openvocab.evaluation import _matching as matching
+from openvocab.evaluation import _metrics as metrics
+from openvocab.evaluation._datasets import Dataset, DatasetImage
+from openvocab.evaluation._formats import load_dataset
+from openvocab.evaluation._provenance import provenance
+from openvocab.proposers import TiledProposer
 from openvocab.types import Image, Proposals, Proposer
 
 COUNTS = (10, 30, 100, 300)

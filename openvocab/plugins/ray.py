@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 from openvocab._internal.environment import LOOPBACK_HOSTS, preserve_environ
 from openvocab.config import Preset, load_preset
 from openvocab.errors import OpenVocabError
-from openvocab.plugins.parquet import Chunk, OpenVocabStage, StoragePath, Worker
+from openvocab.plugins._parquet import Chunk, OpenVocabStage, StoragePath, Worker
 
 if TYPE_CHECKING:
-    from openvocab.server.settings import Settings
+    from openvocab.server import Settings
 
 __all__ = ["OpenVocabStage", "application"]
 
@@ -90,7 +90,7 @@ def application(
         preset: a name, a .toml file, or a `Preset`. Loaded here, so replicas do not need the file.
         settings: for each replica. None uses the defaults, and accepts only requests for the
             loopback names of this machine, where Ray Serve listens. Behind a load balancer, set
-            the `token` of `openvocab.server.settings.Settings`, or its `hosts`.
+            the `token` of `openvocab.server.Settings`, or its `hosts`.
         device: as for `OpenVocabDetector.from_preset`.
         options: for `ray.serve.deployment`: num_replicas, ray_actor_options, autoscaling_config,
             ...
@@ -100,8 +100,8 @@ def application(
     """
     from ray import serve
 
-    from openvocab.server.routes import MAX_LISTENERS
-    from openvocab.server.settings import Settings
+    from openvocab.server import Settings
+    from openvocab.server._routes import MAX_LISTENERS
 
     settings = settings or Settings(hosts=LOOPBACK_HOSTS)
     # Ray's default is 5; the server's own queue limits the requests, with its 429.
@@ -110,9 +110,10 @@ def application(
 
     def build() -> Any:  # noqa: ANN401  a FastAPI
         from openvocab.detector import OpenVocabDetector
-        from openvocab.server import app
+        from openvocab.server import create_app
 
-        return app.build(OpenVocabDetector.from_preset(loaded_preset, device=device), settings)
+        detector = OpenVocabDetector.from_preset(loaded_preset, device=device)
+        return create_app(detector, settings)
 
     options = {"name": "openvocab", "max_ongoing_requests": max_requests} | options
     return serve.deployment(**options)(serve.ingress(build)()).bind()

@@ -85,7 +85,7 @@ def test_demo_asks_for_the_token(assets):
 FETCHES = """
 import asyncio, sys
 import httpx
-from openvocab.server.demo_page import demo_page
+from openvocab.server._demo_page import demo_page
 lookups = []
 sys.addaudithook(lambda event, given: lookups.append(given) if event == "socket.getaddrinfo" else None)
 with demo_page(public=True) as (page, options):

@@ -15,7 +15,7 @@ import PIL.Image
 import pytest
 
 from openvocab import OpenVocabDetector, cli, weights
-from openvocab.io import images
+from openvocab.io import _images as images
 
 
 @pytest.fixture

@@ -20,9 +20,9 @@ import pytest
 from servers import serving
 
 from openvocab import OpenVocabDetector
-from openvocab.cli.options import refuse_taken
+from openvocab.cli._options import refuse_taken
 from openvocab.errors import ConfigError
-from openvocab.server.settings import Settings
+from openvocab.server import Settings
 
 WORDS = ["bus", "pedestrian"]
 
@@ -128,7 +128,7 @@ def test_port_check_reports_a_used_port_and_leaves_a_free_one_free(host, family)
 def test_ignored_signals_stay_ignored():
     program = (
         "import signal\nsignal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
-        "from openvocab.cli.options import ENDS\nprint(ENDS == [signal.SIGTERM])"
+        "from openvocab.cli._options import ENDS\nprint(ENDS == [signal.SIGTERM])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
     assert done.stdout.strip() == b"True"

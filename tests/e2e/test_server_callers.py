@@ -13,7 +13,7 @@ from servers import serving
 from videos import free_port
 
 from openvocab.errors import ConfigError
-from openvocab.server.settings import Settings
+from openvocab.server import Settings
 
 WORDS = ["bus", "pedestrian"]
 SITE = "https://app.example.com"

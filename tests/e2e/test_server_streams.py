@@ -138,7 +138,7 @@ def test_zones_per_stream(client):
     assert inside[2] == set()
     zoned, _, plain = (
         cv2.imdecode(np.frombuffer(client.get(path).content, np.uint8), cv2.IMREAD_COLOR)
-        for path in (f"/v1/streams/{number}/image" for number in numbers)
+        for path in (f"/v1/streams/{number}/frame" for number in numbers)
     )
     # Yellow, on the left side of the zone.
     edges = [frame[100:500, 9:11].astype(int) for frame in (zoned, plain)]
@@ -158,7 +158,7 @@ def test_zones_per_stream(client):
             ("--source", "a={photo}", "--zones", "a={zones}"),
             "set zones for a video or camera only.",
         ),
-        (("--source", "a=0", "--zones", "a={huge}"), "give pixels of the image."),
+        (("--source", "a=0", "--zones", "a={huge}"), "each at most 16384."),
     ],
 )
 def test_invalid_zones_are_refused_at_start(assets, tmp_path, options, message):

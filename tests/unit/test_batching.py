@@ -5,8 +5,8 @@ import threading
 import numpy as np
 import pytest
 
-from openvocab.server.batching import MAX_BOXES, Batcher
-from openvocab.server.errors import ShuttingDownError
+from openvocab.server._batching import MAX_BOXES, Batcher
+from openvocab.server._errors import ShuttingDownError
 from openvocab.types import EncodedRegions, Proposals
 
 BROKEN = 13  # boxes of an image that cannot be encoded

@@ -8,8 +8,8 @@ import PIL.Image
 import pytest
 
 from openvocab.errors import DatasetError, ImageError
-from openvocab.evaluation.datasets import Dataset
-from openvocab.evaluation.formats import load_dataset
+from openvocab.evaluation._datasets import Dataset
+from openvocab.evaluation._formats import load_dataset
 
 SIZE = (40, 30)
 

@@ -12,13 +12,14 @@ from fakes import ColourEncoder, FakeProposer
 
 from openvocab import OpenVocabDetector, Preset
 from openvocab.errors import DatasetError
-from openvocab.evaluation import calibration, report
-from openvocab.evaluation.calibration import calibrate
-from openvocab.evaluation.datasets import Dataset, DatasetImage
-from openvocab.evaluation.evaluator import Evaluation, evaluate
-from openvocab.evaluation.feature_cache import FeatureCache
-from openvocab.evaluation.prompt_variants import EvaluationTask, PromptMap, PromptVariant
-from openvocab.evaluation.provenance import provenance
+from openvocab.evaluation import _calibration as calibration
+from openvocab.evaluation import _report as report
+from openvocab.evaluation._calibration import calibrate
+from openvocab.evaluation._datasets import Dataset, DatasetImage
+from openvocab.evaluation._evaluator import Evaluation, evaluate
+from openvocab.evaluation._feature_cache import FeatureCache
+from openvocab.evaluation._prompt_variants import EvaluationTask, PromptMap, PromptVariant
+from openvocab.evaluation._provenance import provenance
 
 LEFT, RIGHT = (10, 10, 50, 50), (60, 10, 100, 50)
 RED, BLUE, GREY = (0, 0, 255), (255, 0, 0), (128, 128, 128)

@@ -12,9 +12,9 @@ from PIL import Image
 
 from openvocab._internal.runtimes import isolated_ultralytics
 from openvocab.errors import ConfigError, OpenVocabError
-from openvocab.evaluation.formats import load_dataset
+from openvocab.evaluation._formats import load_dataset
 from openvocab.io import LabelledImage, to_hf, write_labels
-from openvocab.io.labels import FORMATS, compress_masks
+from openvocab.io._labels import FORMATS, compress_masks
 
 CLASSES = ("bus", 'a "red" <Löwe>, & more')
 SIZE = (200, 100)

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import supervision as sv
 
-from openvocab.evaluation import matching, metrics
-from openvocab.evaluation.datasets import Dataset, DatasetImage
-from openvocab.evaluation.formats import load_dataset
+from openvocab.evaluation import _matching as matching
+from openvocab.evaluation import _metrics as metrics
+from openvocab.evaluation._datasets import Dataset, DatasetImage
+from openvocab.evaluation._formats import load_dataset
 
 EXACT = 1e-6
 

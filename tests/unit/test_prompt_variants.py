@@ -6,9 +6,9 @@ import pytest
 
 from openvocab._internal.files import package_data
 from openvocab.errors import ConfigError, DatasetError
-from openvocab.evaluation.prompt_variants import PromptMap, prompt_variants
+from openvocab.evaluation._prompt_variants import PromptMap, prompt_variants
 from openvocab.vocabulary import parse_classes
-from openvocab.vocabulary.prompts import normalize_name
+from openvocab.vocabulary._prompts import normalize_name
 
 COCO = package_data("configs") / "classes" / "coco.toml"
 
@@ -81,7 +81,7 @@ def test_an_unknown_map_is_refused():
 
 @pytest.fixture
 def names(shared) -> list[str]:
-    from openvocab.evaluation.formats import load_dataset
+    from openvocab.evaluation._formats import load_dataset
 
     return list(load_dataset(shared / "coco-dev").classes)
 
