@@ -63,21 +63,33 @@ def openvino() -> ModuleType:
 @contextmanager
 def isolated_ultralytics() -> Iterator[Any]:
     """Use Ultralytics in one thread at a time, and leave the process as it was."""
-    with preserve_environ(), _preserve_threads(), _no_subprocesses():
+    with preserve_environ(), _preserve_threads() as threads, _no_subprocesses():
         module = _load_ultralytics()
-        with _no_installs(module.utils.checks), _settings_not_saved(module.utils.SETTINGS):
+        utils = module.utils
+        with (
+            # Even if the user imported it with this on.
+            _replaced(utils.checks, AUTOINSTALL=False),
+            # An export would record in the user's settings which hints it has shown.
+            _replaced(utils.SETTINGS, file_path=Path(os.devnull)),
+            # A network would get a thread for each core but one, and hang in a forked child, where
+            # GNU OpenMP waits for the parent's threads.
+            _replaced(utils.torch_utils, NUM_THREADS=threads),
+        ):
             yield module
 
 
 @contextmanager
-def _preserve_threads() -> Iterator[None]:
-    """Restore the thread counts that Ultralytics sets: torch's to all cores but one, OpenCV's to 0."""
+def _preserve_threads() -> Iterator[int]:
+    """Restore the thread counts that Ultralytics sets: torch's to all cores but one, OpenCV's to 0.
+
+    Yields torch's.
+    """
     import cv2
     import torch
 
     torch_threads, cv2_threads = torch.get_num_threads(), cv2.getNumThreads()
     try:
-        yield
+        yield torch_threads
     finally:
         if torch.get_num_threads() != torch_threads:
             torch.set_num_threads(torch_threads)
@@ -111,25 +123,15 @@ def _no_subprocesses() -> Iterator[None]:
 
 
 @contextmanager
-def _no_installs(checks: Any) -> Iterator[None]:  # noqa: ANN401
-    """Keep Ultralytics from trying to install packages, even if the user imported it."""
-    before = checks.AUTOINSTALL
-    checks.AUTOINSTALL = False
+def _replaced(target: Any, **attributes: object) -> Iterator[None]:  # noqa: ANN401
+    before = {name: getattr(target, name) for name in attributes}
+    for name, value in attributes.items():
+        setattr(target, name, value)
     try:
         yield
     finally:
-        checks.AUTOINSTALL = before
-
-
-@contextmanager
-def _settings_not_saved(settings: Any) -> Iterator[None]:  # noqa: ANN401
-    """Keep an export from recording in the user's settings which hints it has shown."""
-    before = settings.file_path
-    settings.file_path = Path(os.devnull)
-    try:
-        yield
-    finally:
-        settings.file_path = before
+        for name, value in before.items():
+            setattr(target, name, value)
 
 
 def _load_ultralytics() -> Any:  # noqa: ANN401

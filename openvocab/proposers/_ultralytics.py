@@ -11,14 +11,16 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torchvision.ops import batched_nms
 
-from openvocab._internal.environment import resolve_device
+from openvocab._internal.environment import preserve_environ, resolve_device
 from openvocab._internal.runtimes import isolated_ultralytics, onnx_session, onnxruntime, openvino
 from openvocab._internal.threads import limit_threads_after_fork, single_openmp_thread
 from openvocab.config import ProposalConfig
 from openvocab.errors import ModelError, WeightsNotFoundError, first_line
 from openvocab.types import Image, Proposals
+
+with preserve_environ():  # the import sets TORCHINDUCTOR_CACHE_DIR
+    from torchvision.ops import batched_nms
 
 _OPENVINO_SUFFIX = "_openvino_model"
 _MAX_STRIDE = 64  # the coarsest of any YOLO, to which Ultralytics rounds image sizes up

@@ -93,8 +93,10 @@ except ImageError:
 print([event for event in events if event[0] != "open"], [])
 """
 
+# Ultralytics would give torch one thread less than there are cores, which needs more than two.
 FORK = """
 import multiprocessing
+os.cpu_count = lambda: 5
 from openvocab import OpenVocabDetector
 def detect(counts):
     counts.put(len(OpenVocabDetector.from_preset().detect(PHOTO, ["bus", "person"])))
