@@ -44,10 +44,10 @@ test-elsewhere: $(STAMP) ## The tests as on another machine: processor, cores, e
 
 accuracy: $(STAMP) ## Measure what each part of the starter preset is worth (half an hour), and write docs/accuracy.md.
 	$(BIN)/python benchmarks/tiling.py $(DATA)/coco-dev --json benchmarks/results/tiling.json
-	$(BIN)/python benchmarks/accuracy.py $(DATA)/coco-dev --seen out/seen --json benchmarks/results/accuracy.json --page docs/accuracy.md
+	$(BIN)/python benchmarks/accuracy.py $(DATA)/coco-dev --features out/features --json benchmarks/results/accuracy.json --page docs/accuracy.md
 
 performance: $(STAMP) ## Measure how fast the two networks and everything else run (half an hour), and write docs/performance.md.
-	$(BIN)/python benchmarks/dense.py $(DATA)/coco-dev --seen out/seen --json benchmarks/results/dense.json
+	$(BIN)/python benchmarks/dense.py $(DATA)/coco-dev --features out/features --json benchmarks/results/dense.json
 	$(BIN)/python benchmarks/latency.py $(DATA)/coco-dev/images --json benchmarks/results/latency.json
 	$(BIN)/python benchmarks/performance.py benchmarks/results docs
 

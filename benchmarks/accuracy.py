@@ -1,10 +1,9 @@
-"""What each part of a preset is worth: one switch at a time, the others as they are.
+"""What each part of a preset is worth: one change at a time, the rest as it is.
 
     .venv/bin/python benchmarks/accuracy.py ../shared/data/coco-dev --json benchmarks/results/accuracy.json
     .venv/bin/python benchmarks/accuracy.py --json benchmarks/results/accuracy.json --page docs/accuracy.md
 
-The first line measures, the second writes the page (with what tiling.py measured). Intervals: bootstrap over photos, in pairs with
-the preset as it is.
+The first command measures, the second writes the page (with the results of tiling.py). Intervals: paired bootstrap over images.
 """
 
 import argparse
@@ -13,273 +12,294 @@ import gc
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import cv2
 import jinja2
 import numpy as np
 import supervision as sv
 from faster_coco_eval import COCO
+from numpy.typing import NDArray
 from rich.progress import track
 
-from openvocab import OpenVocabDetector, Preset, weights
-from openvocab.config import load_preset
-from openvocab.detector import AT_LOADING
-from openvocab.evaluation.calibration import Tried, fit, try_numbers
-from openvocab.evaluation.datasets import Dataset
-from openvocab.evaluation.evaluator import evaluate
-from openvocab.evaluation.feature_cache import CachedFeatures, FeatureCache
-from openvocab.evaluation.formats import labels_of
-from openvocab.evaluation.formats import load as load_dataset
-from openvocab.evaluation.inference import VariantClassifier
-from openvocab.evaluation.prompt_variants import PromptMap, PromptVariant, prompt_variants
-from openvocab.evaluation.provenance import provenance
-from openvocab.scoring.class_head import Regions
+from openvocab import OpenVocabDetector, Preset
+from openvocab.config import ScoringConfig, load_preset
+from openvocab.encoders import load_encoder
+from openvocab.evaluation._calibration import TaskMatches, compute_metrics, match_task
+from openvocab.evaluation._datasets import Dataset
+from openvocab.evaluation._evaluator import evaluate
+from openvocab.evaluation._feature_cache import CachedFeatures, FeatureCache
+from openvocab.evaluation._formats import find_labels, load_dataset
+from openvocab.evaluation._prompt_variants import EvaluationTask, PromptMap
+from openvocab.evaluation._provenance import provenance
 from openvocab.types import Image, Proposals, Proposer
+from openvocab.weights import resolve
 
-ASKED = ("names", "synonyms", "more synonyms", "+1,000 distractors")
+VARIANTS = ("names", "synonyms", "more synonyms", "+1,000 distractors")
 PARTS = ("all", "calibration", "test")
 RESAMPLES = 100
-LOOK_ALIKES = ("statue", "poster", "reflection", "shadow", "mannequin", "drawing", "toy", "screen")
+NEGATIVES = ("statue", "poster", "reflection", "shadow", "mannequin", "drawing", "toy", "screen")
+NO_LABELS = ("thing",)
+# Rows that encode all images again start from fewer boxes (70 per image instead of 160), which keeps the whole under half an hour.
+FEWER = "`threshold` 0.01"
 
-Post = Callable[[sv.Detections], sv.Detections]
+Rows = NDArray[np.intp]
 
 
-class Switch(NamedTuple):
-    """One thing done otherwise."""
+@dataclass(frozen=True)
+class Change:
+    """One change of a preset or of its proposals."""
 
     name: str
-    changes: dict[str, Any]
-    """Of the preset."""
+    config: dict[str, Any] = field(default_factory=dict)
+    """Fields of any part of the preset."""
     negatives: tuple[str, ...] = ()
-    post: Post = lambda found: found
-    """Done to what was found."""
-    keep: Callable[[Proposals], Proposals] | None = None
-    """Of what was seen: fewer proposals, or without their labels."""
-    names: tuple[str, ...] | None = None
-    """Of the detector, where they are others."""
+    keep: Callable[[Proposals], Rows] | None = None
+    """Which proposals are kept."""
+    labels: tuple[str, ...] | None = None
+    """The only label of the detector, in place of its own."""
+    encodes: bool = False
+    """Whether the change gives other features."""
+    compared_with: str = ""
+    """Name of another row that this one is compared with; default: the unchanged preset."""
 
 
-OTHERWISE: dict[str, tuple[Any, ...]] = {
+# Values to try, by field; what the preset has already is left out.
+VALUES: dict[str, tuple[Any, ...]] = {
     "templates": ("none", "simple"),
     "logit_scale": (10.0, 40.0),
-    "background_weight": (1.0, 8.0),
-    "prior_weight": (5.0, 12.0),
-    "prior_scale": (10.0, 40.0),
-    "prior_floor": (0.4, 0.6),
-    "fusion_exponent": (0.2, 0.4),
-    "nms_iou": (0.7,),
+    "background": ((),),
+    "competitor_weight": (1.0, 8.0),
+    "prior_weight": (0.0, 5.0, 12.0),
+    "hyponyms": (True, False),
+    "rank_by_label": (True, False),
+    "fusion_exponent": (0.0, 0.2, 0.4, 1.0),
+    "nms_iou": (0.7, 1.0),
+    "class_agnostic_nms": (True, False),
+}
+NOTES = {
+    "`background` []": "no background prompts",
+    "`prior_weight` 0.0": "no label prior",
+    "`hyponyms` false": "a kind of the class speaks against it",
+    "`rank_by_label` false": "the posterior alone chooses the class",
+    "`fusion_exponent` 0.0": "objectness is the score",
+    "`fusion_exponent` 1.0": "the posterior is the score",
+    "`nms_iou` 1.0": "no NMS",
+    "`class_agnostic_nms` true": "NMS across classes",
 }
 
 
-def switches(preset: Preset, square: Path, *, twice: bool) -> list[Switch]:
-    """Every default otherwise or left out; what the preset says already is not repeated."""
-    values = [
-        Switch(f"`{key}` {list(each) if isinstance(each, tuple) else each}", {key: each})
-        for key, some in OTHERWISE.items()
-        for each in some
-        if each != getattr(preset, key)
-    ]
-    iou, alone = preset.nms_iou, {"nms_iou": 1.0}
-    proposals = [
-        *(Switch(f"`proposal_threshold` {low}", {}, keep=_over(low)) for low in (0.01, 0.05)),
-        *(Switch(f"`max_boxes` {most}", {}, keep=_first(most)) for most in (10, 100)),
-        Switch("proposals suppressed whatever their label", {}, keep=_alike),
-    ]
-    return [
-        *values,
-        *proposals,
-        Switch("no background prompts", {"background": ()}),
-        Switch("eight look-alikes as negatives", {}, LOOK_ALIKES),
-        Switch("no label prior, nor choice by it", {"prior_weight": 0.0}),
-        Switch("a detector without names", {}, keep=_nameless, names=("thing",)),
-        Switch(
-            "a detector without names, no background",
-            {"background": ()},
-            keep=_nameless,
-            names=("thing",),
-        ),
-        Switch("objectness alone is the score", {"fusion_exponent": 0.0}),
-        Switch("posterior alone is the score", {"fusion_exponent": 1.0}),
-        Switch("no second suppression", alone),
-        Switch(
-            "second suppression whatever the class",
-            {},
-            post=lambda found: found.with_nms(iou, class_agnostic=True),
-        ),
-        Switch(
-            "second suppression within a class only",
-            alone,
-            post=lambda found: found.with_nms(iou),
-        ),
-        Switch(
-            "soft second suppression",
-            alone,
-            post=lambda found: found.with_soft_nms(class_agnostic=True),
-        ),
-        # These see the photos anew, which takes minutes each.
-        Switch("regions made square, not squashed", {"encoder": str(square)}),
-        *([Switch("`context_scales` [1.0, 1.5]", {"context_scales": (1.0, 1.5)})] if twice else []),
-    ]
+def changes(preset: Preset, square_encoder: Path, *, quick: bool) -> Iterator[Change]:
+    """All changes, in the order of the table."""
+    yield Change(f"{preset.name}, unchanged")
+    current = _fields(preset)
+    for name, values in VALUES.items():
+        for value in values:
+            if value != current[name]:
+                row = f"`{name}` {json.dumps(value) if name != 'templates' else value}"
+                note = f" ({NOTES[row]})" if row in NOTES else ""
+                yield Change(row + note, {name: value})
+    yield Change("eight negatives", negatives=NEGATIVES)
+    yield Change("no detector labels", labels=NO_LABELS)
+    yield Change("no detector labels, no background prompts", {"background": ()}, labels=NO_LABELS)
+    yield Change(FEWER, keep=_above(0.01))
+    yield Change("`threshold` 0.05", keep=_above(0.05))
+    yield Change("`max_boxes` 10", keep=lambda proposals: np.arange(len(proposals))[:10])
+    yield Change("`max_boxes` 100", keep=lambda proposals: np.arange(len(proposals))[:100])
+    yield Change("proposals: NMS across labels", keep=_class_agnostic)
+    if not quick:
+        fewer = Change(
+            "", {"threshold": 0.01}, keep=_above(0.01), encodes=True, compared_with=FEWER
+        )
+        for scale in (1.0, 1.5):
+            config = fewer.config | {"context_scale": scale}
+            yield dataclasses.replace(fewer, name=f"`context_scale` {scale}", config=config)
+        config = fewer.config | {"encoder": str(square_encoder)}
+        yield dataclasses.replace(fewer, name="square crops, not squashed", config=config)
 
 
-class Renamed:
-    """A detector's boxes, as those of a detector with other names."""
+def _fields(preset: Preset) -> dict[str, Any]:
+    """The fields of all parts of a preset."""
+    return {
+        name: value
+        for part in dataclasses.asdict(preset).values()
+        if isinstance(part, dict)
+        for name, value in part.items()
+    }
 
-    def __init__(self, proposer: Proposer, names: tuple[str, ...]) -> None:
-        self._proposer, self.names = proposer, names
+
+def _changed(preset: Preset, config: dict[str, Any]) -> Preset:
+    """The preset with other values of fields, whichever part they are in."""
+    parts = {}
+    for part in dataclasses.fields(preset):
+        section = getattr(preset, part.name)
+        if dataclasses.is_dataclass(section):
+            names = {spec.name for spec in dataclasses.fields(section)} & config.keys()
+            parts[part.name] = dataclasses.replace(section, **{k: config[k] for k in names})
+    return dataclasses.replace(preset, **parts)
+
+
+def _above(threshold: float) -> Callable[[Proposals], Rows]:
+    return lambda proposals: np.flatnonzero(proposals.objectness >= threshold)
+
+
+def _class_agnostic(proposals: Proposals) -> Rows:
+    scored = np.column_stack([proposals.xyxy, proposals.objectness])
+    return np.flatnonzero(sv.box_non_max_suppression(scored, 0.7))
+
+
+class ChangedProposer:
+    """A proposer whose boxes, or labels, are those of a change."""
+
+    def __init__(self, proposer: Proposer, change: Change) -> None:
+        self._proposer, self._change = proposer, change
+        self.labels = change.labels or proposer.labels
 
     def propose(self, images: Sequence[Image]) -> list[Proposals]:
-        """Of the detector."""
-        return [_nameless(each) for each in self._proposer.propose(images)]
+        """Boxes of the proposer, with the change."""
+        return [self._apply(proposals) for proposals in self._proposer.propose(images)]
+
+    def _apply(self, proposals: Proposals) -> Proposals:
+        kept = proposals if self._change.keep is None else proposals[self._change.keep(proposals)]
+        if self._change.labels is None:
+            return kept
+        return dataclasses.replace(kept, label_ids=np.zeros_like(kept.label_ids))
 
 
-def _nameless(found: Proposals) -> Proposals:
-    return dataclasses.replace(found, labels=("thing",) * len(found))
+def _detector(detector: OpenVocabDetector, change: Change) -> OpenVocabDetector:
+    scoring = {spec.name for spec in dataclasses.fields(ScoringConfig)}
+    if change.labels is None and change.config.keys() <= scoring:
+        return detector.with_config(**change.config)  # shares the text features
+    preset = _changed(detector.preset, change.config)
+    encoder = load_encoder(preset) if "encoder" in change.config else detector.encoder
+    return OpenVocabDetector(ChangedProposer(detector.proposer, change), encoder, preset)
 
 
-def _over(low: float) -> Callable[[Proposals], Proposals]:
-    return lambda found: found[found.objectness >= low]
-
-
-def _first(most: int) -> Callable[[Proposals], Proposals]:
-    return lambda found: found[np.arange(min(most, len(found)))]
-
-
-def _alike(found: Proposals) -> Proposals:
-    scored = np.column_stack([found.xyxy, found.objectness])
-    return found[sv.box_non_max_suppression(scored, 0.7)]
+def _select(cached: CachedFeatures, change: Change) -> CachedFeatures:
+    """The features that the changed proposer would give."""
+    if change.keep is not None and not change.encodes:
+        rows = change.keep(cached.regions.proposals)
+        names = ("xyxy", "objectness", "label_ids", "features")
+        cached = cached._replace(**{name: getattr(cached, name)[rows] for name in names})
+    if change.labels is not None:
+        cached = cached._replace(label_ids=np.zeros_like(cached.label_ids))
+    return cached
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """All rows."""
+    """All rows, and the evaluation of both halves."""
     dataset = load_dataset(options.dataset)
-    words, preset = PromptMap.from_file("coco"), load_preset(options.preset)
-    asked = [each for each in prompt_variants(dataset.classes, words) if each.name in ASKED]
-    whole = OpenVocabDetector.from_preset(preset)
-    gc.freeze()  # the collector need not look through all of torch each time
-    chance = np.random.default_rng(0)
-    share = np.full(len(dataset), 1 / len(dataset))
-    samples = chance.multinomial(len(dataset), share, RESAMPLES).astype(np.float64)
-    with tempfile.TemporaryDirectory() as folder:
-        home = options.seen or Path(folder) / "seen"
-        see = FeatureCache(whole, home)
-        own = see
-        evaluated = _evaluated(whole, dataset.part("test"), words, own)
-        rows: list[dict[str, Any]] = []
-        before: list[float] = []
-        square = _square_bundle(preset, Path(folder) / "square")
-        for switch in [
-            Switch(f"{preset.name} as it is", {}),
-            *switches(preset, square, twice=not options.quick),
-        ]:
-            detector = _detector(whole, switch)
-            see = FeatureCache(detector, home)
-            seen = [_seen(see(photo), switch) for photo in dataset.photos]
-            found = try_numbers(
-                detector, dataset, seen, asked, words.absent,
-                negatives=switch.negatives, post=switch.post,
-            )  # fmt: skip
-            after = [fit(found, sample).objective for sample in samples]
-            row = _row(switch, found, dataset) | {
-                "encoder_accuracy": _accuracy(detector, dataset, seen)
-            }
-            if before:
-                change = np.array(after) - np.array(before)
-                row["interval"] = np.percentile(change, (2.5, 97.5)).round(2).tolist()
-            before = before or after
-            rows.append(row)
-            print(json.dumps(row), flush=True)  # noqa: T201  what is done so far
-        return {
-            "provenance": provenance(whole),
-            "preset": dataclasses.asdict(preset),
-            "dataset": {"name": dataset.name, "sha256": dataset.sha256, "photos": len(dataset)},
-            "rows": rows,
-            "test": evaluated,
-            "calibration": _evaluated(whole, dataset.part("calibration"), words, own),
-            "masks": _blurred(whole, dataset, labels_of(options.dataset)),
+    task = EvaluationTask.from_map(dataset, PromptMap.from_file("coco"))
+    detector = OpenVocabDetector.from_preset(options.preset)
+    gc.freeze()  # the collector need not scan torch's objects each time
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = options.features or Path(temporary) / "features"
+        square_encoder = _square_bundle(detector.preset, Path(temporary) / "square")
+        halves = {
+            part: _evaluate_part(detector, task, part, folder) for part in ("test", "calibration")
         }
+        rows = list(
+            _rows(
+                detector,
+                task,
+                folder,
+                changes(detector.preset, square_encoder, quick=options.quick),
+            )
+        )
+    return {
+        "provenance": provenance(detector),
+        "preset": dataclasses.asdict(detector.preset),
+        "dataset": {"name": dataset.name, "sha256": dataset.sha256, "images": len(dataset)},
+        "rows": rows,
+        **halves,
+        "masks": _blurred(detector, dataset, find_labels(options.dataset)),
+    }
 
 
-def _seen(seen: CachedFeatures, switch: Switch) -> CachedFeatures:
-    if switch.keep is None:
-        return seen
-    found, features = seen.regions
-    rows = {tuple(box): row for row, box in enumerate(found.xyxy.tolist())}
-    kept = switch.keep(found)
-    features = features[[rows[tuple(box)] for box in kept.xyxy.tolist()]]
-    return seen._replace(regions=Regions(kept, features))
-
-
-def _row(switch: Switch, found: Tried, dataset: Dataset) -> dict[str, Any]:
-    places = {photo.id: place for place, photo in enumerate(dataset.photos)}
-    figures = {}
-    for part in PARTS:
-        weights = np.zeros(len(dataset))
-        weights[[places[photo.id] for photo in dataset.part(part).photos]] = 1
-        fitted = fit(found, weights)
-        figures[part] = fitted._asdict() | {"objective": fitted.objective}
-    return {"name": switch.name, "parts": figures}
-
-
-def _accuracy(
-    detector: OpenVocabDetector, dataset: Dataset, seen: Sequence[CachedFeatures]
-) -> float:
-    """Of the encoder alone, on labelled boxes."""
-    namer = VariantClassifier(detector, PromptVariant("names", dataset.classes))
-    pairs = zip(dataset.photos, seen, strict=True)
-    right = sum(namer.right(photo, each, len(dataset.classes)) for photo, each in pairs)
-    return right / dataset.boxes
-
-
-def _evaluated(
-    detector: OpenVocabDetector, dataset: Dataset, words: PromptMap, see: FeatureCache
+def _evaluate_part(
+    detector: OpenVocabDetector, task: EvaluationTask, part: str, folder: Path
 ) -> dict[str, Any]:
     """The whole evaluation, without its longest tables."""
-    asked = prompt_variants(dataset.classes, words)
-    table = evaluate(detector, dataset, asked, absent=words.absent, see=see).figures()
-    return {key: each for key, each in table.items() if key not in {"confusion", "classes"}}
+    task = dataclasses.replace(task, dataset=task.dataset.part(part))
+    table = evaluate(detector, task, cache=FeatureCache(detector, folder)).to_dict()
+    return {key: value for key, value in table.items() if key not in {"confusion", "classes"}}
+
+
+def _rows(
+    detector: OpenVocabDetector, task: EvaluationTask, folder: Path, changes: Iterable[Change]
+) -> Iterator[dict[str, Any]]:
+    """The row of each change, with a bootstrap of its difference to another row."""
+    dataset = task.dataset
+    variants = tuple(variant for variant in task.variants if variant.name in VARIANTS)
+    share = np.full(len(dataset), 1 / len(dataset))
+    samples = np.random.default_rng(0).multinomial(len(dataset), share, RESAMPLES).astype(float)
+    unchanged = list(map(FeatureCache(detector, folder), dataset.images))
+    objectives: dict[str, NDArray[np.float64]] = {}
+    for change in changes:
+        changed = _detector(detector, change)
+        if change.encodes:
+            images = track(dataset.images, description=change.name, transient=True)
+            features = list(map(FeatureCache(changed, folder), images))
+        else:
+            features = [_select(cached, change) for cached in unchanged]
+        changed_task = dataclasses.replace(task, variants=variants, negatives=change.negatives)
+        matches = match_task(changed, changed_task, features)
+        row = _row(change, matches, dataset)
+        objectives[change.name] = np.array(
+            [compute_metrics(matches, sample).objective for sample in samples]
+        )
+        reference = change.compared_with or next(iter(objectives))
+        if reference != change.name:
+            difference = objectives[change.name] - objectives[reference]
+            row["compared_with"] = reference
+            row["interval"] = np.percentile(difference, (2.5, 97.5)).round(2).tolist()
+        print(json.dumps(row), flush=True)  # noqa: T201  progress
+        yield row
+
+
+def _row(change: Change, matches: TaskMatches, dataset: Dataset) -> dict[str, Any]:
+    parts = {}
+    for part in PARTS:
+        ids = [image.id for image in dataset.part(part).images]
+        weights = np.isin([image.id for image in dataset.images], ids).astype(float)
+        metrics = compute_metrics(matches, weights)
+        parts[part] = metrics._asdict() | {"objective": metrics.objective}
+    return {"name": change.name, "parts": parts, "encoder_accuracy": matches.encoder_accuracy}
 
 
 def _blurred(detector: OpenVocabDetector, dataset: Dataset, labels: Path) -> dict[str, float]:
-    """Share of the outlined boxes that the encoder names right, with and without what is around.
+    """Encoder accuracy on labelled boxes, with and without what surrounds the object.
 
-    What masks could give at best: these are drawn by people.
+    The best that masks could give: these were drawn by people.
     """
-    truth = COCO(str(labels))
-    places = {each["id"]: place for place, each in enumerate(truth.dataset["categories"])}
-    bank = detector.vocabulary(dataset.classes).features
-    plain, blurred, boxes = 0, 0, 0
-    for photo in track(dataset.photos, description="masks", transient=True):
-        image = photo.load()
-        soft = cv2.GaussianBlur(image, (0, 0), sigmaX=10)
-        for each in truth.loadAnns(truth.getAnnIds(imgIds=[photo.id], iscrowd=False)):
-            mask = truth.annToMask(each).astype(bool)
-            x, y, width, height = each["bbox"]
-            box = np.array([[x, y, x + width, y + height]], np.float32)
-            pictures = [image, np.where(mask[..., None], image, soft)]
-            rows = np.concatenate(detector.encode(pictures, [box, box]))
-            called = (rows @ bank.T).argmax(axis=1) == places[each["category_id"]]
-            plain, blurred, boxes = plain + called[0], blurred + called[1], boxes + 1
-    return {"as they are": float(plain / boxes), "blurred outside": float(blurred / boxes)}
-
-
-def _detector(whole: OpenVocabDetector, switch: Switch) -> OpenVocabDetector:
-    if switch.changes.keys() & AT_LOADING:
-        preset = dataclasses.replace(whole.preset, **switch.changes)
-        return OpenVocabDetector.from_preset(preset)
-    tuned = whole.tuned(**switch.changes)
-    if switch.names is None:
-        return tuned
-    renamed = Renamed(whole.proposer, switch.names)
-    return OpenVocabDetector(renamed, whole.encoder, tuned.preset)
+    coco = COCO(str(labels))
+    class_ids = {row["id"]: index for index, row in enumerate(coco.dataset["categories"])}
+    text = detector.vocabulary(dataset.classes).features
+    correct = np.zeros(2)
+    for image in track(dataset.images, description="masks", transient=True):
+        pixels = image.load()
+        blurred = cv2.GaussianBlur(pixels, (0, 0), sigmaX=10)
+        for label in coco.loadAnns(coco.getAnnIds(imgIds=[image.id], iscrowd=False)):
+            mask = coco.annToMask(label).astype(bool)
+            x, y, width, height = label["bbox"]
+            box = Proposals(
+                np.array([[x, y, x + width, y + height]], np.float32),
+                np.ones(1, np.float32),
+                np.zeros(1, np.intp),
+            )
+            pair = [pixels, np.where(mask[..., None], pixels, blurred)]
+            features = np.concatenate([r.features for r in detector.encode(pair, [box, box])])
+            correct += (features @ text.T).argmax(axis=1) == class_ids[label["category_id"]]
+    unchanged, outside_blurred = (correct / dataset.box_count).tolist()
+    return {"unchanged": unchanged, "outside blurred": outside_blurred}
 
 
 def _square_bundle(preset: Preset, folder: Path) -> Path:
-    """The same encoder, told to keep the aspect: regions are then made square first."""
-    shutil.copytree(weights.resolve(preset.encoder), folder)
+    """The same encoder with a configuration that keeps the aspect ratio, so crops become square."""
+    shutil.copytree(resolve(preset.models.encoder), folder)
     config = folder / "open_clip_config.json"
     table = json.loads(config.read_text())
     table["preprocess_cfg"]["resize_mode"] = "shortest"
@@ -288,18 +308,19 @@ def _square_bundle(preset: Preset, folder: Path) -> Path:
 
 
 def page(results: dict[str, Any], tiling: dict[str, Any]) -> str:
-    """The rows as Markdown."""
+    """The results as Markdown."""
     environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True)  # noqa: S701  Markdown
     environment.filters["percent"] = lambda share: f"{100 * share:.1f}"
     template = environment.from_string(Path(__file__).with_name("accuracy.md.j2").read_text())
-    first = results["rows"][0]["parts"]
+    by_name = {row["name"]: row["parts"] for row in results["rows"]}
     rows = []
     for row in results["rows"]:
         parts = row["parts"]
         rows.append(row | {"all": parts["all"], "change": "", "on_test": ""})
         if "interval" in row:
+            reference = by_name[row["compared_with"]]
             change, on_test = (
-                parts[k]["objective"] - first[k]["objective"] for k in ("all", "test")
+                parts[part]["objective"] - reference[part]["objective"] for part in ("all", "test")
             )
             low, high = row["interval"]
             rows[-1]["change"] = f"{change:+.1f} ({low:+.1f} to {high:+.1f})"
@@ -307,21 +328,22 @@ def page(results: dict[str, Any], tiling: dict[str, Any]) -> str:
     return template.render(
         results=results,
         test=results["test"],
-        first=first,
-        own=100 * results["calibration"]["detector_alone"]["AP50"],
+        unchanged=results["rows"][0]["parts"],
+        detector_alone=results["calibration"]["detector_alone"]["AP50"],
         rows=rows,
-        asked=ASKED,
+        fewer=FEWER,
+        variants=VARIANTS,
         tiling=tiling,
     )
 
 
 def main() -> None:
-    """Measure, or write the page of what was measured."""
+    """Measure, or write the page of earlier results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("dataset", type=Path, nargs="?", help="COCO labels, to measure")
-    parser.add_argument("--preset", default="starter")
-    parser.add_argument("--seen", type=Path, help="folder to keep what was seen")
-    parser.add_argument("--quick", action="store_true", help="leave out the two looks a box")
+    parser.add_argument("--preset", default="starter", type=load_preset)
+    parser.add_argument("--features", type=Path, help="folder of cached features")
+    parser.add_argument("--quick", action="store_true", help="only rows that encode nothing")
     parser.add_argument("--json", type=Path, required=True)
     parser.add_argument("--page", type=Path, help="write it from the JSON")
     options = parser.parse_args()

@@ -1,17 +1,17 @@
-"""How near `detect` comes to its floor, the two networks themselves, and how far others stay from it.
+"""How close `detect` comes to its floor, the two networks themselves, and how far other ways are from it.
 
     .venv/bin/python benchmarks/latency.py ../shared/data/coco-dev/images --json benchmarks/results/latency.json
 
-What is compared takes turns in one process, after a warm-up, on the same weights: medians and
+What is compared takes turns in one process, after a warm-up, with the same weights: medians and
 quartiles in milliseconds, ratios within each round. Boxes are the detector's best proposals on the
-photo of Ultralytics' wheel, no two of them alike. The folder of photos is for the exports' gates.
+bus image of Ultralytics' wheel, without near-duplicates. The folder of images is for the checks of exports.
 
-- floor: Ultralytics' `predict`, then the image tower on regions that lie ready, in batches.
-- crop by crop: as autodistill does it (a temporary JPEG, one region, one forward each).
-- label by label: as a zero-shot pipeline that runs the picture once for each label.
+- floor: Ultralytics' `predict`, then the image encoder on crops that are ready in memory, in batches.
+- crop by crop: as autodistill does it (a temporary JPEG, one crop and one forward pass each).
+- label by label: as a zero-shot pipeline that runs the image once for each label.
 
 Two pairs of networks: the starter preset, and ViT-B-32 with yolo26n in random weights, which take as
-long as trained ones; its tower is exported to OpenVINO in bf16, as `openvocab export` does it.
+long as trained ones; its image encoder is exported to OpenVINO in bf16, as `openvocab export` does it.
 """
 
 import argparse
@@ -24,6 +24,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -32,265 +33,265 @@ import cv2
 import numpy as np
 import PIL.Image
 import torch
+from openvocab.io.images import find_images, load_image
+from torchvision.ops import nms
 
 from openvocab import OpenVocabDetector, Preset
 from openvocab._internal.files import package_data
-from openvocab.cli.export import sample_regions
-from openvocab.encoders.boxes import expand_boxes, shown
-from openvocab.encoders.openclip import OpenClipEncoder
+from openvocab.cli._export import sample_regions
+from openvocab.config import ModelConfig, ProposalConfig, load_preset
+from openvocab.encoders import OpenClipEncoder
+from openvocab.encoders._boxes import expand_boxes
 from openvocab.errors import ModelError
-from openvocab.evaluation.provenance import provenance
-from openvocab.export.detector import export_detector
-from openvocab.export.image_encoder import export
-from openvocab.io import images
-from openvocab.proposers.ultralytics import UltralyticsProposer
-from openvocab.types import Image, Proposals, Proposer
+from openvocab.evaluation._provenance import provenance
+from openvocab.export._detector import export_detector
+from openvocab.export._image_encoder import export
+from openvocab.proposers import UltralyticsProposer
+from openvocab.types import Boxes, Image, Proposals, Proposer
 from openvocab.weights import resolve
 
 BOXES = (1, 10, 30, 100, 300)
 CLASSES = (1, 10, 100, 1000, 1203)
 FEW = ("bus", "person", "traffic light", "dog", "bicycle", "car", "tree", "hat", "bag", "sign")
 ROUNDS, FEW_ROUNDS = 15, 3
-SLOW = 30  # boxes over which the slow ways are not waited for
+MAX_SLOW_BOXES = 30  # the slow ways are measured up to this number of boxes
 BATCHES = (1, 4, 8, 16, 32)
 MEGAPIXELS_12 = (4000, 3000)
 
-Way = Callable[[], Any]
+Function = Callable[[], Any]
 
 
-class Given:
-    """A detector that does its work, and then gives the boxes it was given."""
+class FixedProposer:
+    """Runs a proposer, and then returns fixed boxes."""
 
-    def __init__(self, proposer: Proposer, given: Proposals) -> None:
-        self._proposer, self._given, self.names = proposer, given, proposer.names
+    def __init__(self, proposer: Proposer, proposals: Proposals) -> None:
+        self._proposer, self._proposals, self.labels = proposer, proposals, proposer.labels
 
-    def propose(self, pictures: Sequence[Image]) -> list[Proposals]:
-        """As the detector, but for the boxes."""
-        self._proposer.propose(pictures)
-        return [self._given for _ in pictures]
+    def propose(self, images: Sequence[Image]) -> list[Proposals]:
+        """The fixed boxes, once the proposer has run."""
+        self._proposer.propose(images)
+        return [self._proposals for _ in images]
 
 
-def times(ways: dict[str, Way], rounds: int = ROUNDS) -> dict[str, Any]:
-    """Milliseconds of each way, and its ratio to the first, the median of rounds in turn."""
-    spent: dict[str, list[float]] = {name: [] for name in ways}
+def measure_times(functions: dict[str, Function], rounds: int = ROUNDS) -> dict[str, Any]:
+    """Milliseconds of each function, and its ratio to the first: medians of rounds in turn."""
+    times: dict[str, list[float]] = {name: [] for name in functions}
     for number in range(rounds + 1):
-        for name, way in ways.items():
-            begun = time.perf_counter()
-            way()
+        for name, function in functions.items():
+            started = time.perf_counter()
+            function()
             if number:  # the first round warms up
-                spent[name].append(1000 * (time.perf_counter() - begun))
-    first = next(iter(spent.values()))
+                times[name].append(1000 * (time.perf_counter() - started))
+    first = next(iter(times.values()))
     return {
         name: {
-            "ms": [round(float(value), 3) for value in np.percentile(each, (25, 50, 75))],
-            "ratio": round(statistics.median(a / b for a, b in zip(each, first, strict=True)), 3),
+            "ms": [round(float(value), 3) for value in np.percentile(of_name, (25, 50, 75))],
+            "ratio": round(
+                statistics.median(a / b for a, b in zip(of_name, first, strict=True)), 3
+            ),
         }
-        for name, each in spent.items()
+        for name, of_name in times.items()
     }
 
 
 class Pair:
-    """Two networks, a photo, and as many boxes in it as are wanted."""
+    """Two networks, an image, and any number of boxes in it."""
 
-    def __init__(self, preset: Preset, picture: Image) -> None:
-        self.whole = OpenVocabDetector.from_preset(preset)
-        self.eager = OpenClipEncoder(resolve(preset.encoder), device="cpu", graphs=False)
-        self.picture = picture
-        starter = self.whole if preset.name == "starter" else OpenVocabDetector.from_preset()
-        self._boxes = _distinct(starter.proposer, picture, max(BOXES))
+    def __init__(self, preset: Preset, image: Image) -> None:
+        self.full = OpenVocabDetector.from_preset(preset)
+        self.eager = OpenClipEncoder(resolve(preset.models.encoder), device="cpu", graphs=False)
+        self.image = image
+        starter = self.full if preset.name == "starter" else OpenVocabDetector.from_preset()
+        self._boxes = _distinct_boxes(starter.proposer, image, max(BOXES))
 
     def detector(self, count: int) -> OpenVocabDetector:
-        """Which finds so many boxes."""
-        boxes, names = self._boxes[:count], self.whole.proposer.names
-        labels = tuple(names[number % len(names)] for number in range(count))
-        given = Proposals(boxes, np.full(count, 0.9, np.float32), labels)
-        return OpenVocabDetector(
-            Given(self.whole.proposer, given), self.whole.encoder, self.whole.preset
-        )
+        """A detector that proposes this number of boxes."""
+        boxes, labels = self._boxes[:count], self.full.proposer.labels
+        scores = np.full(count, 0.9, np.float32)
+        proposals = Proposals(boxes, scores, np.arange(count, dtype=np.intp) % len(labels))
+        fixed = FixedProposer(self.full.proposer, proposals)
+        return OpenVocabDetector(fixed, self.full.encoder, self.full.preset)
 
-    def floor(self, detector: OpenVocabDetector, pictures: list[Image]) -> Way:
-        """The two networks on what they take, ready made."""
-        (scale,) = self.whole.preset.context_scales[:1]
-        boxes = [expand_boxes(each.xyxy, scale) for each in detector.proposer.propose(pictures)]
-        batches = list(self.whole.encoder.regions(pictures, boxes))
-        yolo = self.whole.proposer
+    def floor(self, detector: OpenVocabDetector, images: list[Image]) -> Function:
+        """The two networks alone, with prepared crops."""
+        scale = self.full.preset.proposals.context_scale
+        boxes = [expand_boxes(p.xyxy, scale) for p in detector.proposer.propose(images)]
+        batches = list(self.full.encoder.crop_batches(images, boxes))
+        yolo = self.full.proposer
 
         def run() -> None:
-            for picture in pictures:
-                with yolo._threads():
-                    yolo._predict(picture)
+            for image in images:
+                with yolo._limit_torch():
+                    yolo._predict(image)
             for batch in batches:
-                self.whole.encoder.forward(batch)
+                self.full.encoder.encode_crops(batch)
 
         return run
 
-    def crop_by_crop(self, detector: OpenVocabDetector) -> Way:
-        """Each box through a file, one forward each, in torch; the text is remembered."""
+    def crop_by_crop(self, detector: OpenVocabDetector) -> Function:
+        """A file and a forward pass in torch per box; the text features are cached."""
         text = self.eager.encode_text(FEW)
 
         def run() -> None:
-            (found,) = detector.proposer.propose([self.picture])
+            (proposals,) = detector.proposer.propose([self.image])
             with tempfile.TemporaryDirectory() as folder:
-                for x1, y1, x2, y2 in found.xyxy.astype(int).tolist():
+                for x1, y1, x2, y2 in proposals.xyxy.astype(int).tolist():
                     file = Path(folder) / "crop.jpg"
-                    cv2.imwrite(str(file), self.picture[y1 : y2 + 1, x1 : x2 + 1])
+                    cv2.imwrite(str(file), self.image[y1 : y2 + 1, x1 : x2 + 1])
                     crop = np.asarray(PIL.Image.open(file).convert("RGB"))[:, :, ::-1]
-                    whole = np.array([[0, 0, crop.shape[1], crop.shape[0]]], np.float32)
-                    (feature,) = self.eager.encode_regions([np.ascontiguousarray(crop)], [whole])
+                    box = np.array([[0, 0, crop.shape[1], crop.shape[0]]], np.float32)
+                    (feature,) = self.eager.encode_regions([np.ascontiguousarray(crop)], [box])
                     (feature @ text.T).argmax()
 
         return run
 
-    def label_by_label(self, detector: OpenVocabDetector) -> Way:
+    def label_by_label(self, detector: OpenVocabDetector) -> Function:
         """All boxes in batches, in torch, but once for each label."""
 
         def run() -> None:
             for label in FEW:
-                (found,) = detector.proposer.propose([self.picture])
-                (features,) = self.eager.encode_regions([self.picture], [found.xyxy])
+                (proposals,) = detector.proposer.propose([self.image])
+                (features,) = self.eager.encode_regions([self.image], [proposals.xyxy])
                 features @ self.eager.encode_text([label]).T
 
         return run
 
 
-def _distinct(proposer: Proposer, picture: Image, count: int) -> np.ndarray:
-    """The best proposals, then those of the mirrored photo; of boxes that show the same, one."""
-    (found,), (mirrored,) = (
-        proposer.propose([each]) for each in (picture, np.ascontiguousarray(picture[:, ::-1]))
-    )
-    boxes = np.vstack([found.xyxy, mirrored.xyxy])
-    return boxes[np.unique(shown(boxes, 0.9))][:count]
+def _distinct_boxes(proposer: Proposer, image: Image, count: int) -> Boxes:
+    """The best proposals, then those of the mirrored image, without near-duplicates."""
+    mirrored = np.ascontiguousarray(image[:, ::-1])
+    boxes = np.vstack([p.xyxy for p in proposer.propose([image, mirrored])])
+    order = torch.arange(len(boxes), 0, -1, dtype=torch.float32)
+    keep = nms(torch.from_numpy(boxes), order, 0.9)
+    return boxes[keep.numpy()][:count]
 
 
-def by_boxes(pair: Pair) -> dict[str, Any]:
+def measure_boxes(pair: Pair) -> dict[str, Any]:
     """Every way at every number of boxes."""
     rows: dict[str, Any] = {}
     for count in BOXES:
         detector = pair.detector(count)
-        ways = {
-            "floor": pair.floor(detector, [pair.picture]),
-            "detect": lambda one=detector: one.detect(pair.picture, FEW, score_threshold=0),
+        functions = {
+            "floor": pair.floor(detector, [pair.image]),
+            "detect": lambda one=detector: one.detect(pair.image, FEW, score_threshold=0),
         }
-        rows[str(count)] = times(ways)
-        if count <= SLOW:
+        rows[str(count)] = measure_times(functions)
+        if count <= MAX_SLOW_BOXES:
             slow = {
-                "detect": ways["detect"],
+                "detect": functions["detect"],
                 "crop by crop": pair.crop_by_crop(detector),
                 "label by label": pair.label_by_label(detector),
             }
-            rows[str(count)]["others"] = times(slow, FEW_ROUNDS)
+            rows[str(count)]["others"] = measure_times(slow, FEW_ROUNDS)
     return rows
 
 
-def linear(rows: dict[str, Any]) -> dict[str, float]:
+def fit_line(rows: dict[str, Any]) -> dict[str, float]:
     """A line through the medians of `detect`."""
     medians = np.array([rows[str(count)]["detect"]["ms"][1] for count in BOXES])
-    slope, first = np.polyfit(BOXES, medians, 1)
-    rest = medians - (slope * np.array(BOXES) + first)
-    r2 = 1 - rest.var() / medians.var()
-    return {"ms": round(first, 1), "ms_a_box": round(slope, 2), "r2": round(float(r2), 5)}
+    slope, intercept = np.polyfit(BOXES, medians, 1)
+    residuals = medians - (slope * np.array(BOXES) + intercept)
+    r2 = 1 - residuals.var() / medians.var()
+    return {
+        "ms": round(intercept, 1), "ms_per_box": round(slope, 2), "r2": round(float(r2), 5),
+    }  # fmt: skip
 
 
-def by_classes(pair: Pair) -> dict[str, Any]:
-    """The same 30 boxes, and more and more classes whose text is known; and one that is new."""
+def measure_classes(pair: Pair) -> dict[str, Any]:
+    """The same 30 boxes with more and more cached classes, and with a new one."""
     detector = pair.detector(30)
     lines = (package_data("configs") / "classes/distractors.txt").read_text().splitlines()
-    words = [*FEW, *(line for line in lines if line[:1] not in ("", "#") and line not in FEW)]
-    words += [f"thing number {number}" for number in range(max(CLASSES) - len(words))]
-    lists = {str(count): words[:count] for count in CLASSES}
-    for some in lists.values():
-        detector.detect(pair.picture, some)
-    ways = {
-        name: lambda some=some: detector.detect(pair.picture, some, score_threshold=0)
-        for name, some in {"10": lists["10"], **lists}.items()
+    names = [*FEW, *(line for line in lines if line[:1] not in ("", "#") and line not in FEW)]
+    names += [f"thing number {number}" for number in range(max(CLASSES) - len(names))]
+    lists = {str(count): names[:count] for count in CLASSES}
+    for classes in lists.values():
+        detector.detect(pair.image, classes)
+    functions = {
+        count: lambda classes=classes: detector.detect(pair.image, classes, score_threshold=0)
+        for count, classes in {"10": lists["10"], **lists}.items()
     }
-    bank, fresh = detector.vocabulary(FEW), iter(range(10_000))
+    vocabulary, new = detector.vocabulary(FEW), iter(range(10_000))
+    regions = detector.encode_image(pair.image)
     return {
-        "known": times(ways),
-        "list instead of a Vocabulary": times(
+        "cached": measure_times(functions),
+        "list instead of a Vocabulary": measure_times(
             {
-                "Vocabulary": lambda: detector.name(seen, bank),
-                "list": lambda: detector.name(seen, FEW),
-            }
-            if (seen := detector.regions(pair.picture))
-            else {},
+                "Vocabulary": lambda: detector.classify(regions, vocabulary),
+                "list": lambda: detector.classify(regions, FEW),
+            },
             rounds=100,
         ),
-        "one new word": times(
+        "one new class": measure_times(
             {
-                "vocabulary of it": lambda: detector.vocabulary([f"thing {next(fresh)}"]),
-                "text tower": lambda: detector.encoder.encode_text([f"thing {next(fresh)}"]),
+                "vocabulary": lambda: detector.vocabulary([f"thing {next(new)}"]),
+                "text encoder": lambda: detector.encoder.encode_text([f"thing {next(new)}"]),
             }
         ),
     }
 
 
-def stages(pair: Pair) -> dict[str, Any]:
+def measure_stages(pair: Pair) -> dict[str, Any]:
     """Where the time of 30 boxes goes."""
-    detector, encoder, yolo = pair.detector(30), pair.whole.encoder, pair.whole.proposer
-    (found,) = detector.proposer.propose([pair.picture])
-    batches = list(encoder.regions([pair.picture], [found.xyxy]))
-    (features,) = detector.encode([pair.picture], [found.xyxy])
-    classifier, none = detector.classifier(detector.vocabulary(FEW)), np.zeros(len(FEW), np.float32)
-
-    def named() -> None:
-        classifier.detections(found, classifier.scores(found, features), none)
-
-    return times(
+    detector, encoder, yolo = pair.detector(30), pair.full.encoder, pair.full.proposer
+    (proposals,) = detector.proposer.propose([pair.image])
+    batches = list(encoder.crop_batches([pair.image], [proposals.xyxy]))
+    (regions,) = detector.encode([pair.image], [proposals])
+    head = detector.class_head(FEW, score_threshold=0)
+    return measure_times(
         {
-            "detector (Ultralytics predict)": lambda: yolo._predict(pair.picture),
-            "detector, as a proposer": lambda: detector.proposer.propose([pair.picture]),
-            "cut out": lambda: list(encoder.regions([pair.picture], [found.xyxy])),
-            "image tower": lambda: [encoder.forward(batch) for batch in batches],
-            "look up ten known classes": lambda: detector.vocabulary(FEW),
-            "name": named,
+            "detector (Ultralytics predict)": lambda: yolo._predict(pair.image),
+            "detector, as a proposer": lambda: detector.proposer.propose([pair.image]),
+            "crop": lambda: list(encoder.crop_batches([pair.image], [proposals.xyxy])),
+            "image encoder": lambda: [encoder.encode_crops(batch) for batch in batches],
+            "class head of ten cached classes": lambda: detector.class_head(FEW),
+            "classify": lambda: head.classify(regions),
         }
     )
 
 
-def towers(pair: Pair) -> dict[str, Any]:
-    """The image tower that is chosen by default, and eager torch in fp32."""
-    encoder, side = pair.whole.encoder, pair.eager.size
-    regions = torch.randint(0, 256, (max(BATCHES), side, side, 3), dtype=torch.uint8)
+def measure_image_encoder(pair: Pair) -> dict[str, Any]:
+    """The runtime that is used by default, and eager torch in fp32."""
+    encoder, side = pair.full.encoder, pair.eager.crop_size
+    crops = torch.randint(0, 256, (max(BATCHES), side, side, 3), dtype=torch.uint8)
     rows = {}
     for count in BATCHES:
-        batch = regions[:count]
-        rows[str(count)] = times(
+        batch = crops[:count]
+        rows[str(count)] = measure_times(
             {
-                "chosen": lambda batch=batch: encoder.forward(batch),
-                "torch": lambda batch=batch: pair.eager.forward(batch),
+                "default": lambda batch=batch: encoder.encode_crops(batch),
+                "torch": lambda batch=batch: pair.eager.encode_crops(batch),
             },
             FEW_ROUNDS + 2,
         )
     return rows
 
 
-def measured(preset: Preset, picture: Image) -> dict[str, Any]:
+def measure_pair(preset: Preset, image: Image) -> dict[str, Any]:
     """Everything about one pair of networks."""
-    pair = Pair(preset, picture)
-    rows = by_boxes(pair)
-    pictures = [np.roll(picture, number, axis=1) for number in range(8)]
+    pair = Pair(preset, image)
+    rows = measure_boxes(pair)
+    images = [np.roll(image, number, axis=1) for number in range(8)]
     ten = pair.detector(10)
     return {
         "boxes": rows,
-        "linear": linear(rows),
-        "batch of 8, 10 boxes each": times(
+        "linear": fit_line(rows),
+        "batch of 8, 10 boxes each": measure_times(
             {
-                "floor": pair.floor(ten, pictures),
-                "detect_batch": lambda: ten.detect_batch(pictures, FEW, score_threshold=0),
+                "floor": pair.floor(ten, images),
+                "detect_batch": lambda: ten.detect_batch(images, FEW, score_threshold=0),
                 "detect of each": lambda: [
-                    ten.detect(each, FEW, score_threshold=0) for each in pictures
+                    ten.detect(one, FEW, score_threshold=0) for one in images
                 ],
             }
         ),
-        "classes": by_classes(pair),
-        "stages of 30 boxes": stages(pair),
-        "tower": towers(pair),
+        "classes": measure_classes(pair),
+        "stages of 30 boxes": measure_stages(pair),
+        "image encoder": measure_image_encoder(pair),
     }
 
 
 def random_networks(folder: Path) -> Preset:
-    """ViT-B-32 and yolo26n as they are published, but for the weights: speed does not need them."""
+    """ViT-B-32 and yolo26n as published, except for the weights, which do not change the speed."""
     import open_clip  # noqa: TID251  its stock configuration
     from safetensors.torch import save_file
 
@@ -310,111 +311,112 @@ def random_networks(folder: Path) -> Preset:
     state = open_clip.create_model("ViT-B-32", pretrained=None).state_dict()
     tensors = {key: value.contiguous() for key, value in state.items()}
     save_file(tensors, bundle / "open_clip_model.safetensors")
-    return Preset(
-        name="random", detector=str(detector), encoder=str(bundle), context_scales=(1.0,),
-        trust_pickle=True,
-    )  # fmt: skip
+    models = ModelConfig(str(detector), str(bundle), trust_pickle=True)
+    return Preset(models, ProposalConfig(context_scale=1.0), name="random")
 
 
-def exports(preset: Preset, bundle: Path, photos: list[Path], folder: Path) -> dict[str, Any]:
-    """What each export of an image tower gives, or why it is refused."""
-    samples, words = sample_regions(load("starter"), photos)
+def measure_exports(
+    preset: Preset, bundle: Path, paths: list[Path], folder: Path
+) -> dict[str, Any]:
+    """The report of each export of an image encoder, or why it is refused."""
+    samples, words = sample_regions(load_preset("starter"), paths)
     rows: dict[str, Any] = {}
     for runtime, precision in (
         ("onnx", "fp32"), ("onnx", "int8"), ("openvino", "fp32"), ("openvino", "bf16"),
     ):  # fmt: skip
         name = f"{runtime} {precision}"
         try:
-            made = export(
+            report = export(
                 bundle, runtime, precision, samples=samples, words=words, out=folder / name
             )
         except ModelError as error:
             rows[name] = {"refused": str(error)}
             continue
         keys = ("cosine_min", "cosine_mean", "agreement", "over_torch", "speed")
-        rows[name] = {key: getattr(made, key) for key in keys}
-    print(json.dumps({preset.name: rows}), flush=True)  # noqa: T201
+        rows[name] = {key: getattr(report, key) for key in keys}
+    print(json.dumps({preset.name: rows}), flush=True)  # noqa: T201  progress
     return rows
 
 
-def detectors(file: Path, picture: Image, photos: list[Path], folder: Path) -> dict[str, Any]:
+def measure_detectors(file: Path, image: Image, paths: list[Path], folder: Path) -> dict[str, Any]:
     """yolo26n at 640 pixels in torch, and as `openvocab export` writes it."""
     proposers = {"torch": UltralyticsProposer(file, device="cpu", trust_pickle=True)}
     for runtime, precision in (("onnx", "fp32"), ("openvino", "fp32"), ("openvino", "int8")):
         if runtime == "openvino" and find_spec("openvino") is None:
             continue
         out = folder / f"{runtime} {precision}"
-        made = export_detector(file, runtime, precision, out=out, images=photos, trust_pickle=True)
-        proposers[out.name] = UltralyticsProposer(made, device="cpu")
-    return times({name: lambda one=one: one.propose([picture]) for name, one in proposers.items()})
+        path = export_detector(file, runtime, precision, out=out, images=paths, trust_pickle=True)
+        proposers[out.name] = UltralyticsProposer(path, device="cpu")
+    return measure_times(
+        {name: lambda one=one: one.propose([image]) for name, one in proposers.items()}
+    )
 
 
-def memory(preset: str, photo: Path) -> dict[str, float]:
-    """In a process of its own: MiB at the most of the networks alone, then of `detect`."""
-    command = [sys.executable, __file__, str(photo), "--json", os.devnull, "--memory", preset]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603  own words
-    networks, detect = map(float, done.stdout.split()[-2:])
-    return {"networks": networks, "detect": detect, "more": round(detect - networks, 1)}
+def measure_memory(preset: str, path: Path) -> dict[str, float]:
+    """Peak MiB of the networks alone, then of `detect`, in a process of its own."""
+    command = [sys.executable, __file__, str(path), "--json", os.devnull, "--memory", preset]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603  a fixed command
+    networks, detect = map(float, result.stdout.split()[-2:])
+    return {"networks": networks, "detect": detect, "difference": round(detect - networks, 1)}
 
 
-def peaks(preset: str, photo: Path) -> tuple[float, float]:
-    """300 boxes of a 12-megapixel photo: the detector and one batch, then the whole."""
-    picture = cv2.resize(images.load_image(photo), MEGAPIXELS_12)
-    pair = Pair(load(preset), picture)
+def peaks(preset: str, path: Path) -> tuple[float, float]:
+    """300 boxes of a 12-megapixel image: the detector and one batch, then `detect`."""
+    image = cv2.resize(load_image(path), MEGAPIXELS_12)
+    pair = Pair(load_preset(preset), image)
     detector = pair.detector(300)
 
     def peak() -> float:
         return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
 
-    pair.floor(pair.detector(16), [picture])()
+    pair.floor(pair.detector(16), [image])()
     networks = peak()
-    detector.detect(picture, FEW, score_threshold=0)
+    detector.detect(image, FEW, score_threshold=0)
     return networks, peak()
 
 
-def measure(photos: list[Path], photo: Path) -> dict[str, Any]:
+def measure(paths: list[Path], path: Path) -> dict[str, Any]:
     """Both pairs of networks."""
-    picture, starter = images.load_image(photo), load("starter")
+    image, starter = load_image(path), load_preset("starter")
     results: dict[str, Any] = {
         "provenance": provenance(OpenVocabDetector.from_preset(starter)),
         "cpu": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
-        "MiB of 300 boxes in 12 megapixels": memory("starter", photo),
+        "MiB of 300 boxes in 12 megapixels": measure_memory("starter", path),
         "exports": {},
     }
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
         random = random_networks(folder)
         for preset in (starter, random):
-            home = folder / f"exports of {preset.name}"
-            bundle = resolve(preset.encoder)
-            results["exports"][preset.name] = exports(preset, bundle, photos, home)
-        results["detectors"] = detectors(Path(random.detector), picture, photos, folder)
-        exported = Preset(
-            name="random", detector=random.detector, context_scales=(1.0,), trust_pickle=True,
-            encoder=str(folder / "exports of random/openvino bf16"),
-        )  # fmt: skip
+            out = folder / f"exports of {preset.name}"
+            bundle = resolve(preset.models.encoder)
+            results["exports"][preset.name] = measure_exports(preset, bundle, paths, out)
+        detector = Path(random.models.detector)
+        results["detectors"] = measure_detectors(detector, image, paths, folder)
+        encoder = str(folder / "exports of random/openvino bf16")
+        exported = replace(random, models=replace(random.models, encoder=encoder))
         for preset in (starter, exported):
-            results[preset.name] = measured(preset, picture)
+            results[preset.name] = measure_pair(preset, image)
             print(json.dumps({preset.name: results[preset.name]}), flush=True)  # noqa: T201
     return results
 
 
 def main() -> None:
-    """Measure."""
+    """Measure, and write JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("photos", type=Path, help="folder of photos, for the exports' gates")
+    parser.add_argument("images", type=Path, help="folder of images, for the checks of exports")
     parser.add_argument("--json", type=Path, required=True)
     parser.add_argument("--memory", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.memory is not None:
-        print(*peaks(options.memory, options.photos))  # noqa: T201
+        print(*peaks(options.memory, options.images))  # noqa: T201
         return
     # Not imported: that would change how many threads torch has.
     package = find_spec("ultralytics").submodule_search_locations[0]
-    photo = Path(package) / "assets/bus.jpg"
-    found = measure(images.find_images([str(options.photos)]), photo)
-    options.json.write_text(json.dumps(found, indent=1) + "\n")
+    bus = Path(package) / "assets/bus.jpg"
+    results = measure(find_images([str(options.images)]), bus)
+    options.json.write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

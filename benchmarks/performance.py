@@ -1,4 +1,4 @@
-"""Writes docs/performance.md and its charts from what latency.py and dense.py measured.
+"""Writes docs/performance.md and its charts from the results of latency.py and dense.py.
 
 .venv/bin/python benchmarks/performance.py benchmarks/results docs
 """
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import jinja2
 
-from openvocab.evaluation.plots import BLUE, GREY, ORANGE, svg
+from openvocab.evaluation._plots import BLUE, GREY, ORANGE, svg
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,12 +21,12 @@ COLOURS = {"floor": GREY, "detect": BLUE, "crop by crop": ORANGE, "label by labe
 
 
 def page(results: dict[str, Any], dense: dict[str, Any]) -> str:
-    """The figures as Markdown."""
+    """The results as Markdown."""
     environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True)  # noqa: S701  Markdown
     environment.filters |= {
         "percent": lambda share: f"{100 * share:.1f}",
         "ms": lambda value: f"{value:.2f}" if value < 10 else f"{value:,.0f}",
-        "each": lambda value, count: f"{value / int(count):.1f}",
+        "per": lambda value, count: f"{value / int(count):.1f}",
         "times_of": lambda others, name: f"{others[name]['ratio']:.1f}x" if others else "",
     }
     template = environment.from_string(Path(__file__).with_name("latency.md.j2").read_text())
@@ -36,9 +36,9 @@ def page(results: dict[str, Any], dense: dict[str, Any]) -> str:
         results=results,
         pairs=pairs,
         boxes=list(pairs[0]["boxes"]),
-        classes=sorted(pairs[0]["classes"]["known"], key=int),
+        classes=sorted(pairs[0]["classes"]["cached"], key=int),
         stages=list(pairs[0]["stages"]),
-        batches=list(pairs[0]["tower"]),
+        batches=list(pairs[0]["image encoder"]),
         exports={TITLES[key]: rows for key, rows in results["exports"].items()},
         memory=results["MiB of 300 boxes in 12 megapixels"],
         dense=dense,
@@ -47,72 +47,73 @@ def page(results: dict[str, Any], dense: dict[str, Any]) -> str:
 
 
 def _pair(measured: dict[str, Any], title: str) -> dict[str, Any]:
-    known = measured["classes"]["list instead of a Vocabulary"]
-    costs = known["list"]["ms"][1] - known["Vocabulary"]["ms"][1]
+    times = measured["classes"]["list instead of a Vocabulary"]
+    costs = times["list"]["ms"][1] - times["Vocabulary"]["ms"][1]
     return measured | {
         "title": title,
         "eight": measured["batch of 8, 10 boxes each"],
         "stages": measured["stages of 30 boxes"],
+        "encoder": measured["image encoder"],
         "list_costs": f"{max(costs, 0):.2f}",
     }
 
 
 def by_boxes(results: dict[str, Any]) -> str:
-    """Time against boxes, both pairs side by side, as SVG."""
+    """Time by number of boxes, both pairs side by side, as SVG."""
 
     def draw(axes: "Axes", measured: dict[str, Any]) -> None:
-        for way, colour in COLOURS.items():
+        for name, colour in COLOURS.items():
             rows = {
-                int(count): row.get(way) or row.get("others", {}).get(way)
+                int(count): row.get(name) or row.get("others", {}).get(name)
                 for count, row in measured["boxes"].items()
             }
             points = [(count, row["ms"][1]) for count, row in rows.items() if row]
-            axes.plot(*zip(*points, strict=True), marker="o", color=colour, label=way)
-        axes.set(xscale="log", yscale="log", xlabel="boxes", ylabel="milliseconds a photo")
-        _plain(axes, [int(count) for count in measured["boxes"]])
+            axes.plot(*zip(*points, strict=True), marker="o", color=colour, label=name)
+        axes.set(xscale="log", yscale="log", xlabel="boxes", ylabel="milliseconds per image")
+        _plain_ticks(axes, [int(count) for count in measured["boxes"]])
         axes.legend()
 
-    return _both(results, draw)
+    return _side_by_side(results, draw)
 
 
 def by_classes(results: dict[str, Any]) -> str:
-    """Time against classes, likewise."""
+    """Time by number of classes, likewise."""
 
     def draw(axes: "Axes", measured: dict[str, Any]) -> None:
-        known = measured["classes"]["known"]
-        counts = [int(count) for count in known]
+        cached = measured["classes"]["cached"]
+        counts = [int(count) for count in cached]
         order = sorted(range(len(counts)), key=counts.__getitem__)
         low, middle, high = (
-            [row["ms"][quartile] for row in known.values()] for quartile in range(3)
+            [row["ms"][quartile] for row in cached.values()] for quartile in range(3)
         )
-        x = [counts[place] for place in order]
+        x = [counts[index] for index in order]
         axes.fill_between(
-            x, [low[place] for place in order], [high[place] for place in order],
+            x, [low[index] for index in order], [high[index] for index in order],
             color=BLUE, alpha=0.2, label="quartiles",
         )  # fmt: skip
-        axes.plot(x, [middle[place] for place in order], marker="o", color=BLUE, label="detect")
-        axes.set(xscale="log", xlabel="classes", ylabel="milliseconds a photo of 30 boxes")
-        _plain(axes, x[:-1])  # the last two would lie on each other
+        axes.plot(x, [middle[index] for index in order], marker="o", color=BLUE, label="detect")
+        axes.set(xscale="log", xlabel="classes", ylabel="milliseconds per image of 30 boxes")
+        _plain_ticks(axes, x[:-1])  # the last two would overlap
         axes.set_ylim(0, 1.1 * max(high))
         axes.legend(loc="lower left")
 
-    return _both(results, draw)
+    return _side_by_side(results, draw)
 
 
-def _plain(axes: "Axes", places: list[int]) -> None:
-    """Numbers on a logarithmic axis as they are spoken."""
-    axes.set_xticks(places, [f"{place:,}" for place in places])
+def _plain_ticks(axes: "Axes", ticks: list[int]) -> None:
+    """Plain numbers on a logarithmic axis."""
+    axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
     axes.yaxis.set_major_formatter("{x:,.0f}")
     axes.xaxis.minorticks_off()
 
 
-def _both(results: dict[str, Any], draw: Any) -> str:  # noqa: ANN401
-    def side_by_side(first: "Axes", second: "Axes") -> None:
+def _side_by_side(results: dict[str, Any], draw: Any) -> str:  # noqa: ANN401
+    def draw_both(first: "Axes", second: "Axes") -> None:
         for axes, (key, title) in zip((first, second), TITLES.items(), strict=True):
             draw(axes, results[key])
             axes.set_title(title)
 
-    return svg(side_by_side, columns=2)
+    return svg(draw_both, columns=2)
 
 
 def main() -> None:

@@ -1,8 +1,9 @@
-"""A server under load from another process: times alone and in company, throughput with batches and without.
+"""A server under load from another process: latency of one and of four clients, throughput with batches and without.
 
     .venv/bin/python benchmarks/serving.py ../shared/data/coco-dev/images --json benchmarks/results/serving.json
 
-Each photo is asked for five things, as base64 in JSON. With batches, without, and Ray Serve with a replica a core take turns.
+Each request has one image, as base64 in JSON, and five classes. The servers (with batches, without, and Ray Serve with
+one replica per core) take turns.
 """
 
 import argparse
@@ -26,8 +27,8 @@ import httpx
 import numpy as np
 
 from openvocab import OpenVocabDetector
-from openvocab.evaluation.provenance import provenance
-from openvocab.io import images
+from openvocab.evaluation._provenance import provenance
+from openvocab.io import _images as images
 
 CLASSES = ["person", "car", "dog", "chair", "bottle"]
 ALONE, TOGETHER, MANY = 40, 120, 160  # requests
@@ -36,7 +37,7 @@ JSON = {"content-type": "application/json"}
 
 
 def free_port() -> str:
-    """A port nobody listens on."""
+    """A free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return str(probe.getsockname()[1])
@@ -50,7 +51,7 @@ def serve(*options: str) -> tuple[str, list[str]]:
 
 
 def replicas(count: int) -> tuple[str, list[str]]:
-    """Port and command line of Ray Serve with so many of a core each."""
+    """Port and command line of Ray Serve with `count` replicas of one core each."""
     port = free_port()
     file = str(Path(__file__).parents[1] / "examples/ray_serve.py")
     return port, [sys.executable, file, "--replicas", str(count), "--port", port]
@@ -58,9 +59,9 @@ def replicas(count: int) -> tuple[str, list[str]]:
 
 @contextmanager
 def serving(port: str, command: list[str]) -> Iterator[httpx.Client]:
-    """A server of its own process, ready."""
+    """A server in a process of its own, ready."""
     with (
-        subprocess.Popen(command, stdout=subprocess.DEVNULL) as process,  # noqa: S603  own words
+        subprocess.Popen(command, stdout=subprocess.DEVNULL) as process,  # noqa: S603  our own command
         httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=120) as client,
     ):
         try:
@@ -77,35 +78,35 @@ def serving(port: str, command: list[str]) -> Iterator[httpx.Client]:
             process.send_signal(signal.SIGTERM)
 
 
-def load(client: httpx.Client, bodies: list[bytes], count: int, callers: int) -> dict[str, Any]:
-    """So many requests by so many callers at once."""
+def load(client: httpx.Client, bodies: list[bytes], count: int, clients: int) -> dict[str, Any]:
+    """Send `count` requests from `clients` threads."""
 
-    def ask(number: int) -> tuple[float, int]:
-        begun = time.perf_counter()
-        answer = client.post("/v1/detect", content=bodies[number % len(bodies)], headers=JSON)
-        return 1000 * (time.perf_counter() - begun), answer.status_code
+    def send(index: int) -> tuple[float, int]:
+        start = time.perf_counter()
+        response = client.post("/v1/detect", content=bodies[index % len(bodies)], headers=JSON)
+        return 1000 * (time.perf_counter() - start), response.status_code
 
-    with ThreadPoolExecutor(callers) as pool:
-        begun = time.perf_counter()
-        answers = list(pool.map(ask, range(count)))
-        spent = time.perf_counter() - begun
-    times = [ms for ms, status in answers if status == 200]
+    with ThreadPoolExecutor(clients) as pool:
+        start = time.perf_counter()
+        responses = list(pool.map(send, range(count)))
+        seconds = time.perf_counter() - start
+    times = [ms for ms, status in responses if status == 200]
     return {
         "ms": [round(float(value), 1) for value in np.percentile(times, (50, 95))],
-        "a_second": round(len(times) / spent, 2),
-        "statuses": dict(Counter(status for _, status in answers)),
+        "per_second": round(len(times) / seconds, 2),
+        "statuses": dict(Counter(status for _, status in responses)),
     }
 
 
-def measure(photos: list[Path]) -> dict[str, Any]:
-    """All figures."""
+def measure(paths: list[Path]) -> dict[str, Any]:
+    """Measure everything."""
     bodies = [
         json.dumps(
-            {"image": base64.b64encode(each.read_bytes()).decode(), "classes": CLASSES}
+            {"image": base64.b64encode(path.read_bytes()).decode(), "classes": CLASSES}
         ).encode()
-        for each in photos
+        for path in paths
     ]
-    rates: dict[str, list[float]] = {"batches": [], "one by one": [], "a replica a core": []}
+    rates: dict[str, list[float]] = {"batches": [], "one by one": [], "one replica per core": []}
     result: dict[str, Any] = {"provenance": provenance(OpenVocabDetector.from_preset())}
     with (
         serving(*serve("--queue", "64")) as batched,
@@ -115,20 +116,20 @@ def measure(photos: list[Path]) -> dict[str, Any]:
         servers = dict(zip(rates, (batched, single, spread), strict=True))
         for client in servers.values():
             load(client, bodies, 20, 4)  # warms up
-        for name, client in (("", batched), (", a replica a core", spread)):
+        for name, client in (("", batched), (", one replica per core", spread)):
             result[f"alone{name}"] = load(client, bodies, ALONE, 1)
-            result[f"4 callers{name}"] = load(client, bodies, TOGETHER, 4)
+            result[f"4 clients{name}"] = load(client, bodies, TOGETHER, 4)
         for _ in range(ROUNDS):
             for name, client in servers.items():
-                rates[name].append(load(client, bodies, MANY, 16)["a_second"])
+                rates[name].append(load(client, bodies, MANY, 16)["per_second"])
     with serving(*serve("--queue", "4")) as client:
-        result["32 callers, 4 may wait"] = load(client, bodies, MANY, 32)
+        result["32 clients, 4 may wait"] = load(client, bodies, MANY, 32)
     one = rates["one by one"]
     return result | {
-        "p95 of 4 callers over one alone": round(
-            result["4 callers"]["ms"][1] / result["alone"]["ms"][1], 2
+        "p95 of 4 clients over one alone": round(
+            result["4 clients"]["ms"][1] / result["alone"]["ms"][1], 2
         ),
-        "photos a second, 16 callers": rates,
+        "images per second, 16 clients": rates,
         "over one by one": {
             name: round(statistics.median(a / b for a, b in zip(rate, one, strict=True)), 2)
             for name, rate in rates.items()
@@ -139,12 +140,12 @@ def measure(photos: list[Path]) -> dict[str, Any]:
 def main() -> None:
     """Measure."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("photos", type=Path)
+    parser.add_argument("folder", type=Path)
     parser.add_argument("--json", type=Path, required=True)
     options = parser.parse_args()
-    found = measure(images.find_images([str(options.photos)])[:50])
-    options.json.write_text(json.dumps(found, indent=1) + "\n")
-    print(json.dumps({key: value for key, value in found.items() if key != "provenance"}))  # noqa: T201
+    results = measure(images.find_images([str(options.folder)])[:50])
+    options.json.write_text(json.dumps(results, indent=1) + "\n")
+    print(json.dumps({key: value for key, value in results.items() if key != "provenance"}))  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import numpy as np
 
 from openvocab import OpenVocabDetector
 from openvocab.stream import Frame, StreamProcessor, VideoSources
-from openvocab.vocabulary.prompts import split_class_list
+from openvocab.vocabulary._prompts import split_class_list
 
 
 class Timed:

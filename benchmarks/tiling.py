@@ -1,9 +1,9 @@
-"""What tiles find that a look at the whole image does not, on COCO photos and mosaics of them.
+"""What tiles find that a run on the whole image does not, on COCO images and mosaics of them.
 
     .venv/bin/python benchmarks/tiling.py ../shared/data/coco-dev --json benchmarks/results/tiling.json
 
-Mosaics are of photos at their own size, 2x2 and 3x3, labels moved along: there are no large photos
-with labels at hand. Recall is class-agnostic, at IoU .5; AP50 that of the detector's own labels.
+Mosaics are of images at their own size, 2x2 and 3x3, with their labels: no large labelled images were at hand. Recall is
+class-agnostic, at IoU .5; AP50 is that of the detector's own labels.
 """
 
 import argparse
@@ -11,7 +11,7 @@ import dataclasses
 import json
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,97 +20,94 @@ import numpy as np
 import supervision as sv
 
 from openvocab import OpenVocabDetector
-from openvocab.evaluation import matching, metrics
-from openvocab.evaluation.datasets import Dataset, Photo
-from openvocab.evaluation.formats import load as load_dataset
-from openvocab.evaluation.provenance import provenance
-from openvocab.proposers.tiled import TiledProposer
+from openvocab.config import load_preset
+from openvocab.evaluation import _matching as matching
+from openvocab.evaluation import _metrics as metrics
+from openvocab.evaluation._datasets import Dataset, DatasetImage
+from openvocab.evaluation._formats import load_dataset
+from openvocab.evaluation._provenance import provenance
+from openvocab.proposers import TiledProposer
 from openvocab.types import Image, Proposals, Proposer
 
 COUNTS = (10, 30, 100, 300)
 SIDES = {"small": (0, 32), "medium": (32, 96), "large": (96, 1e5)}  # square roots of areas
 
 
-class Counted:
-    """A proposer that counts how many images it sees."""
+class CountingProposer:
+    """A proposer that counts its runs."""
 
     def __init__(self, proposer: Proposer) -> None:
-        self._proposer, self.names, self.looks = proposer, proposer.names, 0
+        self._proposer, self.labels, self.runs = proposer, proposer.labels, 0
 
-    def propose(self, pictures: Sequence[Image]) -> list[Proposals]:
-        """Of the proposer."""
-        self.looks += len(pictures)
-        return self._proposer.propose(pictures)
-
-
-def mosaics(dataset: Dataset, across: int, folder: Path) -> Dataset:
-    """Photos side by side, upright ones last, each in a cell of the size of the largest."""
-    order = sorted(dataset.photos, key=lambda photo: photo.size_wh[1] > photo.size_wh[0])
-    cells = across**2
-    groups = [order[first : first + cells] for first in range(0, len(order), cells)]
-    return dataset.only([_mosaic(group, across, folder) for group in groups])
+    def propose(self, images: Sequence[Image]) -> list[Proposals]:
+        """Boxes of the proposer."""
+        self.runs += len(images)
+        return self._proposer.propose(images)
 
 
-def _mosaic(photos: Sequence[Photo], across: int, folder: Path) -> Photo:
-    width, height = np.max([photo.size_wh for photo in photos], axis=0).tolist()
-    canvas = np.full((-(-len(photos) // across) * height, across * width, 3), 114, np.uint8)
+def mosaics(dataset: Dataset, side: int, folder: Path) -> Dataset:
+    """Mosaics of `side` x `side` images, upright ones last, in cells of the size of the largest."""
+    order = sorted(dataset.images, key=lambda image: image.size_wh[1] > image.size_wh[0])
+    groups = [order[first : first + side**2] for first in range(0, len(order), side**2)]
+    return dataset.with_images([_mosaic(group, side, folder) for group in groups])
+
+
+def _mosaic(images: Sequence[DatasetImage], side: int, folder: Path) -> DatasetImage:
+    width, height = np.max([image.size_wh for image in images], axis=0).tolist()
+    canvas = np.full((-(-len(images) // side) * height, side * width, 3), 114, np.uint8)
     boxes = []
-    for cell, photo in enumerate(photos):
-        y, x = cell // across * height, cell % across * width
-        canvas[y : y + photo.size_wh[1], x : x + photo.size_wh[0]] = photo.load()
-        boxes.append(photo.xyxy + np.array([x, y, x, y], np.float32))
-    path = folder / f"{across}-{photos[0].id}.png"
+    for cell, image in enumerate(images):
+        y, x = cell // side * height, cell % side * width
+        canvas[y : y + image.size_wh[1], x : x + image.size_wh[0]] = image.load()
+        boxes.append(image.xyxy + np.array([x, y, x, y], np.float32))
+    path = folder / f"{side}-{images[0].id}.png"
     cv2.imwrite(str(path), canvas)
-    return Photo(
-        id=photos[0].id,
+    return DatasetImage(
+        id=images[0].id,
         path=path,
         size_wh=(canvas.shape[1], canvas.shape[0]),
         xyxy=np.concatenate(boxes),
-        class_ids=np.concatenate([photo.class_ids for photo in photos]),
-        crowd=np.concatenate([photo.crowd for photo in photos]),
-        areas=np.concatenate([photo.areas for photo in photos]),
+        class_ids=np.concatenate([image.class_ids for image in images]),
+        crowd=np.concatenate([image.crowd for image in images]),
+        areas=np.concatenate([image.areas for image in images]),
     )
 
 
-def figures(dataset: Dataset, found: Sequence[Proposals]) -> dict[str, Any]:
-    """With and without classes; per cent."""
-    places = {name: place for place, name in enumerate(dataset.classes)}
-    named = [
-        sv.Detections(
-            each.xyxy,
-            confidence=each.objectness,
-            class_id=np.array([places.get(label, len(places)) for label in each.labels], np.intp),
-        )
-        for each in found
+def compute(
+    dataset: Dataset, proposals: Sequence[Proposals], labels: Sequence[str]
+) -> dict[str, Any]:
+    """Metrics with and without classes, in per cent."""
+    class_ids = {name: class_id for class_id, name in enumerate(dataset.classes)}
+    by_label = np.array([class_ids.get(label, len(class_ids)) for label in labels], np.intp)
+    classified = [
+        sv.Detections(boxes.xyxy, confidence=boxes.objectness, class_id=by_label[boxes.label_ids])
+        for boxes in proposals
     ]
-    alike = [
-        sv.Detections(each.xyxy, confidence=each.confidence, class_id=np.zeros(len(each), np.intp))
-        for each in named
+    agnostic = [
+        dataclasses.replace(detections, class_id=np.zeros(len(detections), np.intp))
+        for detections in classified
     ]
     by_size = {
-        name: matching.proposal_recall(_of_size(dataset, *sides), alike, [100])[100]
+        name: matching.proposal_recall(_of_size(dataset, *sides), agnostic, [100])[100]
         for name, sides in SIDES.items()
     }
-    recall = matching.proposal_recall(dataset, alike, COUNTS)
+    recall = matching.proposal_recall(dataset, agnostic, COUNTS)
     return {
         "recall": {str(count): _percent(share) for count, share in recall.items()},
         "recall_100": {name: _percent(share) for name, share in by_size.items()},
-        "AP50": _percent(metrics.ap50(matching.matches(dataset, named))),
-        "proposals": round(float(np.mean([len(each) for each in found])), 1),
+        "AP50": _percent(metrics.ap50(matching.match(dataset, classified))),
+        "proposals": round(float(np.mean([len(boxes) for boxes in proposals])), 1),
     }
 
 
 def _of_size(dataset: Dataset, low: float, high: float) -> Dataset:
-    """The same; boxes of other sizes need not be found."""
-    return dataset.only(
-        [
-            dataclasses.replace(
-                photo,
-                crowd=photo.crowd | (np.sqrt(photo.areas) < low) | (np.sqrt(photo.areas) >= high),
-            )
-            for photo in dataset.photos
-        ]
-    )
+    """The same dataset, in which boxes of other sizes are crowds and need not be found."""
+    images = []
+    for image in dataset.images:
+        sides = np.sqrt(image.areas)
+        crowd = image.crowd | (sides < low) | (sides >= high)
+        images.append(dataclasses.replace(image, crowd=crowd))
+    return dataset.with_images(images)
 
 
 def _percent(share: float) -> float:
@@ -118,38 +115,47 @@ def _percent(share: float) -> float:
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """For each mosaic and tile size, the figures and the cost."""
+    """For each mosaic and tile size, the metrics and the cost."""
     dataset = load_dataset(options.dataset).part(options.part)
-    preset = dataclasses.replace(load(options.preset), max_boxes=max(COUNTS))
-    detector = OpenVocabDetector.from_preset(preset)
-    proposer = Counted(detector.proposer)
-    rows = []
+    preset = load_preset(options.preset)
+    proposals = dataclasses.replace(preset.proposals, max_boxes=max(COUNTS))
+    detector = OpenVocabDetector.from_preset(dataclasses.replace(preset, proposals=proposals))
     with tempfile.TemporaryDirectory() as folder:
-        for across in options.mosaics:
-            pictures = dataset if across == 1 else mosaics(dataset, across, Path(folder))
-            loaded = [photo.load() for photo in pictures.photos]
-            whole_s = 0.0
-            for size in [None, *options.tiles]:
-                tiled = (
-                    proposer
-                    if size is None
-                    else TiledProposer(
-                        proposer, size, iou=preset.proposal_iou, max_boxes=preset.max_boxes
-                    )
-                )
-                proposer.looks, begun = 0, time.perf_counter()
-                found = tiled.propose(loaded)
-                seconds = time.perf_counter() - begun
-                whole_s = whole_s or seconds
-                rows.append(
-                    {"photos": f"{across}x{across}", "tile": size}
-                    | figures(pictures, found)
-                    | {
-                        "looks": round(proposer.looks / len(pictures), 1),
-                        "time_ratio": round(seconds / whole_s, 1),
-                    }
-                )
+        rows = [
+            row
+            for side in options.mosaics
+            for row in _rows(
+                detector,
+                dataset if side == 1 else mosaics(dataset, side, Path(folder)),
+                f"{side}x{side}",
+                options.tiles,
+            )
+        ]
     return {"provenance": provenance(detector), "part": options.part, "rows": rows}
+
+
+def _rows(
+    detector: OpenVocabDetector, dataset: Dataset, mosaic: str, tiles: Sequence[int]
+) -> Iterator[dict[str, Any]]:
+    config = detector.preset.proposals
+    whole = CountingProposer(detector.proposer)
+    images = [image.load() for image in dataset.images]
+    whole_s = 0.0
+    for size in (None, *tiles):
+        proposer: Proposer = whole
+        if size is not None:
+            proposer = TiledProposer(whole, size, iou=config.iou, max_boxes=config.max_boxes)
+        whole.runs, started = 0, time.perf_counter()
+        proposals = proposer.propose(images)
+        seconds = time.perf_counter() - started
+        whole_s = whole_s or seconds
+        yield {
+            "mosaic": mosaic,
+            "tile": size,
+            **compute(dataset, proposals, whole.labels),
+            "runs": round(whole.runs / len(images), 1),
+            "time_ratio": round(seconds / whole_s, 1),
+        }
 
 
 def main() -> None:
@@ -159,7 +165,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, required=True)
     parser.add_argument("--part", default="test", help="calibration is for choosing")
     parser.add_argument("--tiles", type=int, nargs="*", default=[416, 640, 960])
-    parser.add_argument("--mosaics", type=int, nargs="*", default=[1, 2, 3], help="photos a side")
+    parser.add_argument("--mosaics", type=int, nargs="*", default=[1, 2, 3], help="images per side")
     parser.add_argument("--preset", default="starter")
     options = parser.parse_args()
     options.json.write_text(json.dumps(measure(options), indent=1) + "\n")

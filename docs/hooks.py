@@ -1,4 +1,4 @@
-"""What MkDocs must be told of this repository: options of commands, examples in docstrings, files that it does not publish."""
+"""MkDocs hooks: the options of all commands, doctests as code blocks, and links to files outside docs/."""
 
 import posixpath
 import re
@@ -16,17 +16,17 @@ LINK = re.compile(r"(?<!!)\[([^\]]+)\]\(([^)#:\s]+)(#[^)]*)?\)")
 
 
 def on_config(config: Any) -> None:  # noqa: ANN401  MkDocs calls it
-    """Have examples in docstrings shown as code."""
+    """Render the examples in docstrings as code."""
     config.markdown_extensions.append(_Doctests())
 
 
 class _Doctests(Extension):
     def extendMarkdown(self, md: Markdown) -> None:  # noqa: N802  Markdown calls it
-        md.preprocessors.register(_Fence(md), "doctests", 100)  # before code is looked for
+        md.preprocessors.register(_Fence(md), "doctests", 100)  # before fenced code
 
 
 class _Fence(Preprocessor):
-    """`>>> ` to the next blank line is code: Markdown takes it for a quote of a quote of a quote."""
+    """Fences the lines from `>>> ` to the next blank line, which Markdown would read as nested quotes."""
 
     def run(self, lines: list[str]) -> list[str]:
         fenced: list[str] = []
@@ -43,23 +43,24 @@ class _Fence(Preprocessor):
 
 
 def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:  # noqa: ANN401  MkDocs calls it
-    """Write out the commands; name what lies outside docs/, which no page can link to."""
-    markdown = markdown.replace("```console\n", "```sh\n")  # without prompts it looks like output
+    """Insert the commands, and replace links to files outside docs/ by their names."""
+    # Without prompts, Pygments would highlight a console block as output.
+    markdown = markdown.replace("```console\n", "```sh\n")
     if COMMANDS in markdown:
         markdown = markdown.replace(COMMANDS, _commands())
-    home = posixpath.dirname(page.file.src_uri)
+    folder = posixpath.dirname(page.file.src_uri)
 
-    def inside(link: re.Match[str]) -> str:
-        target = posixpath.normpath(posixpath.join(home, link[2]))
+    def without_link(link: re.Match[str]) -> str:
+        target = posixpath.normpath(posixpath.join(folder, link[2]))
         if not target.startswith("../"):
             return link[0]
         return f"{link[1]} (`{target.removeprefix('../')}` in the repository)"
 
-    return LINK.sub(inside, markdown)
+    return LINK.sub(without_link, markdown)
 
 
 def _commands() -> str:
-    """What Typer says of each command, without markup for terminals, which eats `[default: ...]`."""
+    """The help of each command in Markdown, without terminal markup, which would drop `[default: ...]`."""
     command = typer.main.get_command(app)
     context = typer.Context(command, info_name="openvocab")
     text = get_docs_for_click(obj=command, ctx=context, name="openvocab")

@@ -1,4 +1,4 @@
-"""Makes a YOLO model that you already use answer in other words, and restores it afterwards.
+"""Tracks other classes with your own YOLO model, and restores the model afterwards.
 
 python examples/ultralytics_plugin.py yolo.onnx street.mp4 --classes bus pedestrian
 """
@@ -12,23 +12,25 @@ from openvocab.plugins.ultralytics import attach
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("model", help="any detect model of Ultralytics: .pt, .onnx, ...")
-    parser.add_argument("film")
-    parser.add_argument("--classes", nargs="+", default=["bus", "pedestrian"], metavar="WORD")
+    parser.add_argument("model", help="any detect or segment model of Ultralytics: .pt, .onnx, ...")
+    parser.add_argument("video")
+    parser.add_argument("--classes", nargs="+", default=["bus", "pedestrian"], metavar="CLASS")
     arguments = parser.parse_args()
 
     yolo = YOLO(arguments.model, task="detect")
-    attached = attach(yolo, arguments.classes)
-    names: dict[int, str] = {}
-    # A low conf: a box that the model itself drops cannot be named.
-    for result in yolo.track(arguments.film, stream=True, conf=0.05, verbose=False):
-        names |= {each["track_id"]: each["name"] for each in result.summary() if "track_id" in each}
-    for track, name in sorted(names.items()):
-        print(f"track {track}: {name}")
+    handle = attach(yolo, arguments.classes)
+    track_classes: dict[int, str] = {}
+    # A low conf: boxes that the model drops itself cannot be classified.
+    for result in yolo.track(arguments.video, stream=True, conf=0.05, verbose=False):
+        for box in result.summary():
+            if "track_id" in box:
+                track_classes[box["track_id"]] = box["name"]
+    for track_id, class_name in sorted(track_classes.items()):
+        print(f"track {track_id}: {class_name}")
 
-    attached.detach()
-    result = next(yolo.predict(arguments.film, stream=True, verbose=False))
-    print("without it:", ", ".join(sorted({each["name"] for each in result.summary()})))
+    handle.detach()
+    result = next(yolo.predict(arguments.video, stream=True, verbose=False))
+    print("without it:", ", ".join(sorted({box["name"] for box in result.summary()})))
 
 
 if __name__ == "__main__":

@@ -106,7 +106,7 @@ class ProposalConfig(_Section):
 
 @dataclass(frozen=True, slots=True)
 class ScoringConfig(_Section):
-    """How a box is scored; the terms are defined in `openvocab.scoring.log_odds`.
+    """How a box is scored; the terms are defined in `openvocab.scoring._log_odds`.
 
     The defaults are those calibrated for the starter preset (docs/accuracy.md).
 

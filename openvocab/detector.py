@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from openvocab._internal.lru_cache import LRUCache
 from openvocab.config import ModelConfig, Preset, ProposalConfig, load_preset
 from openvocab.encoders import load_encoder
-from openvocab.encoders.boxes import expand_boxes
-from openvocab.encoders.text_cache import TextFeatureCache
+from openvocab.encoders._boxes import expand_boxes
+from openvocab.encoders._text_cache import TextFeatureCache
 from openvocab.errors import ClassesError, ConfigError, ModelError
-from openvocab.io.images import ImageLike, load_image, load_images
+from openvocab.io._images import ImageLike, load_image, load_images
 from openvocab.proposers import load_proposer
-from openvocab.scoring.class_head import ClassHead
+from openvocab.scoring._class_head import ClassHead
 from openvocab.types import (
     Contribution,
     EncodedRegions,
@@ -36,7 +36,7 @@ from openvocab.vocabulary import (
     Vocabulary,
     parse_classes,
 )
-from openvocab.vocabulary.classes import cache_key, check_score, class_thresholds, parse_negatives
+from openvocab.vocabulary._classes import cache_key, check_score, class_thresholds, parse_negatives
 
 _MAX_CLASS_LISTS = 8  # whose ClassHead is cached
 _MIN_ENCODED_SCORE = 0.1  # default of `encode_image`: few boxes below it are ever wanted

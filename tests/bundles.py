@@ -9,9 +9,9 @@ import open_clip
 import torch
 from safetensors.torch import save_file
 
-from openvocab.encoders.image_encoder_runtime import ExportReport
-from openvocab.export.image_encoder import export
-from openvocab.export.parity import ExportTolerances
+from openvocab.encoders._image_encoder_runtime import ExportReport
+from openvocab.export._image_encoder import export
+from openvocab.export._parity import ExportTolerances
 from openvocab.types import Boxes, Image
 
 OPENAI = {

@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared" / "data"
@@ -18,6 +19,10 @@ os.environ["CUDA_VISIBLE_DEVICES"] = ""
 # Settings of the user that change what the tests do or print.
 for name in ("OPENVOCAB_WEIGHTS", "YOLO_CONFIG_DIR", "COLUMNS", "FORCE_COLOR", "NO_COLOR"):
     os.environ.pop(name, None)
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("openvocab", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("openvocab")
 
 
 @pytest.fixture(autouse=True)

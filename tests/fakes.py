@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from openvocab.config import ModelConfig, Preset, ProposalConfig
-from openvocab.encoders.boxes import clip_to_pixels
+from openvocab.encoders._boxes import clip_to_pixels
 from openvocab.types import Boxes, Features, Image, Proposals
 
 # Directions in BGR space. Every other word has an axis of its own, which no crop has a part of,

@@ -1,4 +1,4 @@
-"""A server process of its own, as a user would start it."""
+"""`openvocab serve` in a process of its own, as a user would start it."""
 
 import signal
 import subprocess
@@ -13,7 +13,7 @@ from videos import free_port
 
 @contextmanager
 def serving(*options: str) -> Iterator[tuple[httpx.Client, subprocess.Popen]]:
-    """A client of it, and the process; it must end well."""
+    """A client and the server process, which must end with code 0."""
     port = free_port()
     command = [sys.executable, "-m", "openvocab", "serve", "--port", str(port), *options]
     with (
@@ -21,14 +21,14 @@ def serving(*options: str) -> Iterator[tuple[httpx.Client, subprocess.Popen]]:
         httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client,
     ):
         try:
-            until = time.monotonic() + 60
+            deadline = time.monotonic() + 60
             while True:
                 try:
                     if client.get("/readyz").status_code == 200:
                         break
                 except httpx.TransportError:
                     assert process.poll() is None, process.stderr.read().decode()
-                    assert time.monotonic() < until, "it does not start"
+                    assert time.monotonic() < deadline, "the server does not start"
                     time.sleep(0.1)
             yield client, process
         finally:

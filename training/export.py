@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from openvocab.export.image_encoder import export
+from openvocab.export._image_encoder import export
 
 BUNDLE = Path(__file__).parents[1] / "weights/starter/encoder"
 

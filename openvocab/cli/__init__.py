@@ -6,8 +6,16 @@ from typing import Annotated, Any
 import typer
 
 from openvocab import __version__
-from openvocab.cli import demo, detect, doctor, evaluate, export, parquet, serve, stream, weights
-from openvocab.cli.console import complain, out
+from openvocab.cli import _demo as demo
+from openvocab.cli import _detect as detect
+from openvocab.cli import _doctor as doctor
+from openvocab.cli import _evaluate as evaluate
+from openvocab.cli import _export as export
+from openvocab.cli import _parquet as parquet
+from openvocab.cli import _serve as serve
+from openvocab.cli import _stream as stream
+from openvocab.cli import _weights as weights
+from openvocab.cli._console import complain, out
 from openvocab.errors import OpenVocabError
 
 app = typer.Typer(

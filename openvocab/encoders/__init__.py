@@ -1,10 +1,19 @@
 """Encoders that map crops and prompts into the same space."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from openvocab._internal.lazy import lazy_imports
 from openvocab.config import Preset
 from openvocab.types import Encoder
-from openvocab.weights.locate import locate_model
+from openvocab.weights._locate import locate_model
+
+if TYPE_CHECKING:
+    from openvocab.encoders._openclip import OpenClipEncoder
+
+__all__ = ["OpenClipEncoder", "load_encoder"]
+
+__getattr__ = lazy_imports(__name__, {"OpenClipEncoder": "openvocab.encoders._openclip"})
 
 
 def load_encoder(preset: Preset, device: str | None = None) -> Encoder:
@@ -19,7 +28,7 @@ def load_encoder(preset: Preset, device: str | None = None) -> Encoder:
             them.
         ModelError: a weights file is damaged or of an unsupported kind.
     """
-    from openvocab.encoders.openclip import OpenClipEncoder
+    from openvocab.encoders._openclip import OpenClipEncoder
 
     name = preset.models.encoder
     is_cached_model = ":" in name and not Path(name).exists()

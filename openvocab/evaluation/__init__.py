@@ -1,1 +1,1 @@
-"""How good a preset is on labelled pictures: datasets, figures, calibration, report."""
+"""Evaluation on labelled images: datasets, metrics, calibration, report."""

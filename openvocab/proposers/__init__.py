@@ -1,8 +1,25 @@
 """Detectors that propose class-agnostic boxes."""
 
+from typing import TYPE_CHECKING
+
+from openvocab._internal.lazy import lazy_imports
 from openvocab.config import Preset
 from openvocab.types import Proposer
-from openvocab.weights.locate import locate_model
+from openvocab.weights._locate import locate_model
+
+if TYPE_CHECKING:
+    from openvocab.proposers._tiled import TiledProposer
+    from openvocab.proposers._ultralytics import UltralyticsProposer
+
+__all__ = ["TiledProposer", "UltralyticsProposer", "load_proposer"]
+
+__getattr__ = lazy_imports(
+    __name__,
+    {
+        "TiledProposer": "openvocab.proposers._tiled",
+        "UltralyticsProposer": "openvocab.proposers._ultralytics",
+    },
+)
 
 
 def load_proposer(preset: Preset, device: str | None = None) -> Proposer:
@@ -17,8 +34,8 @@ def load_proposer(preset: Preset, device: str | None = None) -> Proposer:
             them.
         ModelError: a weights file is damaged or of an unsupported kind.
     """
-    from openvocab.proposers.tiled import TiledProposer
-    from openvocab.proposers.ultralytics import UltralyticsProposer
+    from openvocab.proposers._tiled import TiledProposer
+    from openvocab.proposers._ultralytics import UltralyticsProposer
 
     config = preset.proposals
     proposer = UltralyticsProposer(

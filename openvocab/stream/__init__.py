@@ -1,13 +1,13 @@
 """Videos and cameras: frames in, tracked and classified detections out, for as long as they run."""
 
-from openvocab.stream.events import Event
-from openvocab.stream.memory import TrackingSettings
-from openvocab.stream.metrics import Metrics
-from openvocab.stream.processor import StreamProcessor
-from openvocab.stream.sinks import CsvSink, EventLog, JsonLinesSink, SinkLike
-from openvocab.stream.source import VideoSources
-from openvocab.stream.video_sinks import VideoSink, WindowSink
-from openvocab.stream.zones import Zones
+from openvocab.stream._events import Event
+from openvocab.stream._memory import TrackingSettings
+from openvocab.stream._metrics import Metrics
+from openvocab.stream._processor import StreamProcessor
+from openvocab.stream._sinks import CsvSink, EventLog, JsonLinesSink, SinkLike
+from openvocab.stream._source import VideoSources
+from openvocab.stream._video_sinks import VideoSink, WindowSink
+from openvocab.stream._zones import Zones
 from openvocab.types import Frame, Sink, Source
 
 __all__ = [

@@ -1,7 +1,7 @@
 """Weights by name: where they are on this machine, and how they are pulled."""
 
-from openvocab.weights.download import Progress
-from openvocab.weights.manifest import (
+from openvocab.weights._download import Progress
+from openvocab.weights._manifest import (
     Weights,
     WeightsFile,
     bundled_root,

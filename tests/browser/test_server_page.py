@@ -1,4 +1,4 @@
-"""The demo beside the server's own paths: the same page, with the token as its password."""
+"""The demo beside the API: the same page, with the token as its password."""
 
 import signal
 import subprocess
@@ -20,7 +20,7 @@ pytestmark = [
 ]
 
 
-def test_the_page_is_at_the_root_and_the_routes_stay(assets):
+def test_demo_at_the_root_beside_the_api(assets):
     with serving() as (client, process), chromium() as browser:
         page = browser.new_page()
         page.goto(str(client.base_url))
@@ -31,16 +31,16 @@ def test_the_page_is_at_the_root_and_the_routes_stay(assets):
         answer = client.post("/v1/detect/file", data={"classes": "bus"}, files=files)
         assert len(answer.json()["detections"]) == 1
         assert client.get("/openapi.json").json()["info"]["title"] == "openvocab"
-        # The page takes films that are too large for a request.
+        # The page accepts videos that are too large for a request.
         large = b"x" * (40 * 1024**2)
         assert client.post("/v1/detect", content=large).status_code == 413
-        sent = client.post("/gradio_api/upload", files={"files": ("film.mp4", large)})
+        sent = client.post("/gradio_api/upload", files={"files": ("video.mp4", large)})
         assert sent.status_code == 200, sent.text
         foreign = {"host": "rebound.example.com"}
         assert client.get("/", headers=foreign).status_code == 400
         assert client.request("PATCH", "/v1/vocabularies/x").status_code == 405
-        assert "no such path" in client.get("/v1/nowhere").json()["detail"]
-        # A page of another site may not have a browser ask.
+        assert client.get("/v1/nowhere").json()["detail"].startswith("Not Found")
+        # Preflight requests of other sites are refused.
         asks = {"origin": "https://evil.example.com", "access-control-request-method": "POST"}
         for path in ("/v1/streams", "/gradio_api/queue/join"):
             told = client.options(path, headers=asks)
@@ -53,11 +53,11 @@ def test_the_page_is_at_the_root_and_the_routes_stay(assets):
         assert time.monotonic() - begun < 10
 
 
-def test_with_a_token_the_page_asks_for_it(assets):
+def test_demo_asks_for_the_token(assets):
     with serving("--token", "secret") as (client, _), chromium() as browser:
         for path in ("/config", "/gradio_api/info", "/gradio_api/queue/data?session_hash=x"):
             assert client.get(path).status_code == 401, path
-        sent = client.post("/gradio_api/upload", files={"files": ("film.mp4", b"x")})
+        sent = client.post("/gradio_api/upload", files={"files": ("video.mp4", b"x")})
         assert sent.status_code == 401
         asked = {"data": [], "fn_index": 0, "session_hash": "x"}
         assert client.post("/gradio_api/queue/join", json=asked).status_code == 401
@@ -85,9 +85,9 @@ def test_with_a_token_the_page_asks_for_it(assets):
 FETCHES = """
 import asyncio, sys
 import httpx
-from openvocab.server.demo_page import demo_page
-asked = []
-sys.addaudithook(lambda event, given: asked.append(given) if event == "socket.getaddrinfo" else None)
+from openvocab.server._demo_page import demo_page
+lookups = []
+sys.addaudithook(lambda event, given: lookups.append(given) if event == "socket.getaddrinfo" else None)
 with demo_page(public=True) as (page, options):
     import gradio
     from gradio import processing_utils, route_utils
@@ -102,14 +102,14 @@ with demo_page(public=True) as (page, options):
         except ValueError as error:
             print(error)
     asyncio.run(ask())
-print(asked)
+print(lookups)
 """
 
 
-def test_no_address_that_a_visitor_sends_is_fetched(tmp_path):
+def test_urls_from_visitors_are_not_fetched(tmp_path):
     command = [sys.executable, "-W", "ignore", "-c", FETCHES]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
-        "403", "Addresses are not fetched here; send the file itself.", "[]"
+        "403", "URLs are not fetched here; upload the file itself.", "[]"
     ]  # fmt: skip

@@ -18,9 +18,9 @@ from fakes import ColourEncoder
 from safetensors.torch import load_file, save_file
 
 from openvocab import weights
-from openvocab.encoders.openclip import OpenClipEncoder
+from openvocab.encoders import OpenClipEncoder
 from openvocab.errors import ModelError, WeightsNotFoundError
-from openvocab.io import images
+from openvocab.io import load_image
 from openvocab.types import Encoder, Features, Image
 
 BOXES = np.array(
@@ -73,7 +73,7 @@ def encoder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 @pytest.fixture(scope="module")
 def photos(assets: Path) -> list[Image]:
-    return [images.load_image(assets / name) for name in ("bus.jpg", "zidane.jpg")]
+    return [load_image(assets / name) for name in ("bus.jpg", "zidane.jpg")]
 
 
 @pytest.fixture
@@ -210,7 +210,7 @@ def test_a_large_box_with_odd_edges_gives_nearly_the_same_features(large, monkey
     encoder = OpenClipEncoder(weights.resolve("starter-encoder"))
     boxes = (LARGE + np.array([1, 3, 2, 1])).astype(np.float32)
     (halved,) = encoder.encode_regions([large], [boxes])
-    monkeypatch.setattr("openvocab.encoders.crops.GAP", 1000)
+    monkeypatch.setattr("openvocab.encoders._crops.GAP", 1000)
     (exact,) = encoder.encode_regions([large], [boxes])
     assert 0.99 < cosines(halved, exact).min() < 1 - 1e-6
 

@@ -11,9 +11,8 @@ from fakes import FakeProposer
 
 from openvocab import weights
 from openvocab.errors import ModelError, WeightsNotFoundError
-from openvocab.io import images
-from openvocab.proposers.tiled import TiledProposer
-from openvocab.proposers.ultralytics import UltralyticsProposer
+from openvocab.io import load_image
+from openvocab.proposers import TiledProposer, UltralyticsProposer
 from openvocab.types import Image, Proposer
 
 IOU = 0.7
@@ -79,7 +78,7 @@ def case(request: pytest.FixtureRequest) -> tuple[str, Proposer]:
 
 @pytest.fixture(scope="module")
 def photos(assets: Path) -> list[Image]:
-    return [images.load_image(assets / name) for name in ("bus.jpg", "zidane.jpg")]
+    return [load_image(assets / name) for name in ("bus.jpg", "zidane.jpg")]
 
 
 def test_labels_are_unique_and_no_images_give_no_proposals(case):

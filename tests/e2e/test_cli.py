@@ -15,7 +15,7 @@ import PIL.Image
 import pytest
 
 from openvocab import OpenVocabDetector, cli, weights
-from openvocab.io import images
+from openvocab.io import _images as images
 
 
 @pytest.fixture
@@ -373,7 +373,10 @@ def test_a_demo_that_cannot_start_says_why(arguments, message):
     ("arguments", "message"),
     [
         (("detect", "{photo}", "-c", "bus", "--labels", "out"), "give --format, too."),
-        (("detect", "{photo}", "-c", "bus", "--preset", "yolo.pt"), "detector = 'yolo.pt' in it."),
+        (
+            ("detect", "{photo}", "-c", "bus", "--preset", "yolo.pt"),
+            "detector = 'yolo.pt' under [models].",
+        ),
         (("stream", "no.mp4", "-c", "bus"), "There is no no.mp4; check the path."),
     ],
 )

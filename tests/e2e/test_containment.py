@@ -71,7 +71,7 @@ USER_FIRST = """
 import ultralytics
 from ultralytics.utils import checks
 from openvocab.errors import ModelError
-from openvocab.proposers.ultralytics import UltralyticsProposer
+from openvocab.proposers import UltralyticsProposer
 checks.AUTOINSTALL = True
 sys.addaudithook(watch)
 for suffix in ("engine", "mnn", "pt", "torchscript", "tflite", "mlpackage"):
@@ -84,10 +84,10 @@ for suffix in ("engine", "mnn", "pt", "torchscript", "tflite", "mlpackage"):
     else:
         raise SystemExit(path + " was loaded")
 assert checks.AUTOINSTALL is True
-from openvocab.io import images
+from openvocab.io import load_image
 from openvocab.errors import ImageError
 try:
-    images.load_image(b"not an image")
+    load_image(b"not an image")
 except ImageError:
     pass
 print([event for event in events if event[0] != "open"], [])
@@ -164,9 +164,9 @@ REST = """
 import time
 import numpy as np
 from openvocab import OpenVocabDetector
-from openvocab.io import images
+from openvocab.io import load_image
 from openvocab._internal.threads import matmul_nt
-detector, image = OpenVocabDetector.from_preset(), images.load_image(PHOTO)
+detector, image = OpenVocabDetector.from_preset(), load_image(PHOTO)
 classes = ["bus", "person", *(f"thing {number}" for number in range(500))]
 rng = np.random.default_rng(0)
 few, many = rng.random((1, 384)), rng.random((300, 384))
@@ -206,8 +206,8 @@ EXPORT_DETECTOR = """
 import platform
 from pathlib import Path
 import numpy as np
-from openvocab.export.detector import export_detector
-from openvocab.proposers.ultralytics import UltralyticsProposer
+from openvocab.export._detector import export_detector
+from openvocab.proposers import UltralyticsProposer
 before = dict(os.environ)
 sys.addaudithook(watch)
 paths = [Path(CHECKPOINT)]

@@ -11,7 +11,7 @@ import openvocab
 from openvocab import OpenVocabDetector
 from openvocab.config import load_preset
 from openvocab.errors import ConfigError, ModelError, WeightsNotFoundError
-from openvocab.io import images
+from openvocab.io import load_image
 from openvocab.types import Image
 
 BUS, PEOPLE = (17, 230, 801, 768), ((48, 398, 245, 902), (221, 405, 345, 861), (670, 392, 810, 878))
@@ -25,12 +25,12 @@ def detector() -> OpenVocabDetector:
 
 @pytest.fixture(scope="module")
 def bus(assets: Path) -> Image:
-    return images.load_image(assets / "bus.jpg")
+    return load_image(assets / "bus.jpg")
 
 
 @pytest.fixture(scope="module")
 def zidane(assets: Path) -> Image:
-    return images.load_image(assets / "zidane.jpg")
+    return load_image(assets / "zidane.jpg")
 
 
 def contains(

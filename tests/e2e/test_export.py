@@ -11,8 +11,8 @@ import pytest
 from bundles import OPENAI, SMALL, save_bundle
 
 from openvocab import cli
-from openvocab.encoders.openclip import OpenClipEncoder
-from openvocab.proposers.ultralytics import UltralyticsProposer
+from openvocab.encoders import OpenClipEncoder
+from openvocab.proposers import UltralyticsProposer
 
 pytestmark = pytest.mark.slow  # exports take seconds each
 

@@ -18,7 +18,7 @@ from videos import free_port
 
 from openvocab import OpenVocabDetector
 from openvocab.errors import ImageError
-from openvocab.plugins.parquet import SCHEMA, Chunk, chunks, find, save, storage_path
+from openvocab.plugins._parquet import SCHEMA, Chunk, chunks, find, save, storage_path
 
 WORDS = "bus, person"
 RAY = pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed")
@@ -235,7 +235,7 @@ def test_ray_serve_runs_the_server_in_replicas(assets):
     program = f"""
 import httpx, ray
 from openvocab.plugins.ray import application
-from openvocab.server.app import Settings
+from openvocab.server._app import Settings
 ray.init(include_dashboard=False, log_to_driver=False)
 from ray import serve
 serve.start(http_options={{"port": {(port := free_port())}}})

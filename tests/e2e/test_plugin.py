@@ -12,7 +12,7 @@ import torch
 from openvocab import OpenVocabDetector
 from openvocab._internal.runtimes import isolated_ultralytics
 from openvocab.errors import ClassesError, ModelError
-from openvocab.io import images
+from openvocab.io import load_image
 from openvocab.plugins.ultralytics import attach
 from openvocab.weights import resolve
 
@@ -36,7 +36,7 @@ def starter() -> object:
 def film(tmp_path_factory, assets) -> Path:
     """The bus, moving."""
     path = tmp_path_factory.mktemp("film") / "bus.mp4"
-    photo = cv2.resize(images.load_image(assets / "bus.jpg"), (405, 540))
+    photo = cv2.resize(load_image(assets / "bus.jpg"), (405, 540))
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), 25, (405, 540))
     for step in range(12):
         writer.write(np.roll(photo, 2 * step, axis=1))
@@ -147,7 +147,7 @@ def test_labels_are_saved_by_the_new_numbers(starter, assets, tmp_path):
 def test_validation_is_of_the_callers_classes(starter, assets, tmp_path):
     """Two classes of our own, in which the bus and its people are labelled."""
     found = OpenVocabDetector.from_preset().detect(assets / "bus.jpg", ["bus", "person"])
-    height, width = images.load_image(assets / "bus.jpg").shape[:2]
+    height, width = load_image(assets / "bus.jpg").shape[:2]
     for folder in ("images", "labels"):
         (tmp_path / folder).mkdir()
     (tmp_path / "images/bus.jpg").write_bytes((assets / "bus.jpg").read_bytes())

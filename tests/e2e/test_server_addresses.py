@@ -1,4 +1,4 @@
-"""Pictures by their address: from the allowed hosts and folders, and from nowhere those lead to."""
+"""Images by URL: only from the allowed hosts and folders, without redirects."""
 
 import subprocess
 import sys
@@ -12,12 +12,12 @@ from servers import serving
 
 
 class Host(ThreadingHTTPServer):
-    """A host of pictures, which remembers what it was asked for."""
+    """A host of images, which records the requested paths."""
 
-    def __init__(self, picture: bytes) -> None:
+    def __init__(self, image: bytes) -> None:
         super().__init__(("127.0.0.1", 0), _Answers)
-        self.picture = picture
-        self.asked: list[str] = []
+        self.image = image
+        self.requests: list[str] = []
 
     @property
     def address(self) -> str:
@@ -28,7 +28,7 @@ class _Answers(BaseHTTPRequestHandler):
     server: Host
 
     def do_GET(self) -> None:
-        self.server.asked.append(self.path)
+        self.server.requests.append(self.path)
         name = self.path.rpartition("/")[2]
         if name.startswith("elsewhere"):
             self.send_response(302)
@@ -40,7 +40,7 @@ class _Answers(BaseHTTPRequestHandler):
                 assert self.headers["accept-encoding"] == "identity"
                 self.send_header("content-encoding", "gzip")
             self.end_headers()
-            self.wfile.write(self.server.picture)
+            self.wfile.write(self.server.image)
         elif name == "endless":
             self.send_response(200)
             self.end_headers()
@@ -63,17 +63,17 @@ def host(assets) -> Iterator[Host]:
 
 @pytest.fixture(scope="module")
 def client(host) -> Iterator[httpx.Client]:
-    allowed = "--allow-url", f"{host.address}/street", "--allow-url", "https://photos.example.com/"
+    allowed = "--allow-url", f"{host.address}/street", "--allow-url", "https://images.example.com/"
     with serving("--no-demo", "--max-mb", "1", *allowed) as (client, _):
         yield client
 
 
 def ask(client: httpx.Client, *addresses: str) -> httpx.Response:
-    asked = {"images": addresses, "classes": ["bus", "pedestrian"]}
-    return client.post("/v1/detect/batch", json=asked)
+    body = {"images": addresses, "classes": ["bus", "pedestrian"]}
+    return client.post("/v1/detect/batch", json=body)
 
 
-def test_an_allowed_address_is_a_picture(client, host, assets):
+def test_allowed_url_is_fetched(client, host, assets):
     by_address = client.post(
         "/v1/detect", json={"image": f"{host.address}/street/a/bus.jpg?size=9", "classes": ["bus"]}
     )
@@ -95,13 +95,13 @@ def test_an_allowed_address_is_a_picture(client, host, assets):
         "{host}/street/..%5csecret/bus.jpg",
         "http://localhost:{port}/street/bus.jpg",
         "http://127.0.0.1:{port}@elsewhere.example.com/street/bus.jpg",
-        "http://photos.example.com:{port}@127.0.0.1:{port}/street/bus.jpg",
+        "http://images.example.com:{port}@127.0.0.1:{port}/street/bus.jpg",
         "http://127.1:{port}/street/bus.jpg",
         "http://0x7f000001:{port}/street/bus.jpg",
         "http://[::ffff:127.0.0.1]:{port}/street/bus.jpg",
         "https://127.0.0.1:{port}/street/bus.jpg",
-        "http://photos.example.com.evil.com/bus.jpg",
-        "https://photos.example.com:444/bus.jpg",
+        "http://images.example.com.evil.com/bus.jpg",
+        "https://images.example.com:444/bus.jpg",
         "ftp://127.0.0.1:{port}/street/bus.jpg",
         "file:///etc/passwd",
         "gopher://127.0.0.1:{port}/street/bus.jpg",
@@ -118,51 +118,51 @@ def test_an_allowed_address_is_a_picture(client, host, assets):
         "{host}/street/%25252e%25252e/secret/bus.jpg",
     ],
 )
-def test_no_other_is_asked_for(client, host, address):
-    before = list(host.asked)
-    answer = ask(client, address.format(host=host.address, port=host.server_port))
-    assert answer.status_code == 422, answer.text
-    assert "send the picture itself" in answer.json()["detail"]
-    assert host.asked == before
+def test_other_urls_are_not_fetched(client, host, address):
+    before = list(host.requests)
+    response = ask(client, address.format(host=host.address, port=host.server_port))
+    assert response.status_code == 422, response.text
+    assert "send the image itself" in response.json()["detail"]
+    assert host.requests == before
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
-        ("elsewhere.jpg", "answers 302"),
-        ("nothing.jpg", "answers 404"),
-        ("endless", "ask for less"),
+        ("elsewhere.jpg", "returned status 302"),
+        ("nothing.jpg", "returned status 404"),
+        ("endless", "send a smaller image"),
         ("packed.jpg", "is sent compressed"),
     ],
 )
-def test_what_an_allowed_host_says_is_not_believed(client, host, name, said):
-    answer = ask(client, f"{host.address}/street/{name}")
-    assert answer.status_code == 422, answer.text
-    assert said in answer.json()["detail"]
-    assert "/secret/bus.jpg" not in host.asked
+def test_unusable_responses_of_an_allowed_host(client, host, name, message):
+    response = ask(client, f"{host.address}/street/{name}")
+    assert response.status_code == 422, response.text
+    assert message in response.json()["detail"]
+    assert "/secret/bus.jpg" not in host.requests
 
 
-def test_pictures_of_a_request_share_its_limit(client, host):
+def test_fetched_images_share_the_limit_of_the_request(client, host):
     assert ask(client, *[f"{host.address}/street/bus.jpg"] * 6).status_code == 200
-    answer = ask(client, *[f"{host.address}/street/bus.jpg"] * 9)
-    assert answer.status_code == 422
-    assert "ask for less" in answer.json()["detail"]
+    response = ask(client, *[f"{host.address}/street/bus.jpg"] * 9)
+    assert response.status_code == 422
+    assert "send a smaller image" in response.json()["detail"]
 
 
-def test_a_host_that_is_away_is_one_line(assets):
+def test_unreachable_host(assets):
     with serving("--no-demo", "--allow-url", "http://127.0.0.1:9/") as (client, _):
-        answer = ask(client, "http://127.0.0.1:9/bus.jpg")
-        assert answer.status_code == 422
-        assert "try again later" in answer.json()["detail"]
+        response = ask(client, "http://127.0.0.1:9/bus.jpg")
+        assert response.status_code == 422
+        assert "try again later" in response.json()["detail"]
 
 
 @pytest.mark.parametrize(
     "allowed",
-    ["https://", "photos.example.com", "ftp://host/", "https://a:b/", "https://[::1/", "https://xn--a/",
+    ["https://", "images.example.com", "ftp://host/", "https://a:b/", "https://[::1/", "https://xn--a/",
      "https://*.example.com/", "https://host:99999999/", "https://user:secret@host/", "https://host/?a"],
 )  # fmt: skip
-def test_what_allows_nothing_is_refused_at_the_start(allowed):
+def test_invalid_allowed_prefix_is_refused_at_start(allowed):
     command = [sys.executable, "-m", "openvocab", "serve", "--no-demo", "--allow-url", allowed]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert "give an address like" in done.stderr.splitlines()[-1]
+    assert "use a URL like" in done.stderr.splitlines()[-1]

@@ -1,26 +1,19 @@
-"""Callers who go, dawdle, come from other sites or say things in other ways than we do."""
+"""Clients that disconnect, come from other sites, or encode requests in other ways."""
 
-import asyncio
 import base64
 import re
-import socket
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 
 import httpx
 import pytest
-import uvicorn
 from servers import serving
 from videos import free_port
 
 from openvocab.errors import ConfigError
-from openvocab.server.app import Settings
-from openvocab.server.connections import idle_timeout
+from openvocab.server import Settings
 
 WORDS = ["bus", "pedestrian"]
 SITE = "https://app.example.com"
@@ -37,31 +30,31 @@ def client() -> Iterator[httpx.Client]:
         yield client
 
 
-def encoded(picture: bytes) -> str:
-    return base64.b64encode(picture).decode()
+def encoded(image: bytes) -> str:
+    return base64.b64encode(image).decode()
 
 
-def names(answer: httpx.Response) -> list[str]:
-    assert answer.status_code == 200, answer.text
-    return sorted({each["class_name"] for each in answer.json()["detections"]})
+def names(response: httpx.Response) -> list[str]:
+    assert response.status_code == 200, response.text
+    return sorted({row["class_name"] for row in response.json()["detections"]})
 
 
-def test_a_form_says_what_json_says(client, bus):
+def test_form_fields_may_be_words_or_json(client, bus):
     def ask(**form: object) -> list[str]:
         return names(client.post("/v1/detect/file", data=form, files={"image": bus}))
 
-    assert ask(classes=["bus", "person"]) == ["bus", "person"]  # a field for each
+    assert ask(classes=["bus", "person"]) == ["bus", "person"]  # repeated fields
     assert ask(classes='["bus", "person"]') == ["bus", "person"]
     assert ask(classes='{"human": ["person", "man"]}') == ["human"]
     assert ask(classes=["bus, dog", "person"]) == ["bus", "person"]
-    answer = client.post("/v1/detect/file", data={"classes": '["bus"'}, files={"image": bus})
-    assert (answer.status_code, "is none; mend it" in answer.json()["detail"]) == (422, True)
+    response = client.post("/v1/detect/file", data={"classes": '["bus"'}, files={"image": bus})
+    assert (response.status_code, "invalid JSON" in response.json()["detail"]) == (422, True)
 
 
 @pytest.mark.parametrize("write", [base64.encodebytes, base64.urlsafe_b64encode])
-def test_base64_may_be_broken_into_lines_or_that_of_addresses(client, bus, write):
-    asked = {"image": write(bus).decode(), "classes": WORDS}
-    assert "bus" in names(client.post("/v1/detect", json=asked))
+def test_base64_with_line_breaks_or_url_safe_alphabet(client, bus, write):
+    body = {"image": write(bus).decode(), "classes": WORDS}
+    assert "bus" in names(client.post("/v1/detect", json=body))
 
 
 @pytest.mark.parametrize(
@@ -76,23 +69,24 @@ def test_base64_may_be_broken_into_lines_or_that_of_addresses(client, bus, write
         ({"host": "evil.example.com"}, 400),
     ],
 )
-def test_a_page_elsewhere_may_not_ask(client, bus, headers, status):
+def test_cross_origin_requests_are_refused(client, bus, headers, status):
     ours = f"http://{client.base_url.netloc.decode()}"
     headers = {key: ours if value == "OURS" else value for key, value in headers.items()}
     form, files = {"classes": "bus"}, {"image": bus}
-    answer = client.post("/v1/detect/file", data=form, files=files, headers=headers)
-    assert answer.status_code == status
-    assert status == 200 or answer.json()["detail"].endswith(".")
+    response = client.post("/v1/detect/file", data=form, files=files, headers=headers)
+    assert response.status_code == status
+    if status == 403:
+        assert response.json()["detail"].endswith(".")
 
 
-def test_the_page_of_an_allowed_site_hears_the_answer(client, bus):
-    asked = {"origin": SITE, "access-control-request-method": "POST"}
-    asked["access-control-request-headers"] = "authorization,content-type"
-    answer = client.options("/v1/detect", headers=asked)
-    assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (200, SITE)
+def test_allowed_origin(client, bus):
+    body = {"origin": SITE, "access-control-request-method": "POST"}
+    body["access-control-request-headers"] = "authorization,content-type"
+    response = client.options("/v1/detect", headers=body)
+    assert (response.status_code, response.headers["access-control-allow-origin"]) == (200, SITE)
     body = {"image": encoded(bus), "classes": ["bus"]}
-    answer = client.post("/v1/detect", json=body, headers={"origin": SITE})
-    assert (names(answer), answer.headers["access-control-allow-origin"]) == (["bus"], SITE)
+    response = client.post("/v1/detect", json=body, headers={"origin": SITE})
+    assert (names(response), response.headers["access-control-allow-origin"]) == (["bus"], SITE)
 
 
 @pytest.mark.parametrize(
@@ -108,19 +102,17 @@ def test_the_page_of_an_allowed_site_hears_the_answer(client, bus):
         ("GET", "/v1/streams/1/events", {"headers": {"last-event-id": "-1"}}, 422),
     ],
 )  # fmt: skip
-def test_every_refusal_is_a_line_in_json_that_ends_with_the_remedy(
-    client, method, path, more, status
-):
-    answer = client.request(method, path, **more)
-    assert answer.status_code == status, answer.text
-    said = answer.json()["detail"]
-    assert said.endswith(".") and "\n" not in said
+def test_every_error_is_one_line_with_a_remedy(client, method, path, more, status):
+    response = client.request(method, path, **more)
+    assert response.status_code == status, response.text
+    message = response.json()["detail"]
+    assert message.endswith(".") and "\n" not in message
     if status == 422 and path == "/v1/detect":
-        assert "Content-Type: application/json" in said
+        assert "Content-Type: application/json" in message
 
 
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER "])
-def test_a_token_may_come_by_any_spelling_of_its_scheme(scheme):
+def test_bearer_scheme_is_case_insensitive(scheme):
     with serving("--no-demo", "--token", "secret") as (client, _):
         headers = {"authorization": f"{scheme} secret"}
         assert client.get("/v1/info", headers=headers).json()["preset"] == "starter"
@@ -130,93 +122,62 @@ def test_a_token_may_come_by_any_spelling_of_its_scheme(scheme):
         assert client.get("/v1/info", headers={"authorization": "Basic secret"}).status_code == 401
 
 
-def test_examples_of_the_description_work_as_they_are(client):
+def test_openapi_examples_work(client):
     described = client.get("/openapi.json").json()["components"]["schemas"]
     for name, path in (("DetectRequest", "/v1/detect"), ("DetectBatchRequest", "/v1/detect/batch")):
         for example in described[name]["examples"]:
             assert client.post(path, json=example).status_code == 200
 
 
-def test_it_says_which_networks_answer_within_which_limits(client):
+def test_info(client):
     info = client.get("/v1/info").json()
-    assert (info["preset"], info["score_threshold"], info["max_pictures"]) == ("starter", 0.3, 32)
+    assert (info["preset"], info["score_threshold"], info["max_images"]) == ("starter", 0.3, 32)
     assert "person" in info["detector_labels"]
 
 
-def test_a_folder_that_cannot_keep_vocabularies_is_refused_at_the_start(tmp_path):
+def test_unusable_vocabulary_folder_is_refused_at_start(tmp_path):
     (tmp_path / "file").write_text("no folder")
     command = [sys.executable, "-m", "openvocab", "serve", "--no-demo", "--port", str(free_port())]
-    for place, said in ((tmp_path / "file", "choose another folder"), (tmp_path, "remove it")):
+    for folder, message in ((tmp_path / "file", "choose another folder"), (tmp_path, "remove it")):
         (tmp_path / "broken.npz").write_bytes(b"no vocabulary")
         done = subprocess.run(
-            [*command, "--vocabularies", place], capture_output=True, text=True, check=False
+            [*command, "--vocabularies", folder], capture_output=True, text=True, check=False
         )
         assert done.returncode == 2
-        assert said in done.stderr and len(done.stderr.splitlines()) == 1
+        assert message in done.stderr and len(done.stderr.splitlines()) == 1
 
 
-def test_a_connection_that_asks_for_nothing_is_closed():
-    async def app(scope, receive, send):
-        if scope["type"] == "http":
-            await asyncio.sleep(1.0)  # work may take longer than silence
-            await send({"type": "http.response.start", "status": 204, "headers": []})
-            await send({"type": "http.response.body"})
-
-    with listening(app, http=idle_timeout(0.2)) as port:
-        for said in (b"", b"GET / HTTP/1.1\r\nHost: x", b"GET / HTTP/1.1\r\nHost: x\r\n\r\nGET"):
-            with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
-                client.sendall(said)
-                heard = b"".join(iter(lambda: client.recv(4096), b""))
-            assert heard.startswith(b"HTTP/1.1 204") == said.endswith(b"GET")
-
-
-@contextmanager
-def listening(app: object, **options: object) -> Iterator[int]:
-    """Uvicorn in a thread."""
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", **options))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        while not server.started:
-            time.sleep(0.01)
-        yield server.servers[0].sockets[0].getsockname()[1]
-    finally:
-        server.should_exit = True
-        thread.join()
-
-
-def test_the_work_of_who_has_gone_is_not_done(bus):
-    asked = {"image": encoded(bus), "classes": WORDS, "score_threshold": 0.0}  # seconds of work
-    quick = asked | {"score_threshold": 0.5}
+def test_disconnected_clients_are_cancelled(bus):
+    body = {"image": encoded(bus), "classes": WORDS, "score_threshold": 0.0}  # seconds of work
+    quick = body | {"score_threshold": 0.5}
     with serving("--no-demo", "--batch", "1") as (client, _):
         client.post("/v1/detect", json=quick).raise_for_status()
         with ThreadPoolExecutor(8) as pool:
-            gone = [
-                pool.submit(client.post, "/v1/detect", json=asked, timeout=1.0) for _ in range(8)
+            disconnected = [
+                pool.submit(client.post, "/v1/detect", json=body, timeout=1.0) for _ in range(8)
             ]
-            assert all(isinstance(each.exception(), httpx.ReadTimeout) for each in gone)
+            assert all(isinstance(future.exception(), httpx.ReadTimeout) for future in disconnected)
         client.post("/v1/detect", json=quick).raise_for_status()
-        told = client.get("/metrics").text
-    answered = re.search(r'requests_total{path="/v1/detect",status="200"} (\d+)', told)
-    dropped = re.search(r'requests_total{path="/v1/detect",status="499"} (\d+)', told)
+        metrics = client.get("/metrics").text
+    answered = re.search(r'request_seconds_count{path="/v1/detect",status="200"} (\d+)', metrics)
+    dropped = re.search(r'request_seconds_count{path="/v1/detect",status="499"} (\d+)', metrics)
     assert (answered[1], dropped[1]) == ("2", "8")
-    assert 'openvocab_seconds_count{path="/v1/detect"} 2.0' in told  # theirs are no times
 
 
 @pytest.mark.parametrize(
     "headers", [{"origin": "http://["}, {"host": "["}, {"origin": "null"}, {"host": ""}]
 )
-def test_a_name_that_is_none_is_refused(client, headers):
-    answer = client.post("/v1/detect", json={}, headers=headers)
-    assert answer.status_code in (400, 403), answer.text
+def test_malformed_host_and_origin_are_refused(client, headers):
+    response = client.post("/v1/detect", json={}, headers=headers)
+    assert response.status_code in (400, 403), response.text
 
 
 @pytest.mark.parametrize("origin", ["*", "app.example.com", "https://*.example.com", "https://"])
-def test_an_origin_that_no_page_has_is_refused(origin):
-    with pytest.raises(ConfigError, match=r"give https://HOST"):
+def test_invalid_allowed_origin_is_refused(origin):
+    with pytest.raises(ConfigError, match=r"use https://HOST"):
         Settings(origins=(origin,))
 
 
-def test_origins_and_hosts_may_be_written_in_other_ways():
+def test_origins_and_hosts_are_normalised():
     settings = Settings(origins=("https://App.example.com/",), hosts=("[::1]", "Here"))
     assert (settings.origins, settings.hosts) == (("https://app.example.com",), ("::1", "here"))

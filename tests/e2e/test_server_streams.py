@@ -1,4 +1,4 @@
-"""Streams in a server process: started by name, listened to, changed, stopped."""
+"""Streams of a server process: started by source name, followed, changed, stopped."""
 
 import base64
 import json
@@ -17,25 +17,25 @@ import pytest
 from servers import serving
 from videos import free_port, pan
 
-ASKED = {"source": "street", "classes": ["bus", "pedestrian"]}
+REQUEST = {"source": "street", "classes": ["bus", "pedestrian"]}
 
 
 @pytest.fixture(scope="module")
-def film(assets, tmp_path_factory):
-    path = tmp_path_factory.mktemp("film") / "street.mp4"
+def video(assets, tmp_path_factory):
+    path = tmp_path_factory.mktemp("video") / "street.mp4"
     pan(assets / "bus.jpg", path, 40, (600, 600))
     return path
 
 
 @pytest.fixture(scope="module")
-def client(film, tmp_path_factory) -> Iterator[httpx.Client]:
+def client(video, tmp_path_factory) -> Iterator[httpx.Client]:
     zones = tmp_path_factory.mktemp("zones") / "zones.toml"
     zones.write_text("[zones]\nall = [[10, 10], [590, 10], [590, 640], [10, 640]]\n")
     sources = (
-        f"street={film}",
-        f"zoned={film}",
+        f"street={video}",
+        f"zoned={video}",
         "gone=rtsp://user:secret@127.0.0.1:9/live",
-        f"lost={film}.avi",
+        f"lost={video}.avi",
     )
     options = [part for source in sources for part in ("--source", source)]
     options += "--zones", f"zoned={zones}"
@@ -52,53 +52,53 @@ def stopped(client):
 
 
 def start(client: httpx.Client, **change: Any) -> dict[str, Any]:
-    answer = client.post("/v1/streams", json=ASKED | change)
-    assert answer.status_code == 201, answer.text
-    return answer.json()
+    response = client.post("/v1/streams", json=REQUEST | change)
+    assert response.status_code == 201, response.text
+    return response.json()
 
 
 def events(client: httpx.Client, number: int, after: int = 0) -> Iterator[tuple[int, dict]]:
     headers = {"last-event-id": str(after)}
-    with client.stream("GET", f"/v1/streams/{number}/events", headers=headers) as answer:
-        assert answer.status_code == 200
-        assert answer.headers["content-type"].startswith("text/event-stream")
+    with client.stream("GET", f"/v1/streams/{number}/events", headers=headers) as response:
+        assert response.status_code == 200
+        assert response.headers["content-type"].startswith("text/event-stream")
         data = None
-        for line in answer.iter_lines():
+        for line in response.iter_lines():
             if line.startswith("data: "):
                 data = json.loads(line.removeprefix("data: "))
             elif line.startswith("id: "):
                 yield int(line.removeprefix("id: ")), data
 
 
-def test_a_film_is_watched_to_its_end_and_told(client):
-    begun = start(client)
-    assert begun["classes"] == ["bus", "pedestrian"]
-    told = list(events(client, begun["number"]))
-    numbers = [number for number, _ in told]
-    assert numbers == list(range(numbers[0], numbers[0] + len(told)))
-    names = {event["class_name"] for _, event in told if event["event"] == "appeared"}
+def test_video_is_processed_to_its_end(client):
+    stream = start(client)
+    assert stream["classes"] == ["bus", "pedestrian"]
+    received = list(events(client, stream["number"]))
+    numbers = [number for number, _ in received]
+    assert numbers == list(range(numbers[0], numbers[0] + len(received)))
+    names = {event["class_name"] for _, event in received if event["event"] == "appeared"}
     assert names == {"bus", "pedestrian"}
-    assert {event["source"] for _, event in told} == {"street"}
-    assert told[-1][1]["event"] == "ended"
-    state = client.get(f"/v1/streams/{begun['number']}").json()
+    assert {event["source"] for _, event in received} == {"street"}
+    assert received[-1][1]["event"] == "ended"
+    state = client.get(f"/v1/streams/{stream['number']}").json()
     assert state["state"] == "ended"
     assert state["error"] is None
-    assert state["figures"]["frames"] == 40
-    # Who was cut off hears the rest, and nothing twice.
-    assert list(events(client, begun["number"], after=numbers[2])) == told[3:]
-    # An id of another server is no reason to hear nothing, and none is taken for one of this.
+    assert state["metrics"]["frames"] == 40
+    # A client that reconnects gets the rest, and nothing twice.
+    assert list(events(client, stream["number"], after=numbers[2])) == received[3:]
+    # An id of another server is not mistaken for one of this stream: all events are sent.
     for other in (3, 5000, numbers[0] - 1, numbers[-1] + 1):
-        assert list(events(client, begun["number"], after=other)) == told
-    path, last = f"/v1/streams/{begun['number']}", {"last-event-id": str(numbers[-1])}
+        assert list(events(client, stream["number"], after=other)) == received
+    path, last = f"/v1/streams/{stream['number']}", {"last-event-id": str(numbers[-1])}
     assert client.get(f"{path}/events", headers=last).status_code == 204
     assert client.put(f"{path}/classes", json={"classes": ["bus"]}).status_code == 404
-    picture = client.get(f"/v1/streams/{begun['number']}/picture")
-    assert picture.headers["content-type"] == "image/jpeg"
-    image = cv2.imdecode(np.frombuffer(picture.content, np.uint8), cv2.IMREAD_COLOR)
+    response = client.get(f"/v1/streams/{stream['number']}/frame")
+    assert response.headers["content-type"] == "image/jpeg"
+    image = cv2.imdecode(np.frombuffer(response.content, np.uint8), cv2.IMREAD_COLOR)
     assert image.shape == (600, 600, 3)
 
 
-def test_classes_change_while_it_runs(client, film):
+def test_classes_change_while_running(client, video):
     stored = {"classes": ["coach", "man"]}
     assert client.put("/v1/vocabularies/other", json=stored).status_code == 204
     number = start(client)["number"]
@@ -111,7 +111,7 @@ def test_classes_change_while_it_runs(client, film):
     assert last <= {"coach", "man"}
 
 
-def test_a_threshold_of_a_stream_may_change_too(client):
+def test_thresholds_change_while_running(client):
     number = start(client, score_threshold=0.999)["number"]
     assert not [e for _, e in events(client, number) if e["event"] == "appeared"]
     number = start(client)["number"]
@@ -122,36 +122,46 @@ def test_a_threshold_of_a_stream_may_change_too(client):
     assert refused.status_code == 422
 
 
-def test_zones_of_a_source_are_told_and_drawn_for_each_stream(client):
+def test_zones_per_stream(client):
     numbers = [start(client, source=name)["number"] for name in ("zoned", "zoned", "street")]
-    told = [[event for _, event in events(client, number)] for number in numbers]
+    received = [[event for _, event in events(client, number)] for number in numbers]
     inside = [
-        {(event["zone"], event["class_name"]) for event in each if event["event"] == "entered zone"}
-        for each in told
+        {
+            (event["zone"], event["class_name"])
+            for event in stream
+            if event["event"] == "entered zone"
+        }
+        for stream in received
     ]
     assert inside[0] >= {("all", "bus"), ("all", "pedestrian")}
     assert inside[1] == inside[0]
     assert inside[2] == set()
     zoned, _, plain = (
         cv2.imdecode(np.frombuffer(client.get(path).content, np.uint8), cv2.IMREAD_COLOR)
-        for path in (f"/v1/streams/{number}/picture" for number in numbers)
+        for path in (f"/v1/streams/{number}/frame" for number in numbers)
     )
     # Yellow, on the left side of the zone.
-    edges = [each[100:500, 9:11].astype(int) for each in (zoned, plain)]
-    drawn, bare = ((each[..., 1:].min(2) - each[..., 0] > 80).mean() for each in edges)
+    edges = [frame[100:500, 9:11].astype(int) for frame in (zoned, plain)]
+    drawn, bare = ((edge[..., 1:].min(2) - edge[..., 0] > 80).mean() for edge in edges)
     assert drawn > 0.9 > 0.3 > bare
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
-        (("--zones", "gate={zones}"), "There are zones for 'gate' and no such source; name one."),
-        (("--zones", "{zones}"), "Each --zones needs a name of its own; give --zones NAME=FILE."),
-        (("--source", "a={photo}", "--zones", "a={zones}"), "zones need a film or camera."),
-        (("--source", "a=0", "--zones", "a={huge}"), "give pixels of the picture."),
+        (
+            ("--zones", "gate={zones}"),
+            "Zones are set for the unknown source 'gate'; add the source.",
+        ),
+        (("--zones", "{zones}"), "Each --zones needs a name of its own; use --zones NAME=FILE."),
+        (
+            ("--source", "a={photo}", "--zones", "a={zones}"),
+            "set zones for a video or camera only.",
+        ),
+        (("--source", "a=0", "--zones", "a={huge}"), "each at most 16384."),
     ],
 )
-def test_zones_that_cannot_be_are_refused_at_the_start(assets, tmp_path, options, said):
+def test_invalid_zones_are_refused_at_start(assets, tmp_path, options, message):
     files = {"photo": assets / "bus.jpg", "zones": tmp_path / "z.toml", "huge": tmp_path / "h.toml"}
     files["zones"].write_text("[zones]\nall = [[0, 0], [9, 0], [9, 9]]\n")
     files["huge"].write_text("[zones]\nall = [[0, 0], [9, 0], [9, 900000]]\n")
@@ -161,31 +171,31 @@ def test_zones_that_cannot_be_are_refused_at_the_start(assets, tmp_path, options
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert done.returncode == 2
-    assert done.stderr.strip().endswith(said), done.stderr
+    assert done.stderr.strip().endswith(message), done.stderr
 
 
-def test_a_camera_that_is_away_is_told_and_tried_again_without_its_password(client):
+def test_lost_camera_is_retried_and_its_address_hidden(client):
     number = start(client, source="gone")["number"]
     (_, lost), *_ = events_until(client, number, "source lost")
     state = client.get(f"/v1/streams/{number}").json()
     assert state["state"] == "lost"
-    assert "server's log says why" in state["error"]
+    assert "see the server's log" in state["error"]
     for text in (json.dumps(lost), json.dumps(state)):
         assert "secret" not in text
         assert "127.0.0.1" not in text
-    assert client.get(f"/v1/streams/{number}/picture").status_code == 404
+    assert client.get(f"/v1/streams/{number}/frame").status_code == 404
 
 
 def events_until(client, number, kind):
-    told = []
-    for each in events(client, number):
-        told.append(each)
-        if each[1]["event"] == kind:
-            return told
-    pytest.fail(f"no {kind!r} among {told}")
+    received = []
+    for number_and_event in events(client, number):
+        received.append(number_and_event)
+        if number_and_event[1]["event"] == kind:
+            return received
+    pytest.fail(f"no {kind!r} among {received}")
 
 
-def test_a_film_that_is_not_there_fails(client):
+def test_missing_video_fails(client):
     number = start(client, source="lost")["number"]
     ((_, ended),) = events(client, number)
     assert ended["event"] == "ended"
@@ -195,17 +205,19 @@ def test_a_film_that_is_not_there_fails(client):
     assert ".avi" not in state["error"]
 
 
-def test_too_many_are_turned_away_and_what_ended_makes_room(client):
+def test_stream_limit_and_ended_streams_make_room(client):
     gone = [start(client, source="gone")["number"] for _ in range(3)]
-    refused = client.post("/v1/streams", json=ASKED)
+    refused = client.post("/v1/streams", json=REQUEST)
     assert refused.status_code == 429
     assert "stop one" in refused.json()["detail"]
     assert client.delete(f"/v1/streams/{gone[0]}").status_code == 204
     ended = start(client)["number"]
     list(events(client, ended))
-    refused = client.post("/v1/streams", json=ASKED | {"classes": ["bus", "BUS"]})
+    refused = client.post("/v1/streams", json=REQUEST | {"classes": ["bus", "BUS"]})
     assert refused.status_code == 422
-    assert client.get(f"/v1/streams/{ended}").json()["state"] == "ended"  # not for nothing
+    assert (
+        client.get(f"/v1/streams/{ended}").json()["state"] == "ended"
+    )  # still there: the request failed
     newest = start(client)["number"]
     numbers = [stream["number"] for stream in client.get("/v1/streams").json()]
     assert numbers == [gone[1], gone[2], newest]
@@ -218,49 +230,49 @@ def test_listeners_that_leave_make_room(client):
 
 
 @pytest.mark.parametrize(
-    ("change", "status", "said"),
+    ("change", "status", "message"),
     [
         ({"source": "rtsp://elsewhere/1"}, 404, "no source"),
         ({"source": "/etc/passwd"}, 404, "no source"),
         ({"source": "0"}, 404, "no source"),
-        ({"classes": []}, 422, "give names in a list"),
-        ({"classes": None}, 422, "Give either"),
+        ({"classes": []}, 422, "at least 1 item"),
+        ({"classes": None}, 422, "Send either"),
         ({"vocabulary": "nowhere", "classes": None}, 404, "no vocabulary"),
         ({"thresholds": {"cat": 0.5}}, 422, "not among the classes"),
     ],
 )
-def test_nothing_else_is_opened(client, change, status, said):
-    answer = client.post("/v1/streams", json=ASKED | change)
-    assert answer.status_code == status, answer.text
-    assert said in answer.json()["detail"]
+def test_other_sources_are_not_opened(client, change, status, message):
+    response = client.post("/v1/streams", json=REQUEST | change)
+    assert response.status_code == status, response.text
+    assert message in response.json()["detail"]
     assert client.get("/v1/streams").json() == []
 
 
-def test_what_is_not_there_is_not_found(client):
-    for path in ("", "/events", "/picture"):
+def test_unknown_streams_get_404(client):
+    for path in ("", "/events", "/frame"):
         assert client.get(f"/v1/streams/99{path}").status_code == 404
     assert client.delete("/v1/streams/99").status_code == 404
     assert client.get("/v1/streams/x").status_code == 422
 
 
-def test_detection_goes_on_beside_a_stream(client, assets):
+def test_detection_beside_a_stream(client, assets):
     number = start(client)["number"]
     image = base64.b64encode((assets / "bus.jpg").read_bytes()).decode()
-    answer = client.post("/v1/detect", json={"image": image, "classes": ["bus"]})
-    assert [row["class_name"] for row in answer.json()["detections"]] == ["bus"]
+    response = client.post("/v1/detect", json={"image": image, "classes": ["bus"]})
+    assert [row["class_name"] for row in response.json()["detections"]] == ["bus"]
     assert list(events(client, number))[-1][1]["event"] == "ended"
 
 
-def test_a_listener_does_not_keep_the_server_from_stopping():
+def test_listener_does_not_block_shutdown():
     gone = "gone=rtsp://127.0.0.1:9/live"
     with serving("--no-demo", "--source", gone) as (client, process):
         number = start(client, source="gone")["number"]
-        heard: list[dict] = []
+        received: list[dict] = []
         listening = threading.Thread(
-            target=lambda: heard.extend(event for _, event in events(client, number))
+            target=lambda: received.extend(event for _, event in events(client, number))
         )
         listening.start()
-        while not heard and listening.is_alive():
+        while not received and listening.is_alive():
             time.sleep(0.1)
             if client.get(f"/v1/streams/{number}").json()["state"] == "lost":
                 break
@@ -269,11 +281,11 @@ def test_a_listener_does_not_keep_the_server_from_stopping():
         assert process.wait(20) == 0
         assert time.monotonic() - begun < 10
         listening.join(5)
-        assert heard[0]["event"] == "source lost"
+        assert received[0]["event"] == "source lost"
 
 
 @pytest.mark.parametrize("source", ["rtsp://user:secret@host/1?x=1", "=x", "gate=", "gate"])
-def test_a_source_needs_a_name(source):
+def test_source_needs_a_name(source):
     command = [sys.executable, "-m", "openvocab", "serve", "--source", source]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2

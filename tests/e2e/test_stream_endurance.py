@@ -13,7 +13,7 @@ from videos import CameraServer, RtspServer, pan
 
 from openvocab import OpenVocabDetector
 from openvocab.stream import StreamProcessor, VideoSources
-from openvocab.stream import source as module
+from openvocab.stream import _source as module
 from openvocab.types import Proposals
 
 pytestmark = pytest.mark.slow

@@ -10,7 +10,8 @@ import platform
 from typing import Any
 
 CORES = 5  # unlike any common machine
-CPU_INFO = "".join(f"processor\t: {core}\nCPU implementer\t: 0x41\n\n" for core in range(CORES))
+CPU = "Elsewhere 9000"  # neither Intel nor AMD
+CPU_INFO = "".join(f"processor\t: {core}\nmodel name\t: {CPU}\n\n" for core in range(CORES))
 
 _open_path = pathlib.Path.open
 
@@ -24,5 +25,4 @@ def _open(self: pathlib.Path, mode: str = "r", *args: Any, **kwargs: Any) -> Any
 pathlib.Path.open = _open
 os.cpu_count = lambda: CORES
 os.sched_getaffinity = lambda _: set(range(CORES))
-platform.machine = lambda: "aarch64"
-platform.processor = lambda: "Neoverse-N1"
+platform.processor = lambda: CPU

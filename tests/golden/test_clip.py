@@ -7,8 +7,8 @@ import open_clip
 import pytest
 from bundles import OPENAI, save_bundle
 
-from openvocab.encoders.openclip import OpenClipEncoder
-from openvocab.io import images
+from openvocab.encoders import OpenClipEncoder
+from openvocab.io import load_image
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def test_pixels_are_those_of_the_reference(golden, tmp_path):
     encoder = OpenClipEncoder(folder)
     reference = np.load(golden / "vit-b-32-openai-photos.npz")
     for name, expected in zip(reference["names"], reference["pixels"], strict=True):
-        photo = images.load_image(golden / "photos" / f"{name}.jpg")
+        photo = load_image(golden / "photos" / f"{name}.jpg")
         height, width = photo.shape[:2]
         side = min(height, width)
         left, top = (width - side) // 2, (height - side) // 2

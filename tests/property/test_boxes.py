@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from openvocab.encoders.boxes import clip_to_pixels, expand_boxes
+from openvocab.encoders._boxes import clip_to_pixels, expand_boxes
 
 SIDE = st.integers(1, 4000)
 BOXES = hnp.arrays(

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from openvocab._internal.threads import matmul_nt
-from openvocab.scoring import log_odds
+from openvocab.scoring import _log_odds as log_odds
 
 # Logits of real encoders, and the largest that a preset allows: scale 200, prior weight 50.
 LOGIT = st.floats(-30, 30, width=32) | st.floats(-257, 257, width=32)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from openvocab import OpenVocabDetector, Vocabulary
 from openvocab.errors import ClassesError
 from openvocab.vocabulary import parse_classes
-from openvocab.vocabulary.prompts import name_key, normalize_name
+from openvocab.vocabulary._prompts import name_key, normalize_name
 
 NAME = st.text(min_size=1, max_size=20).filter(normalize_name)
 CLASSES = st.lists(NAME, min_size=1, max_size=8, unique_by=name_key)

@@ -12,7 +12,7 @@ from matplotlib import font_manager
 
 from openvocab import annotate
 from openvocab.errors import ConfigError
-from openvocab.io.annotation import _colour, _system_font
+from openvocab.io._annotation import _colour, _system_font
 
 
 def detections(*names: str, mask: np.ndarray | None = None, score: float | None = 0.9):

@@ -13,13 +13,18 @@ from bundles import OPENAI, SMALL, export_bundle, samples, save_bundle
 from safetensors.torch import load_file, save_file
 
 from openvocab._internal.environment import require_packages
-from openvocab.encoders import image_encoder_runtime as runtimes
-from openvocab.encoders.image_encoder_runtime import REPORTS, ExportReport, add_report, read_reports
-from openvocab.encoders.openclip import WEIGHTS, OpenClipEncoder
+from openvocab.encoders import _image_encoder_runtime as runtimes
+from openvocab.encoders._image_encoder_runtime import (
+    REPORTS,
+    ExportReport,
+    add_report,
+    read_reports,
+)
+from openvocab.encoders._openclip import WEIGHTS, OpenClipEncoder
 from openvocab.errors import ModelError, OpenVocabError
-from openvocab.export.graph import trace
-from openvocab.export.image_encoder import export, staged_bundle
-from openvocab.export.parity import ExportTolerances, check_parity, compare
+from openvocab.export._graph import trace
+from openvocab.export._image_encoder import export, staged_bundle
+from openvocab.export._parity import ExportTolerances, check_parity, compare
 
 KINDS = [("onnx", "fp32"), ("onnx", "int8"), ("openvino", "fp32"), ("openvino", "bf16")]
 REPORT = ExportReport(

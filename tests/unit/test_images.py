@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import openvocab.io
 from openvocab.errors import ImageError
-from openvocab.io import images
+from openvocab.io import _images as images
 
 RED_BGR = (0, 0, 255)
 

@@ -12,9 +12,9 @@ from PIL import Image
 
 from openvocab._internal.runtimes import isolated_ultralytics
 from openvocab.errors import ConfigError, OpenVocabError
-from openvocab.evaluation.formats import load
+from openvocab.evaluation._formats import load_dataset
 from openvocab.io import LabelledImage, to_hf, write_labels
-from openvocab.io.labels import FORMATS, compress_masks
+from openvocab.io._labels import FORMATS, compress_masks
 
 CLASSES = ("bus", 'a "red" <Löwe>, & more')
 SIZE = (200, 100)
@@ -92,9 +92,9 @@ def test_compressed_masks_give_the_same_labels(kind, images, tmp_path):
 @pytest.mark.parametrize("kind", ["yolo", "coco"])
 def test_labels_can_be_evaluated(images, tmp_path, kind):
     file = write_labels(kind, images, CLASSES, tmp_path / "out")
-    dataset = load(file.parent, tmp_path / "photos" if kind == "coco" else None)
+    dataset = load_dataset(file.parent, tmp_path / "photos" if kind == "coco" else None)
     assert dataset.classes == CLASSES
-    assert [len(photo.xyxy) for photo in dataset.photos] == [
+    assert [len(image.xyxy) for image in dataset.images] == [
         len(image.detections) for image in images
     ]
 

@@ -1,4 +1,4 @@
-"""Figures against the reference implementations, and against cases that can be counted by hand."""
+"""Metrics against the reference implementations, and against cases that can be counted by hand."""
 
 import contextlib
 import io
@@ -9,18 +9,21 @@ import numpy as np
 import pytest
 import supervision as sv
 
-from openvocab.evaluation import matching, metrics
-from openvocab.evaluation.datasets import Dataset, Photo
-from openvocab.evaluation.formats import load
+from openvocab.evaluation import _matching as matching
+from openvocab.evaluation import _metrics as metrics
+from openvocab.evaluation._datasets import Dataset, DatasetImage
+from openvocab.evaluation._formats import load_dataset
 
 EXACT = 1e-6
 
 
-def photo(number: int, boxes: list, classes: list[int], crowd: list[bool] | None = None) -> Photo:
+def labelled(
+    image_id: int, boxes: list, classes: list[int], crowd: list[bool] | None = None
+) -> DatasetImage:
     xyxy = np.array(boxes, np.float32).reshape(-1, 4)
-    return Photo(
-        id=number,
-        path=Path(f"{number}.jpg"),
+    return DatasetImage(
+        id=image_id,
+        path=Path(f"{image_id}.jpg"),
         size_wh=(100, 100),
         xyxy=xyxy,
         class_ids=np.array(classes, np.intp),
@@ -29,7 +32,7 @@ def photo(number: int, boxes: list, classes: list[int], crowd: list[bool] | None
     )
 
 
-def found(boxes: list, classes: list[int], scores: list[float]) -> sv.Detections:
+def detected(boxes: list, classes: list[int], scores: list[float]) -> sv.Detections:
     return sv.Detections(
         np.array(boxes, np.float32).reshape(-1, 4),
         confidence=np.array(scores, np.float32),
@@ -40,11 +43,11 @@ def found(boxes: list, classes: list[int], scores: list[float]) -> sv.Detections
 LEFT, RIGHT, AWAY = [0, 0, 40, 40], [50, 0, 90, 40], [0, 60, 40, 100]
 
 
-def dataset(*photos: Photo, **more) -> Dataset:
-    return Dataset("mine", more.pop("kind", "coco"), ("bus", "car"), photos, "", **more)
+def dataset(*images: DatasetImage, **fields) -> Dataset:
+    return Dataset("mine", fields.pop("kind", "coco"), ("bus", "car"), images, "", **fields)
 
 
-def at_random(seed: int) -> tuple[dict, list[dict]]:
+def random_results(seed: int) -> tuple[dict, list[dict]]:
     """COCO JSON and results: moved, missed, confused, doubled and crowded boxes."""
     chance = np.random.default_rng(seed)
     images = [
@@ -74,7 +77,7 @@ def at_random(seed: int) -> tuple[dict, list[dict]]:
 def detections(data: Dataset, table: dict, results: list[dict]) -> list[sv.Detections]:
     places = {each["id"]: place for place, each in enumerate(table["categories"])}
     grouped = []
-    for each in data.photos:
+    for each in data.images:
         rows = [row for row in results if row["image_id"] == each.id]
         xywh = np.array([row["bbox"] for row in rows]).reshape(-1, 4)
         xyxy = np.hstack([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]])  # float64, as pycocotools has it
@@ -92,7 +95,7 @@ def read(folder: Path, table: dict) -> Dataset:
         size = image["width"], image["height"]
         PIL.Image.new("RGB", size).save(folder / "images" / image["file_name"])
     (folder / "instances.json").write_text(json.dumps(table))
-    return load(folder)
+    return load_dataset(folder)
 
 
 def by_pycocotools(file: Path, results: list[dict]) -> np.ndarray:
@@ -109,19 +112,18 @@ def by_pycocotools(file: Path, results: list[dict]) -> np.ndarray:
 
 
 def ours(precision: matching.Precision) -> list[float]:
-    p = precision
-    return [p.ap, p.ap50, p.ap75, p.small, p.medium, p.large, p.ar]
+    return list(precision.metrics.values())[:7]
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_average_precision_is_that_of_pycocotools(tmp_path, seed):
-    table, results = at_random(seed)
+    table, results = random_results(seed)
     data = read(tmp_path, table)
     reference = by_pycocotools(tmp_path / "instances.json", results)[[0, 1, 2, 3, 4, 5, 8]]
     reference[reference == -1] = np.nan
-    figures = ours(matching.precision(data, detections(data, table, results)))
+    computed = ours(matching.precision(data, detections(data, table, results)))
     # Labels are kept in float32 pixels, so that a box at IoU .75 to seven digits may fall either way.
-    np.testing.assert_allclose(figures, reference, atol=EXACT, rtol=0)
+    np.testing.assert_allclose(computed, reference, atol=EXACT, rtol=0)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # lvis is of 2020
@@ -130,7 +132,7 @@ def test_federated_precision_is_that_of_lvis(tmp_path, seed, monkeypatch):
     monkeypatch.setattr(np, "float", float, raising=False)  # gone since NumPy 1.24
     from lvis import LVIS, LVISEval, LVISResults
 
-    table, results = at_random(seed)
+    table, results = random_results(seed)
     chance = np.random.default_rng(seed)
     for category, frequency in zip(table["categories"], "rcf", strict=True):
         category |= {"frequency": frequency, "image_count": 5, "instance_count": 9}
@@ -149,16 +151,16 @@ def test_federated_precision_is_that_of_lvis(tmp_path, seed, monkeypatch):
     run.run()
     reference = run.get_results()
     precision = matching.precision(data, detections(data, table, results))
-    figures = [precision.ap, precision.ap50, precision.ap75, precision.ar]
+    values = precision.metrics
+    computed = [values[key] for key in ("AP", "AP50", "AP75", "AR", "AP_r", "AP_c", "AP_f")]
     expected = [reference[key] for key in ("AP", "AP50", "AP75", "AR@300")]
     expected += [reference[f"AP{key}"] for key in "rcf"]
-    figures += [precision.by_frequency[key] for key in "rcf"]
-    np.testing.assert_allclose(np.nan_to_num(figures, nan=-1), expected, atol=EXACT, rtol=0)
+    np.testing.assert_allclose(np.nan_to_num(computed, nan=-1), expected, atol=EXACT, rtol=0)
 
 
-def test_average_precision_on_real_photos_is_that_of_pycocotools(shared):
+def test_average_precision_on_real_images_is_that_of_pycocotools(shared):
     """Boxes of the labels, moved and confused: as many as a detector finds."""
-    data = load(shared / "coco-dev")
+    data = load_dataset(shared / "coco-dev")
     table = json.loads((shared / "coco-dev/instances.json").read_text())
     chance = np.random.default_rng(0)
     numbers = [each["id"] for each in table["categories"]]
@@ -171,40 +173,42 @@ def test_average_precision_on_real_photos_is_that_of_pycocotools(shared):
         for each in table["annotations"]
     ]  # fmt: skip
     reference = by_pycocotools(shared / "coco-dev/instances.json", results)[[0, 1, 2, 3, 4, 5, 8]]
-    figures = ours(matching.precision(data, detections(data, table, results)))
-    np.testing.assert_allclose(figures, reference, atol=EXACT, rtol=0)
+    computed = ours(matching.precision(data, detections(data, table, results)))
+    np.testing.assert_allclose(computed, reference, atol=EXACT, rtol=0)
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_ap50_of_matches_is_that_of_coco_and_counts_photos_as_often_as_asked(tmp_path, seed):
-    table, results = at_random(seed)
+def test_ap50_of_matches_is_that_of_coco_and_weights_images(tmp_path, seed):
+    table, results = random_results(seed)
     data = read(tmp_path, table)
     found = detections(data, table, results)
-    matches = matching.matches(data, found)
-    assert metrics.ap50(matches) == pytest.approx(matching.precision(data, found).ap50, abs=1e-9)
+    matches = matching.match(data, found)
+    assert metrics.ap50(matches) == pytest.approx(
+        matching.precision(data, found).metrics["AP50"], abs=1e-9
+    )
     some = np.arange(0, len(data), 2)
-    mass = np.zeros(len(data))
-    mass[some] = 3  # thrice as often is the same as once
-    part = data.only([data.photos[place] for place in some])
-    expected = matching.precision(part, [found[place] for place in some]).ap50
-    assert metrics.ap50(matches, mass) == pytest.approx(expected, abs=1e-9)
+    weights = np.zeros(len(data))
+    weights[some] = 3  # thrice as often is the same as once
+    part = data.with_images([data.images[place] for place in some])
+    expected = matching.precision(part, [found[place] for place in some]).metrics["AP50"]
+    assert metrics.ap50(matches, weights) == pytest.approx(expected, abs=1e-9)
 
 
-def test_lvis_counts_the_best_300_of_a_photo():
-    one = photo(1, [LEFT, RIGHT], [0, 1])
+def test_lvis_counts_the_best_300_of_an_image():
+    one = labelled(1, [LEFT, RIGHT], [0, 1])
     data = dataset(one, kind="lvis", frequencies=("r", "f"))
-    many = found([AWAY] * 300 + [RIGHT], [0] * 300 + [1], [0.9] * 300 + [0.1])
-    assert matching.precision(data, [many]).ap50 == 0
+    many = detected([AWAY] * 300 + [RIGHT], [0] * 300 + [1], [0.9] * 300 + [0.1])
+    assert matching.precision(data, [many]).metrics["AP50"] == 0
 
 
 @pytest.mark.parametrize("kind", ["coco", "lvis"])
 def test_proposals_need_no_class_of_the_labels(kind):
-    data = dataset(photo(1, [LEFT], [1]), kind=kind, frequencies=("r", "f"))
-    assert matching.proposal_recall(data, [found([LEFT], [0], [0.9])], [10]) == {10: 1.0}
+    data = dataset(labelled(1, [LEFT], [1]), kind=kind, frequencies=("r", "f"))
+    assert matching.proposal_recall(data, [detected([LEFT], [0], [0.9])], [10]) == {10: 1.0}
 
 
 @pytest.mark.parametrize(
-    ("boxes", "classes", "scores", "verdicts"),
+    ("boxes", "classes", "scores", "outcomes"),
     [
         ([LEFT], [0], [0.9], [1]),
         ([LEFT], [1], [0.9], [0]),  # another class
@@ -215,61 +219,61 @@ def test_proposals_need_no_class_of_the_labels(kind):
         ([], [], [], []),
     ],
 )
-def test_a_box_is_right_wrong_or_neither(boxes, classes, scores, verdicts):
-    data = dataset(photo(1, [LEFT, RIGHT], [0, 1], [False, True]))
-    matches = matching.matches(data, [found(boxes, classes, scores)])
-    assert matches.verdicts.tolist() == verdicts
-    assert matches.labelled == 1
+def test_a_box_is_true_false_or_ignored(boxes, classes, scores, outcomes):
+    data = dataset(labelled(1, [LEFT, RIGHT], [0, 1], [False, True]))
+    matches = matching.match(data, [detected(boxes, classes, scores)])
+    assert matches.outcomes.tolist() == outcomes
+    assert matches.label_count == 1
 
 
-def test_lvis_does_not_judge_what_nobody_looked_for():
-    one = photo(1, [LEFT, RIGHT], [0, 0])
+def test_lvis_ignores_classes_that_were_not_verified():
+    one = labelled(1, [LEFT, RIGHT], [0, 0])
     every = dict.fromkeys(("absent", "not_exhaustive"), frozenset())
     looked = {"absent": frozenset({1}), "not_exhaustive": frozenset()}
     not_exhaustive = {"absent": frozenset(), "not_exhaustive": frozenset({0})}
-    more = found([LEFT, AWAY, AWAY], [0, 1, 0], [0.9, 0.8, 0.7])
+    more = detected([LEFT, AWAY, AWAY], [0, 1, 0], [0.9, 0.8, 0.7])
 
-    def verdicts(**known) -> list[int]:
+    def outcomes(**known) -> list[int]:
         from dataclasses import replace
 
         data = dataset(replace(one, **known), kind="lvis", frequencies=("r", "f"))
-        return matching.matches(data, [more]).verdicts.tolist()
+        return matching.match(data, [more]).outcomes.tolist()
 
-    assert verdicts(**every) == [1, -1, 0]
-    assert verdicts(**looked) == [1, 0, 0]
-    assert verdicts(**not_exhaustive) == [1, -1, -1]
+    assert outcomes(**every) == [1, -1, 0]
+    assert outcomes(**looked) == [1, 0, 0]
+    assert outcomes(**not_exhaustive) == [1, -1, -1]
 
 
-def test_matches_know_photo_and_row():
-    data = dataset(photo(1, [LEFT], [0]), photo(2, [RIGHT], [1]))
-    rows = [found([AWAY, LEFT], [5, 0], [0.9, 0.8]), found([RIGHT], [1], [0.7])]
-    matches = matching.matches(data, rows)
-    assert matches.photos.tolist() == [0, 1]
+def test_matches_have_the_image_and_the_row():
+    data = dataset(labelled(1, [LEFT], [0]), labelled(2, [RIGHT], [1]))
+    rows = [detected([AWAY, LEFT], [5, 0], [0.9, 0.8]), detected([RIGHT], [1], [0.7])]
+    matches = matching.match(data, rows)
+    assert matches.image_indices.tolist() == [0, 1]
     assert matches.rows.tolist() == [1, 0]  # class 5 is a distractor: left out
     assert matches.class_ids.tolist() == [0, 1]
 
 
 def test_proposals_are_counted_from_the_best():
-    data = dataset(photo(1, [LEFT, RIGHT], [0, 1]))
-    proposals = found([AWAY, LEFT, RIGHT], [0, 0, 0], [0.9, 0.8, 0.1])
+    data = dataset(labelled(1, [LEFT, RIGHT], [0, 1]))
+    proposals = detected([AWAY, LEFT, RIGHT], [0, 0, 0], [0.9, 0.8, 0.1])
     assert matching.proposal_recall(data, [proposals], (1, 2, 3)) == {1: 0.0, 2: 0.5, 3: 1.0}
 
 
-def test_confusion_says_what_boxes_were_called():
-    data = dataset(photo(1, [LEFT, RIGHT, AWAY], [0, 0, 1], [False, False, True]))
-    called = [found([LEFT, RIGHT], [1, 0], [0.9, 0.2])]
+def test_confusion_counts_labels_by_detected_class():
+    data = dataset(labelled(1, [LEFT, RIGHT, AWAY], [0, 0, 1], [False, False, True]))
+    called = [detected([LEFT, RIGHT], [1, 0], [0.9, 0.2])]
     table = matching.confusion(data, called, data.classes, 0.3)
     assert table.tolist() == [[0, 1, 1], [0, 0, 0], [0, 0, 0]]
 
 
-def test_scores_that_are_shares_have_no_calibration_error():
+def test_scores_equal_to_precision_have_no_calibration_error():
     scores = np.repeat([0.25, 0.75], 400)
     right = np.tile([True, False, False, False], 100).tolist() + [True, True, True, False] * 100
     assert metrics.calibration_error(scores, np.array(right)) == pytest.approx(0)
     assert metrics.calibration_error(scores, ~np.array(right)) == pytest.approx(0.5)
 
 
-def test_nothing_found_is_no_figure():
+def test_without_detections_there_is_no_metric():
     assert np.isnan(metrics.calibration_error(np.zeros(0), np.zeros(0, bool)))
-    empty = matching.precision(dataset(photo(1, [LEFT], [0])), [found([], [], [])])
-    assert (empty.ap50, empty.by_class[1, 0]) == (0, pytest.approx(np.nan, nan_ok=True))
+    empty = matching.precision(dataset(labelled(1, [LEFT], [0])), [detected([], [], [])])
+    assert (empty.metrics["AP50"], empty.by_class[1, 0]) == (0, pytest.approx(np.nan, nan_ok=True))

@@ -1,4 +1,4 @@
-"""Maps of classes: what may stand in one, and that the shipped one is sound."""
+"""Prompt maps: what a file may hold, and that the bundled one is valid."""
 
 import tomllib
 
@@ -6,8 +6,9 @@ import pytest
 
 from openvocab._internal.files import package_data
 from openvocab.errors import ConfigError, DatasetError
-from openvocab.evaluation.prompt_variants import PromptMap, prompt_variants
-from openvocab.vocabulary.prompts import normalize_name
+from openvocab.evaluation._prompt_variants import PromptMap, prompt_variants
+from openvocab.vocabulary import parse_classes
+from openvocab.vocabulary._prompts import normalize_name
 
 COCO = package_data("configs") / "classes" / "coco.toml"
 
@@ -18,83 +19,88 @@ def written(folder, text: str) -> str:
     return str(file)
 
 
-def test_a_map_renames_some_classes_and_leaves_the_rest(tmp_path):
-    words = PromptMap.from_file(written(tmp_path, '[mine]\ncar = "auto"\n'))
-    assert {each.name: each.classes for each in prompt_variants(["car", "bus"], words)}["mine"] == (
+def test_a_map_replaces_some_names(tmp_path):
+    prompt_map = PromptMap.from_file(written(tmp_path, '[mine]\ncar = "auto"\n'))
+    assert {
+        variant.name: variant.classes for variant in prompt_variants(["car", "bus"], prompt_map)
+    }["mine"] == (
         "auto",
         "bus",
     )
 
 
-def test_distractors_may_stand_in_a_file_and_are_never_classes(tmp_path):
+def test_distractors_may_be_in_a_file_and_are_never_classes(tmp_path):
     (tmp_path / "more.txt").write_text("# why\nCar\n\n" + "\n".join(f"word {n}" for n in range(60)))
-    words = PromptMap.from_file(written(tmp_path, 'distractors = "more.txt"'))
-    (asked,) = [each for each in prompt_variants(["car"], words) if "distractors" in each.name]
-    assert asked.name == "+50 distractors"
-    assert len(asked.classes) == 51
-    assert "Car" not in asked.classes
+    prompt_map = PromptMap.from_file(written(tmp_path, 'distractors = "more.txt"'))
+    (variant,) = [
+        variant for variant in prompt_variants(["car"], prompt_map) if "distractors" in variant.name
+    ]
+    assert variant.name == "+50 distractors"
+    assert len(variant.classes) == 51
+    assert "Car" not in variant.classes
 
 
 @pytest.mark.parametrize(
-    ("text", "error", "said"),
+    ("text", "error", "message"),
     [
-        ("car = [1]", DatasetError, "no table of words"),
-        ("absent = 5", DatasetError, "a list of words"),
-        ('absent = "piano"', DatasetError, "a list of words"),
-        ("distractors = 5", DatasetError, "a list of words"),
-        ('[names]\ncar = "bus"', DatasetError, "a name of its own"),
-        ("absent = [1]", DatasetError, "where a word should be"),
-        ('absent = [" "]', DatasetError, "where a word should be"),
-        ("[mine]\ncar = 1", DatasetError, "where a word should be"),
+        ("car = [1]", DatasetError, "is not a table of prompts"),
+        ("absent = 5", DatasetError, "a list of prompts"),
+        ('absent = "piano"', DatasetError, "a list of prompts"),
+        ("distractors = 5", DatasetError, "a list of prompts"),
+        ('[names]\ncar = "bus"', DatasetError, "reserved name"),
+        ("absent = [1]", DatasetError, "instead of a prompt"),
+        ('absent = [" "]', DatasetError, "instead of a prompt"),
+        ("[mine]\ncar = 1", DatasetError, "instead of a prompt"),
         ('distractors = "none.txt"', ConfigError, "cannot be read"),
         ("[", ConfigError, "not a readable TOML"),
     ],
 )
-def test_a_wrong_map_is_said_in_one_line(tmp_path, text, error, said):
-    with pytest.raises(error, match=said) as caught:
+def test_an_invalid_map_is_refused(tmp_path, text, error, message):
+    with pytest.raises(error, match=message):
         PromptMap.from_file(written(tmp_path, text))
-    assert "\n" not in str(caught.value)
 
 
-def test_a_class_that_is_none_is_refused(tmp_path):
-    words = PromptMap.from_file(written(tmp_path, '[mine]\nlorry = "truck"'))
-    with pytest.raises(DatasetError, match="'lorry', which is no class"):
-        prompt_variants(["car"], words)
+def test_an_unknown_class_is_refused(tmp_path):
+    prompt_map = PromptMap.from_file(written(tmp_path, '[mine]\nlorry = "truck"'))
+    with pytest.raises(DatasetError, match="unknown class 'lorry'"):
+        prompt_variants(["car"], prompt_map)
 
 
-def test_two_classes_of_one_word_are_refused(tmp_path):
-    words = PromptMap.from_file(written(tmp_path, '[mine]\ncar = "auto"\nbus = "Auto"'))
-    with pytest.raises(DatasetError, match="mine: classes holds 'auto' and 'Auto', the same"):
-        prompt_variants(["car", "bus"], words)
+def test_the_same_prompt_for_two_classes_is_refused(tmp_path):
+    prompt_map = PromptMap.from_file(written(tmp_path, '[mine]\ncar = "auto"\nbus = "Auto"'))
+    with pytest.raises(
+        DatasetError, match="mine: classes has 'auto' and 'Auto', which are the same"
+    ):
+        prompt_variants(["car", "bus"], prompt_map)
 
 
-def test_there_is_no_such_map():
+def test_an_unknown_map_is_refused():
     with pytest.raises(ConfigError, match="no file nothing"):
         PromptMap.from_file("nothing")
 
 
 @pytest.fixture
 def names(shared) -> list[str]:
-    from openvocab.evaluation.formats import load
+    from openvocab.evaluation._formats import load_dataset
 
-    return list(load(shared / "coco-dev").classes)
+    return list(load_dataset(shared / "coco-dev").classes)
 
 
-def test_the_shipped_map_fits_cocos_names(names):
-    asked = prompt_variants(names, PromptMap.from_file("coco"))
-    assert [each.name for each in asked] == [
+def test_the_bundled_map_fits_the_names_of_coco(names):
+    variants = prompt_variants(names, PromptMap.from_file("coco"))
+    assert [variant.name for variant in variants] == [
         "names", "upper case", "a photo of", "synonyms", "more synonyms", "plural",
         "+50 distractors", "+1,000 distractors",
     ]  # fmt: skip
-    assert len(asked[-1].classes) == 1080
-    for each in asked:
-        parse_classes(each.classes)  # no word twice
+    assert len(variants[-1].classes) == 1080
+    for variant in variants:
+        parse_classes(variant.classes)  # all different
 
 
-def test_the_shipped_words_for_absent_things_and_distractors_are_no_other_words_for_coco(names):
-    words = PromptMap.from_file("coco")
+def test_absent_prompts_and_distractors_are_not_synonyms_of_coco_classes(names):
+    prompt_map = PromptMap.from_file("coco")
     table = tomllib.loads(COCO.read_text())
     taken = {*names, *table["plural"].values(), *table["synonyms"].values()}
-    assert not taken & set(words.absent)
-    assert not set(names) & {normalize_name(word) for word in words.distractors}
-    assert len(set(words.distractors)) == 1000
+    assert not taken & set(prompt_map.absent)
+    assert not set(names) & {normalize_name(word) for word in prompt_map.distractors}
+    assert len(set(prompt_map.distractors)) == 1000

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from openvocab.errors import ConfigError
-from openvocab.stream.memory import TrackingSettings, TrackMemory
+from openvocab.stream._memory import TrackingSettings, TrackMemory
 from openvocab.types import Proposals
 
 IMAGE = np.random.default_rng(0).integers(0, 255, (200, 400, 3), np.uint8)

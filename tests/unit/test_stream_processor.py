@@ -10,11 +10,11 @@ from fakes import PRESET, ColourEncoder, FakeProposer
 
 from openvocab import OpenVocabDetector
 from openvocab.errors import ClassesError, ConfigError
-from openvocab.stream import processor as module
-from openvocab.stream.memory import TrackingSettings
-from openvocab.stream.processor import StreamProcessor
-from openvocab.stream.tracking import Tracker
-from openvocab.stream.zones import Zones
+from openvocab.stream import _processor as module
+from openvocab.stream._memory import TrackingSettings
+from openvocab.stream._processor import StreamProcessor
+from openvocab.stream._tracking import Tracker
+from openvocab.stream._zones import Zones
 from openvocab.types import Frame
 
 RED = (0, 0, 255)

@@ -14,10 +14,10 @@ import pytest
 import supervision as sv
 
 from openvocab.errors import ConfigError, SinkError
-from openvocab.stream.events import Event
-from openvocab.stream.sinks import CsvSink, EventLog, JsonLinesSink
-from openvocab.stream.video_sinks import VideoSink, drawing, video_sinks
-from openvocab.stream.zones import Zones
+from openvocab.stream._events import Event
+from openvocab.stream._sinks import CsvSink, EventLog, JsonLinesSink
+from openvocab.stream._video_sinks import VideoSink, drawing, video_sinks
+from openvocab.stream._zones import Zones
 from openvocab.types import Frame, Sink
 
 

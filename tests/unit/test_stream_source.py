@@ -18,10 +18,10 @@ import pytest
 from videos import CameraServer, pan
 
 from openvocab.errors import SourceError
-from openvocab.stream import capture as capture_module
-from openvocab.stream import source as module
-from openvocab.stream.capture import open_capture, redact
-from openvocab.stream.source import VideoSources
+from openvocab.stream import _capture as capture_module
+from openvocab.stream import _source as module
+from openvocab.stream._capture import open_capture, redact
+from openvocab.stream._source import VideoSources
 from openvocab.types import Source
 
 FFMPEG = shutil.which("ffmpeg")

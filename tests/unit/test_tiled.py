@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from fakes import FakeProposer
 
-from openvocab.proposers.tiled import TiledProposer
+from openvocab.proposers import TiledProposer
 from openvocab.types import Proposals
 
 TILE = 100  # tiles start every 80 pixels; a box that ends within a pixel of a tile's edge is cut

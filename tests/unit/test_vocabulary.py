@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from openvocab import OpenVocabDetector, Vocabulary
-from openvocab.encoders.text_cache import TextFeatureCache
+from openvocab.encoders._text_cache import TextFeatureCache
 from openvocab.errors import ClassesError, ConfigError
-from openvocab.vocabulary.prompts import get_templates, render_prompts
+from openvocab.vocabulary._prompts import get_templates, render_prompts
 
 LVIS = 1203
 

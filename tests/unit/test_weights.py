@@ -310,7 +310,7 @@ def test_the_hash_the_server_publishes_is_checked(served: Served, root: Path) ->
 def test_a_missing_hash_is_logged(
     served: Served, root: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with caplog.at_level(logging.WARNING, "openvocab.weights.download"):
+    with caplog.at_level(logging.WARNING, "openvocab.weights._download"):
         weights.pull("net", entries=entries(served.url, None, None))
     assert "no hash published" in caplog.text
 

@@ -1,0 +1,198 @@
+"""`openvocab eval` and `openvocab calibrate`: measure how good a preset is, and improve it."""
+
+import dataclasses
+import gc
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.progress import MofNCompleteColumn, TimeRemainingColumn
+from rich.table import Table
+
+from openvocab._internal.environment import require_packages
+from openvocab._internal.files import write_atomic
+from openvocab.cli._console import complain, out, progress
+from openvocab.cli._options import Device, ImageSize, PresetName, TileSize, read_preset
+from openvocab.config import Preset, preset_path
+
+if TYPE_CHECKING:
+    from openvocab.evaluation._prompt_variants import EvaluationTask
+
+Labels = Annotated[
+    Path, typer.Argument(metavar="DATASET", help="COCO or LVIS .json, YOLO .yaml or its folder.")
+]
+Images = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Folder of the images that a .json lists.")
+]
+Split = Annotated[str, typer.Option(help="Split of a YOLO dataset.")]
+Part = Annotated[str, typer.Option(help="all, or one of two fixed halves: calibration or test.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Use at most this many images.")]
+ClassesMap = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE", help="Other prompts for the classes: a .toml, or the bundled coco."
+    ),
+]
+OutputFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--out", metavar="DIR", help="Where to write results.  (default: runs/DATASET-PRESET)"
+    ),
+]
+
+
+def evaluate(  # noqa: PLR0913  a command has as many parameters as it has options
+    dataset: Labels,
+    *,
+    preset: PresetName = "starter",
+    classes_map: ClassesMap = None,
+    limit: Limit = None,
+    images: Images = None,
+    split: Split = "val",
+    part: Part = "all",
+    folder: OutputFolder = None,
+    imgsz: ImageSize = None,
+    tile: TileSize = None,
+    device: Device = None,
+) -> None:
+    """Measure a preset on labelled images.
+
+    Prints a table, and writes results.json and report.html. Features of the images are cached in
+    the folder, so a stopped run can be continued, and other prompts cost little.
+    """
+    task = _load_task(dataset, images, split, part, limit, classes_map)
+    config = read_preset(preset, imgsz, tile)
+    folder = folder or _default_folder(task, config)
+
+    from openvocab.detector import OpenVocabDetector
+    from openvocab.evaluation import _evaluator as evaluator
+    from openvocab.evaluation._feature_cache import FeatureCache
+    from openvocab.evaluation._provenance import provenance
+    from openvocab.evaluation._report import html
+
+    detector = OpenVocabDetector.from_preset(config, device=device)
+    cache = FeatureCache(detector, folder / "features")
+    with _progress_bar() as track:
+        evaluation = evaluator.evaluate(detector, task, cache=cache, progress=track)
+    for message in evaluation.unreadable:
+        complain(message)
+    settings = {"preset": dataclasses.asdict(detector.preset), "part": part}
+    results = {"provenance": provenance(detector)} | settings | evaluation.to_dict()
+    write_atomic(folder / "results.json", (json.dumps(results, indent=1) + "\n").encode())
+    write_atomic(folder / "report.html", html(evaluation, results).encode(errors="replace"))
+    out.print(_table(results))
+    for line in _summary(results):
+        out.print(line)
+    out.print(f"{folder / 'report.html'}, {folder / 'results.json'}", soft_wrap=True)
+
+
+def calibrate(  # noqa: PLR0913  as above
+    dataset: Labels,
+    *,
+    preset: PresetName = "starter",
+    classes_map: ClassesMap = None,
+    limit: Limit = 300,
+    images: Images = None,
+    split: Split = "val",
+    part: Part = "all",
+    folder: OutputFolder = None,
+    in_place: Annotated[
+        bool, typer.Option("--in-place", help="Write into the preset's own file.")
+    ] = False,
+    imgsz: ImageSize = None,
+    tile: TileSize = None,
+    device: Device = None,
+) -> None:
+    """Fit a preset's scoring to labelled images.
+
+    Fits logit scale, competitor weight, prior weight, fusion exponent and score threshold, and
+    writes a preset with the measurements as comments. Use images that neither model was trained on.
+    """
+    task = _load_task(dataset, images, split, part, limit, classes_map)
+    config = read_preset(preset, imgsz, tile)
+    folder = folder or _default_folder(task, config)
+    target = preset_path(preset) if in_place else folder / f"{config.name}.toml"
+
+    from openvocab.detector import OpenVocabDetector
+    from openvocab.evaluation import _calibration as calibration
+    from openvocab.evaluation._feature_cache import FeatureCache
+
+    detector = OpenVocabDetector.from_preset(config, device=device)
+    cache = FeatureCache(detector, folder / "features")
+    variants = tuple(variant for variant in task.variants if not variant.generated)
+    task = dataclasses.replace(task, variants=variants)
+    gc.freeze()  # the collector need not scan torch's objects for each of 10,000 small tables
+    with _progress_bar() as track:
+        fitted = calibration.calibrate(detector, task, cache=cache, progress=track)
+    write_atomic(target, fitted.to_toml(detector.preset, task.dataset, part).encode())
+    for line in (*fitted.report(), str(target)):
+        out.print(line, soft_wrap=True)
+
+
+def _load_task(
+    path: Path,
+    images: Path | None,
+    split: str,
+    part: str,
+    limit: int | None,
+    classes_map: str | None,
+) -> "EvaluationTask":
+    """Read labels and prompts, before any network is loaded."""
+    require_packages("The evaluation", "eval", "faster_coco_eval")
+    from openvocab.evaluation._formats import load_dataset
+    from openvocab.evaluation._prompt_variants import EvaluationTask, PromptMap
+
+    dataset = load_dataset(path, images, split).part(part)
+    dataset = dataset.with_images(dataset.images[:limit])
+    prompt_map = None if classes_map is None else PromptMap.from_file(classes_map)
+    return EvaluationTask.from_map(dataset, prompt_map)
+
+
+def _default_folder(task: "EvaluationTask", preset: Preset) -> Path:
+    return Path("runs") / f"{task.dataset.name}-{preset.name}"
+
+
+@contextmanager
+def _progress_bar() -> Iterator[Any]:
+    """Count images, then steps; if stopped, the cached features are kept."""
+
+    def track(items: Sequence[Any]) -> Iterable[Any]:
+        return bar.track(items, description="fitting" if isinstance(items, range) else "encoding")
+
+    try:
+        with progress(MofNCompleteColumn(), TimeRemainingColumn()) as bar:
+            yield track
+    except KeyboardInterrupt as error:
+        complain("stopped; the features are cached: run it again to continue.")
+        raise typer.Exit(130) from error
+
+
+def _table(results: dict[str, Any]) -> Table:
+    columns = ("AP50", "AP", "AR", "F1", "best_F1", "ECE", "encoder_accuracy")
+    headers = (
+        "AP50", "AP", "AR", f"F1 at {results['threshold']:.2f}", "best F1", "ECE", "encoder alone",
+    )  # fmt: skip
+    table = Table("prompts", *headers, box=None, title=None)
+    rows = dict(results["prompt_variants"])
+    if results["detector_alone"]:
+        rows["the detector's own labels"] = results["detector_alone"]
+    for name, row in rows.items():
+        table.add_row(name, *(_percent(row[key]) for key in columns if key in row))
+    return table
+
+
+def _summary(results: dict[str, Any]) -> Iterator[str]:
+    recall = [f"{count}: {_percent(v)}" for count, v in results["proposal_recall"].items()]
+    yield f"recall of the best proposals, %: {', '.join(recall)}"
+    fp = [f"{value:.3f} ({kind})" for kind, value in results["fp_per_image"].items()]
+    if fp:
+        yield f"false positives per image for five absent classes: {', '.join(fp)}"
+    times = [f"{stage} {1000 * s:.0f}" for stage, s in results["seconds_per_image"].items()]
+    yield f"milliseconds per image: {', '.join(times)}"
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"

@@ -1,0 +1,91 @@
+"""Metrics that COCO lacks, from matched detections: F1, calibration error, bootstrapped AP50."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from openvocab.evaluation._matching import IGNORED, TP, Matches
+
+Floats = NDArray[np.float64]
+_RECALLS = np.linspace(0, 1, 101)
+
+
+def ap50(matches: Matches, image_weights: Floats | None = None) -> float:
+    """AP50 as in `matching.precision`, from existing matches.
+
+    Args:
+        matches: matches of P images.
+        image_weights: `(P,)`, how often each image counts, as in a bootstrap; None: once.
+    """
+    if image_weights is None:
+        image_weights = np.ones(len(matches.label_counts))
+    counted = np.flatnonzero(matches.outcomes != IGNORED)
+    order = counted[np.lexsort((-matches.scores[counted], matches.class_ids[counted]))]
+    weights = image_weights[matches.image_indices[order]]
+    hits = weights * (matches.outcomes[order] == TP)
+    positives = image_weights @ matches.label_counts  # (K,)
+    edges = np.searchsorted(matches.class_ids[order], np.arange(len(positives) + 1))
+    values = []
+    for class_id in np.flatnonzero(positives):
+        rows = slice(edges[class_id], edges[class_id + 1])
+        tp, total = hits[rows].cumsum(), weights[rows].cumsum()
+        precision = np.divide(tp, total, out=np.zeros_like(tp), where=total > 0)
+        envelope = np.append(np.maximum.accumulate(precision[::-1])[::-1], 0)
+        indices = np.searchsorted(tp / positives[class_id], _RECALLS, side="left")
+        values.append(envelope[indices].mean())
+    return float(np.mean(values)) if values else float("nan")
+
+
+def f1(
+    scores: Floats,
+    correct: NDArray[np.bool_],
+    label_count: float,
+    thresholds: Floats,
+    weights: Floats | None = None,
+) -> Floats:
+    """F1 `(T,)` of all boxes together at each threshold.
+
+    >>> f1(np.array([0.9, 0.4]), np.array([True, False]), 1, np.array([0.5, 0.3])).round(2)
+    array([1.  , 0.67])
+    """
+    weights = np.ones(len(scores)) if weights is None else weights
+    order = np.argsort(-scores, kind="stable")
+    above = np.searchsorted(-scores[order], -thresholds, side="right")  # boxes per threshold
+    total = np.append(0, np.cumsum(weights[order]))[above]
+    tp = np.append(0, np.cumsum((weights * correct)[order]))[above]
+    result: Floats = 2 * tp / np.maximum(total + label_count, 1)
+    return result
+
+
+def reliability(
+    scores: Floats, correct: NDArray[np.bool_], bins: int = 10, weights: Floats | None = None
+) -> Floats:
+    """Bins of equal width `(B, 3)`: mean score, precision, count; empty ones are left out.
+
+    >>> reliability(np.array([0.91, 0.93, 0.1]), np.array([True, False, False])).round(2)
+    array([[0.1 , 0.  , 1.  ],
+           [0.92, 0.5 , 2.  ]])
+    """
+    weights = np.ones(len(scores)) if weights is None else weights
+    index = np.minimum((scores * bins).astype(np.intp), bins - 1)
+    columns = weights * scores, weights * correct, weights
+    sums = np.column_stack([np.bincount(index, column, bins) for column in columns])
+    table: Floats = sums[sums[:, 2] > 0].astype(np.float64)
+    table[:, :2] /= table[:, 2:]
+    return table
+
+
+def calibration_error(
+    scores: Floats, correct: NDArray[np.bool_], bins: int = 10, weights: Floats | None = None
+) -> float:
+    """Mean difference between a score and the precision of the boxes with that score.
+
+    Source: expected calibration error (Naeini et al., AAAI 2015), for detections as in Küppers et
+    al., CVPR workshops 2020.
+
+    >>> calibration_error(np.array([0.8, 0.8]), np.array([True, False])).__round__(2)
+    0.3
+    """
+    rows = reliability(scores, correct, bins, weights)
+    if not len(rows):
+        return float("nan")
+    return float((np.abs(rows[:, 0] - rows[:, 1]) * rows[:, 2]).sum() / rows[:, 2].sum())
