@@ -33,7 +33,6 @@ import cv2
 import numpy as np
 import PIL.Image
 import torch
-from openvocab.io._images import find_images, load_image
 from torchvision.ops import nms
 
 from openvocab import OpenVocabDetector, Preset
@@ -46,6 +45,7 @@ from openvocab.errors import ModelError
 from openvocab.evaluation._provenance import provenance
 from openvocab.export._detector import export_detector
 from openvocab.export._image_encoder import export
+from openvocab.io._images import find_images, load_image
 from openvocab.proposers import UltralyticsProposer
 from openvocab.types import Boxes, Image, Proposals, Proposer
 from openvocab.weights import resolve

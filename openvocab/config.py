@@ -2,7 +2,7 @@
 
 import json
 import os
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self, get_args, get_origin
 
@@ -253,17 +253,20 @@ def _check_keys(values: dict[str, Any], section: Any, where: str = "") -> None: 
         raise ConfigError(f"{where}is not a table; write the keys below it.")
     names = [spec.name for spec in fields(section)]
     for key in values:
-        if key in names:
-            continue
-        if key in _FIRST_EDITION:
-            raise ConfigError(f"key {key!r} {_FIRST_EDITION[key]}.")
-        if key in _SECTION_OF_KEY:
-            raise ConfigError(f"key {key!r} belongs in [{_SECTION_OF_KEY[key]}]; move it there.")
-        raise ConfigError(f"{where}has an unknown key {key!r}; {did_you_mean(key, names)}".strip())
-    if section is ModelConfig:
-        for key in ("detector", "encoder"):
-            if key not in values:
-                raise ConfigError(f"key {key!r} is missing in [models]; add it.")
+        if key not in names:
+            raise ConfigError(_unknown_key(key, names, where))
+    required = [spec.name for spec in fields(section) if spec.default is MISSING]
+    for key in required if section is ModelConfig else ():
+        if key not in values:
+            raise ConfigError(f"key {key!r} is missing in [models]; add it.")
+
+
+def _unknown_key(key: str, names: list[str], where: str) -> str:
+    if key in _FIRST_EDITION:
+        return f"key {key!r} {_FIRST_EDITION[key]}."
+    if key in _SECTION_OF_KEY:
+        return f"key {key!r} belongs in [{_SECTION_OF_KEY[key]}]; move it there."
+    return f"{where}has an unknown key {key!r}; {did_you_mean(key, names)}".strip()
 
 
 def _resolve_paths(values: dict[str, Any], folder: Path) -> dict[str, Any]:
