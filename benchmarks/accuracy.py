@@ -74,6 +74,7 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "background": ((),),
     "competitor_weight": (1.0, 8.0),
     "prior_weight": (0.0, 5.0, 12.0),
+    "label_prior": (True, False),
     "hyponyms": (True, False),
     "rank_by_label": (True, False),
     "fusion_exponent": (0.0, 0.2, 0.4, 1.0),
@@ -82,8 +83,9 @@ VALUES: dict[str, tuple[Any, ...]] = {
 }
 NOTES = {
     "`background` []": "no background prompts",
-    "`prior_weight` 0.0": "no label prior",
-    "`hyponyms` false": "a kind of the class speaks against it",
+    "`prior_weight` 0.0": "the label counts for nothing",
+    "`label_prior` false": "the label ranks classes, but is no evidence",
+    "`hyponyms` false": "a kind of the class is evidence against it",
     "`rank_by_label` false": "the posterior alone chooses the class",
     "`fusion_exponent` 0.0": "objectness is the score",
     "`fusion_exponent` 1.0": "the posterior is the score",

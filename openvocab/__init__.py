@@ -1,4 +1,4 @@
-"""Open-vocabulary object detection: YOLO says where things are, CLIP what, in your own words."""
+"""Open-vocabulary object detection: YOLO proposes boxes, CLIP classifies them by your names."""
 
 from typing import TYPE_CHECKING
 

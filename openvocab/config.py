@@ -131,11 +131,14 @@ class ScoringConfig(_Section):
     competitor_weight: float = 4.0
     """Prior odds of a background prompt or of a label of the detector, relative to a class."""
     prior_weight: float = 8.0
-    """Logits that a fully confident label of the detector adds or takes away."""
+    """Logits that a fully confident label of the detector is worth, in both terms below."""
+    label_prior: bool = True
+    """The label is evidence for classes that it means, and against others that the detector has
+    labels for."""
     hyponyms: bool = True
-    """A label that is a kind of the class (dog, of animal) does not speak against the class."""
+    """A label that is a kind of the class (dog, of animal) is not evidence against the class."""
     rank_by_label: bool = True
-    """Between classes that fit a box equally well, prefer the one closest to the label."""
+    """Between classes that fit a box equally well, the one closest to the label is preferred."""
     fusion_exponent: float = 0.3
     """Weight of the posterior relative to objectness, from 0 to 1."""
     score_threshold: float = 0.3
@@ -236,7 +239,7 @@ _SECTION_OF_KEY = {
 }
 
 
-_FIRST_EDITION = {
+_RENAMED_KEYS = {
     "proposal_threshold": "is 'threshold' in [proposals]; rename it",
     "proposal_iou": "is 'iou' in [proposals]; rename it",
     "context_scales": "is 'context_scale', one number, in [proposals]; replace it",
@@ -244,7 +247,7 @@ _FIRST_EDITION = {
     "prior_scale": "is a constant now; remove it",
     "prior_floor": "is a constant now; remove it",
 }
-"""Keys of presets of the first edition that have another name, and what to do about them."""
+"""Keys of the former flat presets, and what to do about them."""
 
 
 def _check_keys(values: dict[str, Any], section: Any, where: str = "") -> None:  # noqa: ANN401
@@ -262,8 +265,8 @@ def _check_keys(values: dict[str, Any], section: Any, where: str = "") -> None: 
 
 
 def _unknown_key(key: str, names: list[str], where: str) -> str:
-    if key in _FIRST_EDITION:
-        return f"key {key!r} {_FIRST_EDITION[key]}."
+    if key in _RENAMED_KEYS:
+        return f"key {key!r} {_RENAMED_KEYS[key]}."
     if key in _SECTION_OF_KEY:
         return f"key {key!r} belongs in [{_SECTION_OF_KEY[key]}]; move it there."
     return f"{where}has an unknown key {key!r}; {did_you_mean(key, names)}".strip()

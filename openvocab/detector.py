@@ -20,6 +20,7 @@ from openvocab.errors import ClassesError, ConfigError, ModelError
 from openvocab.io._images import ImageLike, load_image, load_images
 from openvocab.proposers import load_proposer
 from openvocab.scoring._class_head import ClassHead
+from openvocab.scoring._log_odds import min_objectness
 from openvocab.types import (
     Contribution,
     EncodedRegions,
@@ -186,9 +187,9 @@ class OpenVocabDetector:
         ]
 
     def reachable(self, proposals: Proposals, min_score: float) -> NDArray[np.intp]:
-        """Rows of boxes that can reach a score, as a posterior is at most 1; the best first."""
-        power = 1 / max(1 - self.preset.scoring.fusion_exponent, 1e-6)
-        rows = np.flatnonzero(proposals.objectness >= min_score**power)
+        """Rows of boxes that can reach a score, the best first."""
+        lowest = min_objectness(min_score, self.preset.scoring.fusion_exponent)
+        rows = np.flatnonzero(proposals.objectness >= lowest)
         rows = rows[np.argsort(-proposals.objectness[rows], kind="stable")]
         return rows[: self.preset.proposals.max_regions]
 

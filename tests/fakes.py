@@ -34,7 +34,7 @@ class FakeProposer:
 
 
 class ColourEncoder:
-    """MetricsMiddleware its forward passes, so that a test can say how many a call may cost."""
+    """Counts its forward passes, so that a test can say how many a call may cost."""
 
     logit_scale = 20.0
     logit_bias = None

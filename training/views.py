@@ -140,16 +140,18 @@ def _labelled(
     data: Path, yolo: Path, dice: random.Random
 ) -> Iterator[tuple[View, NDArray[np.uint8]]]:
     """What a COCO detector is sure of in the ImageNet photos and every fourth Caltech photo."""
+    from openvocab.config import ProposalConfig
     from openvocab.io import load_image
     from openvocab.proposers import UltralyticsProposer
 
-    proposer = UltralyticsProposer(yolo, threshold=0.5)
+    proposer = UltralyticsProposer(yolo, ProposalConfig(threshold=0.5))
     photos = [path for path, _ in names.imagenet(data / "imagenet-sample")]
     for path in photos + [path for path, _ in names.caltech(data / "caltech81")][::4]:
         photo = PIL.Image.open(path).convert("RGB")
         photo.thumbnail((640, 640))
         (found,) = proposer.propose([load_image(photo)])
-        for box, label in zip(found.xyxy.tolist(), found.labels, strict=True):
+        labels = [proposer.labels[index] for index in found.label_ids]
+        for box, label in zip(found.xyxy.tolist(), labels, strict=True):
             if min(box[2] - box[0], box[3] - box[1]) >= 16:
                 yield View("yolo", label, "tight"), cut(photo, box)
                 shifted = cut(photo, _shift(box, dice, 0.05), dice.uniform(1.1, 1.6))

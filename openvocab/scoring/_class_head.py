@@ -35,7 +35,8 @@ class ClassHead:
     """A vocabulary and its thresholds, prepared for one detector; immutable and thread-safe.
 
     A class competes with the negatives, the background prompts, and the detector's labels that do
-    not mean the class. So a person does not become a giraffe because no class is "person".
+    not mean the class. Without these, a person would be labelled "giraffe" whenever "person" is not
+    among the classes.
     """
 
     names: tuple[str, ...]
@@ -91,10 +92,10 @@ class ClassHead:
         baseline = log_odds.baseline_cosine(np.concatenate([label_features, background]))
         similarity = log_odds.normalized_similarity(names, label_features, baseline)
         posterior = log_odds.label_posterior(similarity)
-        means = posterior[:, :-1] > 0.5  # synonyms
+        matches = posterior[:, :-1] > 0.5  # synonyms
         if config.hyponyms:
             between = log_odds.normalized_similarity(label_features, label_features, baseline)
-            means |= log_odds.label_is_hyponym(similarity, between)
+            matches |= log_odds.label_is_hyponym(similarity, between)
         count = len(vocabulary)
         # If the class is "sky", the background prompt "sky" must not compete with it.
         is_background = matmul_nt(vocabulary.features, background) > _SAME_PROMPT
@@ -109,9 +110,9 @@ class ClassHead:
             logit_scale=scale,
             logit_bias=encoder.logit_bias,
             text=np.concatenate([names, background, label_features]),
-            prior=log_odds.label_prior(posterior, means),
+            prior=log_odds.label_prior(posterior, matches),
             label_similarity=similarity[:count],
-            competes=np.hstack([always, ~is_background, ~means[:count], bias]),
+            competes=np.hstack([always, ~is_background, ~matches[:count], bias]),
         )
 
     @property
@@ -223,8 +224,9 @@ class ClassHead:
             )
         similarity = matmul_nt(regions.features, self.text)
         logits = np.float32(self.logit_scale) * similarity
-        prior = self.prior[:, proposals.label_ids].T
-        logits[:, :named] += self._label_weight(proposals) * prior
+        if self.config.label_prior:
+            prior = self.prior[:, proposals.label_ids].T
+            logits[:, :named] += self._label_weight(proposals) * prior
         logits[:, named:] += np.float32(np.log(self.config.competitor_weight))
         if self.logit_bias is not None:
             # A sigmoid model's bias is one more competitor, with the same logit for every box.

@@ -23,8 +23,9 @@ from openvocab.types import Features
 Floats = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
-# Constants of the label prior. Their rows in docs/accuracy.md of commit 2244b9a are flat: scale 10
-# -0.1 (-0.7 to +0.3), 40 -0.0 (-0.3 to +0.1); floor 0.4 +0.1 (-0.2 to +0.3), 0.6 -0.2 (-0.6 to 0).
+# Constants of the label prior. Changing them has no significant effect (docs/accuracy.md of commit
+# 2244b9a): scale 10 -0.1 (-0.7 to +0.3), 40 -0.0 (-0.3 to +0.1); floor 0.4 +0.1 (-0.2 to +0.3), 0.6
+# -0.2 (-0.6 to 0).
 LABEL_SCALE = 20.0  # of the softmax over the labels
 LABEL_FLOOR = 0.5  # similarity, 0 (unrelated) to 1 (the same), of "none of the labels"
 HYPONYM_FLOOR = 0.35  # similarity from which a label may be a kind of the class
@@ -105,6 +106,15 @@ def fuse(objectness: Floats, posterior: Floats, exponent: float) -> Floats:
     return result.astype(np.float32)
 
 
+def min_objectness(score: float, exponent: float) -> float:
+    """The lowest objectness that `fuse` can turn into a score, as a posterior is at most 1.
+
+    >>> round(min_objectness(0.5, 0.5), 2)
+    0.25
+    """
+    return float(score ** (1 / max(1 - exponent, 1e-6)))
+
+
 def baseline_cosine(features: Features) -> float:
     """Cosine of two unrelated texts: the median over all pairs of rows `(N, D)`.
 
@@ -172,15 +182,15 @@ def label_is_hyponym(similarity: Floats, between_labels: Floats) -> Mask:
     return result
 
 
-def label_prior(posterior: Floats, means: Mask) -> Floats:
-    """What each label says for or against each name: `(K, L)` in [-1, 1].
+def label_prior(posterior: Floats, matches: Mask) -> Floats:
+    """Evidence of each label for or against each name: `(K, L)` in [-1, 1].
 
     +1: the label is another word for it. -1: the detector has a label for it, but used another.
-    0: the detector knows no such object, so its label says nothing.
+    0: the detector has no label for it, so its labels are no evidence.
 
     Args:
         posterior: `(K, L + 1)`, from `label_posterior`.
-        means: `(K, L)`, labels that are synonyms or kinds of the name: they never speak against it.
+        matches: `(K, L)`, labels that are synonyms or kinds of the name: never evidence against it.
 
     >>> rows = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]], np.float32)
     >>> label_prior(rows, rows[:, :-1] > 0.5)
@@ -189,7 +199,7 @@ def label_prior(posterior: Floats, means: Mask) -> Floats:
     """
     agree, none = posterior[:, :-1], posterior[:, -1:]
     result: Floats = 2 * agree + none - 1  # P(this label) - P(another label)
-    return np.where(means, result.clip(min=0), result)
+    return np.where(matches, result.clip(min=0), result)
 
 
 def top2_margin(posterior: Floats, class_ids: NDArray[np.intp]) -> Floats:

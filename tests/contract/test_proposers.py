@@ -10,23 +10,25 @@ import supervision as sv
 from fakes import FakeProposer
 
 from openvocab import weights
+from openvocab.config import ProposalConfig
 from openvocab.errors import ModelError, WeightsNotFoundError
 from openvocab.io import load_image
 from openvocab.proposers import TiledProposer, UltralyticsProposer
 from openvocab.types import Image, Proposer
 
 IOU = 0.7
+CONFIG = ProposalConfig(iou=IOU)
 Build = Callable[[pytest.FixtureRequest], Proposer]
 
 
 def starter(_: pytest.FixtureRequest) -> Proposer:
-    return UltralyticsProposer(weights.resolve("starter-detector"), iou=IOU)
+    return UltralyticsProposer(weights.resolve("starter-detector"), CONFIG)
 
 
 def shared_file(name: str) -> Build:
     def build(request: pytest.FixtureRequest) -> Proposer:
         path = request.getfixturevalue("shared") / "models" / name
-        return UltralyticsProposer(path, iou=IOU, trust_pickle=True)
+        return UltralyticsProposer(path, CONFIG, trust_pickle=True)
 
     return build
 
@@ -36,7 +38,7 @@ def untrained(config: str) -> Build:
 
     def build(request: pytest.FixtureRequest) -> Proposer:
         path = request.getfixturevalue("checkpoint")(config)
-        return UltralyticsProposer(path, threshold=1e-7, iou=IOU, trust_pickle=True)
+        return UltralyticsProposer(path, ProposalConfig(threshold=1e-7, iou=IOU), trust_pickle=True)
 
     return build
 

@@ -95,13 +95,20 @@ def test_fusion_is_monotone_and_stays_between_its_parts(objectness, low, high, e
     assert min(objectness, low) - 1e-6 <= fused[0] <= max(objectness, low) + 1e-6
 
 
+@given(UNIT, UNIT, UNIT, st.floats(0, 0.99))
+def test_no_box_below_the_lowest_objectness_reaches_the_score(objectness, value, score, exponent):
+    fused = float(log_odds.fuse(np.float32([objectness]), np.float32([value]), exponent)[0])
+    if objectness < log_odds.min_objectness(score, exponent):
+        assert fused < score + 1e-6
+
+
 @given(LOGITS)
 def test_the_label_prior_stays_between_minus_one_and_one(logits):
     probabilities = log_odds.softmax(np.hstack([logits, logits[:, :1]]))
-    means = probabilities[:, :-1] > 0.5
-    prior = log_odds.label_prior(probabilities, means)
+    matches = probabilities[:, :-1] > 0.5
+    prior = log_odds.label_prior(probabilities, matches)
     assert (np.abs(prior) <= 1 + 1e-5).all()
-    assert (prior[means] >= 0).all()
+    assert (prior[matches] >= 0).all()
 
 
 @settings(deadline=None)
