@@ -24,8 +24,6 @@ def main() -> None:
     labelled = []
     for path in sorted(arguments.folder.glob("*.jpg")):
         image = cv2.imread(str(path))
-        if image is None:
-            continue  # not an image
         detections = detector.detect(image, arguments.classes, score_threshold=0.4)
         labelled.append(LabelledImage(path, (image.shape[1], image.shape[0]), detections))
     data = write_labels("yolo", labelled, arguments.classes, arguments.labels)

@@ -28,7 +28,7 @@ from openvocab.weights import resolve
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 FILES = sorted(EXAMPLES.glob("*.py"))
-PUBLIC = re.compile(r"openvocab|openvocab\.(stream|labels|plugins\.\w+)")
+PUBLIC = re.compile(r"openvocab|openvocab\.(stream|io|plugins\.\w+)")
 # Also reports a library that hides its failed connection.
 NO_NETWORK = """
 import os, sys
@@ -64,7 +64,9 @@ class Workspace:
         font = Path(mpl.get_data_path()) / "fonts/ttf/DejaVuSans.ttf"
         shutil.copy(font, folder / "Ultralytics/Arial.ttf")
         self.environment = os.environ | {
-            "PYTHONPATH": str(folder / "no_network"),
+            "PYTHONPATH": os.pathsep.join(
+                [str(folder / "no_network"), *filter(None, [os.environ.get("PYTHONPATH")])]
+            ),
             "PYTHONUNBUFFERED": "1",
             "CONNECTIONS": str(folder / "connections"),
             "YOLO_CONFIG_DIR": str(folder),
@@ -135,16 +137,16 @@ def many_images(workspace: Workspace) -> None:
 def image_prompts(workspace: Workspace) -> None:
     """The image shows a man and the word is "bus": either finds what it means."""
     cv2.imwrite(str(workspace.folder / "guest.png"), workspace.bus[400:900, 50:210])
-    words = ("--name", "guest", "--words", "bus", "--pictures", "guest.png")
+    words = ("--name", "guest", "--words", "bus", "--examples", "guest.png")
     output = workspace.run("image_prompts.py", "photos/bus.jpg", *words)
     assert "'guest' by words: 1 found" in output
-    assert "'guest' by pictures: 3 found" in output
+    assert "'guest' by examples: 3 found" in output
     assert "'guest' by both: 4 found" in output
 
 
 def explain(workspace: Workspace) -> None:
     output = workspace.run("explain.py", "photos/bus.jpg")
-    first, *others = re.split(r"^asked for .*:\n", output, flags=re.MULTILINE)[1:]
+    first, *others = re.split(r"^classes .*:\n", output, flags=re.MULTILINE)[1:]
     assert first.count("  bus") == 1
     assert first.count("  person") >= 3
     assert [part.count("against") for part in others] == [first.count("against")] * 2
@@ -213,7 +215,7 @@ def live_classes(workspace: Workspace) -> None:
         print("bus", file=process.stdin, flush=True)
         wait_for("detected: bus")
         print("bus,,", file=process.stdin, flush=True)
-        wait_for("classes holds an empty string; remove it.")
+        wait_for("classes has an empty string; remove it.")
         print("human, coach with wheels", file=process.stdin, flush=True)
         wait_for("detected: human")
 
@@ -242,7 +244,7 @@ def ask_server(workspace: Workspace) -> None:
     with serving("--token", "secret", "--no-demo") as (client, _):
         command = ("ask_server.py", "photos/bus.jpg", "--url", client.base_url)
         output = workspace.run(*command, "--token", "secret")
-        with pytest.raises(AssertionError, match="401: Give the token"):
+        with pytest.raises(AssertionError, match="401: Send the token"):
             workspace.run(*command)
     assert len(re.findall(r"^bus 0\.\d+ at \[", output, re.MULTILINE)) == 1
     assert len(re.findall(r"^pedestrian 0\.\d+ at \[", output, re.MULTILINE)) >= 3
@@ -253,7 +255,7 @@ def ray_data(workspace: Workspace) -> None:
     output = workspace.run("ray_data.py", "photos")
     assert re.search(r"^bus\.jpg: bus", output, re.MULTILINE)
     assert re.search(r"^zidane\.jpg: person, person", output, re.MULTILINE)
-    assert list((workspace.folder / "found").glob("*.parquet"))
+    assert list((workspace.folder / "detections").glob("*.parquet"))
 
 
 def ray_serve(workspace: Workspace) -> None:
