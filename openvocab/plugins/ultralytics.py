@@ -16,7 +16,7 @@ from openvocab.detector import OpenVocabDetector
 from openvocab.encoders import load_encoder
 from openvocab.errors import ModelError, first_line
 from openvocab.io._images import ImageLike, load_image
-from openvocab.scoring._class_head import ClassHead
+from openvocab.scoring import ClassHead
 from openvocab.types import Image, Proposals
 from openvocab.vocabulary import Classes, ClassOptions, Vocabulary
 
