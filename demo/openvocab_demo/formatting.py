@@ -13,6 +13,7 @@ import numpy as np
 import supervision as sv
 
 from openvocab import OpenVocabError, annotate
+from openvocab.io import shorten_label
 from openvocab.types import Image
 
 LABEL_SCALE = 1.4  # readable on a phone
