@@ -189,11 +189,11 @@ class OpenVocabDetector:
             min_scores: for each image, the lowest score that is wanted.
         """
         return [
-            proposals[self.reachable(proposals, min_score)]
+            proposals[self.prefilter(proposals, min_score)]
             for proposals, min_score in zip(self.proposer.propose(images), min_scores, strict=True)
         ]
 
-    def reachable(self, proposals: Proposals, min_score: float) -> NDArray[np.intp]:
+    def prefilter(self, proposals: Proposals, min_score: float) -> NDArray[np.intp]:
         """Rows of boxes that can reach a score, the best first."""
         lowest = min_objectness(min_score, self.preset.scoring.fusion_exponent)
         rows = np.flatnonzero(proposals.objectness >= lowest)
