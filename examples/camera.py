@@ -24,9 +24,9 @@ def main() -> None:
     arguments = parser.parse_args()
 
     detector = OpenVocabDetector.from_preset("starter")
-    processor = StreamProcessor(detector, arguments.classes, report=print_event)
-    # patient: the camera may be unavailable at first
-    camera = VideoSources(arguments.source, report=print_event, patient=True)
+    processor = StreamProcessor(detector, arguments.classes, on_event=print_event)
+    # retry_open: the camera may be unavailable at first
+    camera = VideoSources(arguments.source, on_event=print_event, retry_open=True)
     timer = threading.Timer(arguments.seconds, processor.stop)  # even if no frames come
     timer.daemon = True
     timer.start()

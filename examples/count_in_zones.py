@@ -29,7 +29,7 @@ def main() -> None:
             tracks[f"{event.data['class_name']} {event.kind} {name}"].add(event.data["tracker_id"])
 
     detector = OpenVocabDetector.from_preset("starter")
-    processor = StreamProcessor(detector, arguments.classes, zones=zones, report=count)
+    processor = StreamProcessor(detector, arguments.classes, zones=zones, on_event=count)
     with sv.VideoSink("counted.mp4", info) as video:
         for frame, detections in processor.run(VideoSources(arguments.video)):
             video.write_frame(zones.draw(annotate(frame.image, detections), frame.source))

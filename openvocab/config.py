@@ -95,7 +95,7 @@ class ProposalConfig(_Section):
     max_boxes: int = 300
     """Boxes per image; the best are kept."""
     max_regions: int | None = None
-    """Boxes per image that are encoded; the best are kept. None sets no limit."""
+    """Boxes per image that are encoded or tracked; the best are kept. None sets no limit."""
     image_size: int | None = None
     """Longer side of the detector's input in pixels; None uses the size it was trained for."""
     tile_size: int | None = None

@@ -19,7 +19,7 @@ from openvocab.encoders._text_cache import TextFeatureCache
 from openvocab.errors import ClassesError, ConfigError, ModelError
 from openvocab.io._images import ImageLike, load_image, load_images
 from openvocab.proposers import load_proposer
-from openvocab.scoring._class_head import ClassHead
+from openvocab.scoring import ClassHead
 from openvocab.scoring._log_odds import min_objectness
 from openvocab.types import (
     Contribution,
@@ -169,10 +169,17 @@ class OpenVocabDetector:
             ImageError: an image cannot be read (nothing is detected in the others, either).
             ClassesError: the classes, negatives or thresholds cannot be used.
         """
-        head = self.class_head(classes, **options)
-        arrays = load_images(images)
-        proposals = self.propose(arrays, [head.min_score] * len(arrays))
-        return [head.classify(regions) for regions in self.encode(arrays, proposals)]
+        head, arrays = self.class_head(classes, **options), load_images(images)
+        regions = self.encode_images(arrays, [head.min_score] * len(arrays))
+        return [head.classify(image_regions) for image_regions in regions]
+
+    def encode_images(
+        self, images: Sequence[Image], min_scores: Sequence[float]
+    ) -> list[EncodedRegions]:
+        """First and second stage, `propose` and `encode`, on BGR images."""
+        regions = self.encode(images, self.propose(images, min_scores))
+        pairs = zip(regions, min_scores, strict=True)
+        return [image_regions._replace(min_score=lowest) for image_regions, lowest in pairs]
 
     def propose(self, images: Sequence[Image], min_scores: Sequence[float]) -> list[Proposals]:
         """First stage: boxes of each BGR image that can reach a score, whatever the classes.
@@ -182,11 +189,11 @@ class OpenVocabDetector:
             min_scores: for each image, the lowest score that is wanted.
         """
         return [
-            proposals[self.reachable(proposals, min_score)]
+            proposals[self.prefilter(proposals, min_score)]
             for proposals, min_score in zip(self.proposer.propose(images), min_scores, strict=True)
         ]
 
-    def reachable(self, proposals: Proposals, min_score: float) -> NDArray[np.intp]:
+    def prefilter(self, proposals: Proposals, min_score: float) -> NDArray[np.intp]:
         """Rows of boxes that can reach a score, the best first."""
         lowest = min_objectness(min_score, self.preset.scoring.fusion_exponent)
         rows = np.flatnonzero(proposals.objectness >= lowest)
@@ -198,7 +205,7 @@ class OpenVocabDetector:
     ) -> list[EncodedRegions]:
         """Second stage: features of the boxes of each BGR image, from crops with some context."""
         scale = self.preset.proposals.context_scale
-        boxes = [expand_boxes(of_image.xyxy, scale) for of_image in proposals]
+        boxes = [expand_boxes(image_proposals.xyxy, scale) for image_proposals in proposals]
         features = self.encoder.encode_regions(images, boxes)
         return list(map(EncodedRegions, proposals, features))
 
@@ -222,9 +229,9 @@ class OpenVocabDetector:
         if isinstance(classes, Vocabulary):
             key = self._check_vocabulary(classes, negatives)
         else:
-            parts = parse_classes(classes)
-            negatives = parse_negatives(negatives, parts)
-            key = cache_key(parts, negatives)
+            classes = parse_classes(classes)
+            negatives = parse_negatives(negatives, classes)
+            key = cache_key(classes, negatives)
         cached = self._heads.get_many([key]) if key is not None else {}
         if key in cached:
             head = cached[key]
@@ -280,9 +287,8 @@ class OpenVocabDetector:
         if score_threshold is None:
             score_threshold = min(_MIN_ENCODED_SCORE, self.preset.scoring.score_threshold)
         check_score("score_threshold", score_threshold)
-        array = load_image(image)
-        (regions,) = self.encode([array], self.propose([array], [score_threshold]))
-        return regions._replace(min_score=score_threshold)
+        (regions,) = self.encode_images([load_image(image)], [score_threshold])
+        return regions
 
     def classify(
         self,

@@ -13,10 +13,10 @@ import numpy as np
 import supervision as sv
 
 from openvocab import OpenVocabError, annotate
+from openvocab.io import shorten_label
 from openvocab.types import Image
 
 LABEL_SCALE = 1.4  # readable on a phone
-MAX_LABEL_LENGTH = 40
 
 
 def draw(image: Image, detections: sv.Detections) -> Image:
@@ -29,16 +29,10 @@ def swap_channels(image: Image) -> Image:
     return np.ascontiguousarray(image[:, :, ::-1])
 
 
-def shorten(label: str) -> str:
-    """A label on one line, cut to the length that `annotate` draws."""
-    line = " ".join(label.split())
-    return line if len(line) <= MAX_LABEL_LENGTH else line[: MAX_LABEL_LENGTH - 1] + "…"
-
-
 def count_classes(detections: sv.Detections) -> str:
     """`2 person, 1 bus`, the most frequent class first."""
     counts = Counter(map(str, detections.data.get("class_name", ())))
-    listed = [f"{count} {shorten(name)}" for name, count in counts.most_common()]
+    listed = [f"{count} {shorten_label(name)}" for name, count in counts.most_common()]
     return ", ".join(listed) or "no detections"
 
 

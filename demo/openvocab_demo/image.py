@@ -9,11 +9,11 @@ import numpy as np
 import supervision as sv
 
 from openvocab import OpenVocabError
-from openvocab.io import detections_to_rows, load_image
+from openvocab.io import detections_to_rows, load_image, shorten_label
 from openvocab.types import EncodedRegions, Image
 
 from .detectors import get_detector, local_presets
-from .formatting import count_classes, draw, error_message, shorten, status, swap_channels
+from .formatting import count_classes, draw, error_message, status, swap_channels
 from .inputs import Classes, image_path, parse_classes, parse_names
 
 MAX_SIDE = 1920  # pixels; larger than the page shows would only cost time
@@ -134,7 +134,7 @@ def explain(
     classes = [contribution for contribution in contributions if contribution.kind == "class"]
     others = [contribution for contribution in contributions if contribution.kind != "class"]
     bars = {
-        shorten(contribution.name) + SUFFIXES.get(contribution.kind, ""): contribution.share
+        shorten_label(contribution.name) + SUFFIXES.get(contribution.kind, ""): contribution.share
         for contribution in classes[:MAX_BARS] + others[:MAX_BARS]
     }
     return bars, status(

@@ -6,6 +6,7 @@ from typing import Any
 import gradio as gr
 
 from openvocab.errors import ClassesError
+from openvocab.vocabulary import split_class_list
 
 MAX_CLASSES = 200
 MAX_NAME_LENGTH = 320
@@ -22,7 +23,7 @@ def parse_names(text: str | None) -> list[str]:
         ClassesError: there are too many names, or one is too long.
     """
     text = (text or "")[: 10 * MAX_CLASSES * MAX_NAME_LENGTH]
-    names = [name for part in text.split(",") if (name := part.strip())]
+    names = split_class_list(text)
     if len(names) > MAX_CLASSES:
         raise ClassesError(f"There are {len(names)} names; enter at most {MAX_CLASSES}.")
     longest = max(map(len, names), default=0)

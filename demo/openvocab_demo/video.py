@@ -14,11 +14,12 @@ from typing import Any
 import gradio as gr
 import pandas as pd
 
+from openvocab.io import shorten_label
 from openvocab.stream import JsonLinesSink, StreamProcessor, VideoSink, VideoSources
 from openvocab.types import Frame, Sink
 
 from .detectors import get_detector
-from .formatting import draw, shorten, shown_errors, status
+from .formatting import draw, shown_errors, status
 from .inputs import parse_classes
 
 MAX_DURATION_S = 60.0  # of the video
@@ -106,7 +107,7 @@ def timeline(counts: list[tuple[float, str, int]]) -> pd.DataFrame:
 def legend(colours: dict[str, str]) -> str:
     """The legend of the timeline as HTML: the chart's own stays empty in Gradio 6.31."""
     return " ".join(
-        f'<span style="color: {colour}">■</span> {html.escape(shorten(name))}'
+        f'<span style="color: {colour}">■</span> {html.escape(shorten_label(name))}'
         for name, colour in colours.items()
     )
 

@@ -29,13 +29,13 @@ def preserve_environ() -> Iterator[None]:
     False
     """
     with _process_lock():
-        before = dict(os.environ)
+        saved = dict(os.environ)
         try:
             yield
         finally:
-            for key in os.environ.keys() - before.keys():
+            for key in os.environ.keys() - saved.keys():
                 del os.environ[key]
-            os.environ.update(before)
+            os.environ.update(saved)
 
 
 def _process_lock() -> threading.RLock:
@@ -71,14 +71,14 @@ def silence_logs() -> Iterator[None]:
     >>> with silence_logs():
     ...     warnings.warn("torch.jit.trace is deprecated")
     """
-    before = logging.root.manager.disable
+    saved_level = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logging.disable(before)
+        logging.disable(saved_level)
 
 
 def require_packages(feature: str, extra: str, *packages: str) -> None:

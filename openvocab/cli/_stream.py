@@ -29,7 +29,7 @@ from openvocab.vocabulary._prompts import split_class_list
 
 if TYPE_CHECKING:
     from openvocab.stream import Event, EventLog, StreamProcessor, VideoSources
-    from openvocab.stream._events import Report
+    from openvocab.stream._events import EventCallback
 
 
 def stream(  # noqa: PLR0913  a command has as many parameters as it has options
@@ -121,9 +121,11 @@ def stream(  # noqa: PLR0913  a command has as many parameters as it has options
     tracking = TrackingSettings(tracker=tracker or "bytetrack") if is_tracked else None
     with ExitStack() as stack:
         log = None if events is None else stack.enter_context(closing(EventLog(events, max_bytes)))
-        report = _reporter(log)
+        on_event = _event_callback(log)
         detector = OpenVocabDetector.from_preset(read_preset(preset, imgsz, tile), device=device)
-        videos = stack.enter_context(closing(VideoSources(sources, report=report, patient=wait)))
+        videos = stack.enter_context(
+            closing(VideoSources(sources, on_event=on_event, retry_open=wait))
+        )
         sinks: list[Any] = [] if jsonl is None else [JsonLinesSink(jsonl, max_bytes)]
         sinks += [] if csv is None else [CsvSink(csv, max_bytes)]
         sinks += (
@@ -134,23 +136,23 @@ def stream(  # noqa: PLR0913  a command has as many parameters as it has options
         processor = StreamProcessor(
             detector, names, negatives=split_class_list(negatives), score_threshold=threshold,
             tracking=tracking, frame_stride=frame_stride, zones=watched,
-            sinks=sinks, report=report,
+            sinks=sinks, on_event=on_event,
         )  # fmt: skip
         _stop_on_signals(stack, processor)
         metrics = _run(processor, videos, max_seconds, log)
     err.print(Text(_summary(metrics)))
 
 
-def _reporter(log: "EventLog | None") -> "Report":
-    """Report events to the log, and those about sources to the terminal as well."""
+def _event_callback(log: "EventLog | None") -> "EventCallback":
+    """EventCallback events to the log, and those about sources to the terminal as well."""
 
-    def report(event: "Event") -> None:
+    def on_event(event: "Event") -> None:
         if log is not None:
             log(event)
         if event.kind.startswith("source"):
             err.print(Text(f"{event.kind}: {event.source} {event.data.get('reason', '')}"))
 
-    return report
+    return on_event
 
 
 def _run(

@@ -112,10 +112,10 @@ def compute_metrics(
             bootstrap.
         threshold: None uses the one with the best F1 among those with few enough false positives.
     """
-    names = next(iter(matches.by_variant.values()))
-    scores, correct = names.counted()
-    weights = image_weights[names.image_indices[names.outcomes != matching.IGNORED]]
-    label_count = float(image_weights @ names.label_counts.sum(axis=1))
+    names_matches = next(iter(matches.by_variant.values()))
+    scores, correct = names_matches.counted()
+    weights = image_weights[names_matches.image_indices[names_matches.outcomes != matching.IGNORED]]
+    label_count = float(image_weights @ names_matches.label_counts.sum(axis=1))
     fp_weights = image_weights * ~np.isnan(matches.fp_counts[:, 0])
     fp_per_image = np.full(len(THRESHOLDS), np.nan)
     if fp_weights.any():

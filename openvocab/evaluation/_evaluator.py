@@ -66,7 +66,9 @@ class TaskClassifier:
         detections = [_without_data(head.classify(cached.regions)) for head in self._heads]
         classify_s = (perf_counter() - started) / len(self._heads)
         count = len(self._task.dataset.classes)
-        closest = [(cached.ground_truth @ head.text[:count].T).argmax(1) for head in self._heads]
+        closest = [
+            head.similarity(cached.ground_truth)[:, :count].argmax(axis=1) for head in self._heads
+        ]
         correct = [int((ids == image.class_ids)[~image.crowd].sum()) for ids in closest]
         fp_scores = {
             kind: self._scores(cached.regions, prompts)
@@ -138,13 +140,15 @@ class Evaluation:
     @cached_property
     def confusion(self) -> NDArray[np.intp]:
         """`(C + 1, C + 1)`: labelled classes in rows, detected classes in columns, none last."""
-        names = self.variants[0]
-        detections = names.matches.without_ignored(names.detections)
-        return matching.confusion(self.dataset, detections, names.variant.classes, self.threshold)
+        names_result = self.variants[0]
+        detections = names_result.matches.without_ignored(names_result.detections)
+        return matching.confusion(
+            self.dataset, detections, names_result.variant.classes, self.threshold
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Metrics as a table for JSON, from 0 to 1; None for what has no value."""
-        alone, names = self.detector_alone, self.variants[0]
+        alone, names_result = self.detector_alone, self.variants[0]
         table: dict[str, Any] = {
             "dataset": {
                 "name": self.dataset.name, "kind": self.dataset.kind,
@@ -161,16 +165,18 @@ class Evaluation:
             "fp_per_image": self.fp_per_image,
             "seconds_per_image": self.seconds,
             "classes": self._by_class(),
-            "reliability": metrics.reliability(*names.matches.counted()).tolist(),
-            "confusion": _cells(self.confusion, [*names.variant.classes, "(none)"]),
+            "reliability": metrics.reliability(*names_result.matches.counted()).tolist(),
+            "confusion": _cells(self.confusion, [*names_result.variant.classes, "(none)"]),
         }  # fmt: skip
         result: dict[str, Any] = _without_nan(table)
         return result
 
     def _by_class(self) -> list[dict[str, Any]]:
-        names = self.variants[0]
-        counts = names.matches.label_counts.sum(axis=0).tolist()
-        rows = zip(self.dataset.classes, counts, names.precision.by_class.tolist(), strict=True)
+        names_result = self.variants[0]
+        counts = names_result.matches.label_counts.sum(axis=0).tolist()
+        rows = zip(
+            self.dataset.classes, counts, names_result.precision.by_class.tolist(), strict=True
+        )
         return [
             {"class": name, "boxes": count, "AP": ap, "AP50": ap50}
             for name, count, (ap, ap50) in rows

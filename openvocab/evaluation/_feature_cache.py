@@ -94,9 +94,9 @@ class FeatureCache:
         started = perf_counter()
         (proposals,) = self._detector.propose([pixels], [0.0])
         threshold = self._detector.preset.scoring.score_threshold
-        count = len(self._detector.reachable(proposals, threshold))  # the first rows: best first
+        count = len(self._detector.prefilter(proposals, threshold))  # the first rows: best first
         proposed = perf_counter()
-        (reachable,) = self._detector.encode([pixels], [proposals[:count]])
+        (likely,) = self._detector.encode([pixels], [proposals[:count]])
         encoded = perf_counter()
         zeros = np.zeros(len(image.xyxy), np.intp)
         labelled = Proposals(image.xyxy, zeros.astype(np.float32), zeros)
@@ -105,7 +105,7 @@ class FeatureCache:
             proposals.xyxy,
             proposals.objectness,
             proposals.label_ids,
-            np.concatenate([reachable.features, others.features]),
+            np.concatenate([likely.features, others.features]),
             ground_truth.features,
             np.array([proposed - started, encoded - proposed]),
         )

@@ -83,11 +83,12 @@ class Matches:
 
     def without_ignored(self, detections: Sequence[sv.Detections]) -> list[sv.Detections]:
         """The detections of each image that are true or false positives."""
-        keep = [np.ones(len(of_image), np.bool_) for of_image in detections]
+        keep = [np.ones(len(image_detections), np.bool_) for image_detections in detections]
         ignored = self.outcomes == IGNORED
         for index, row in zip(self.image_indices[ignored], self.rows[ignored], strict=True):
             keep[index][row] = False
-        return [of_image[rows] for of_image, rows in zip(detections, keep, strict=True)]  # type: ignore[misc]
+        pairs = zip(detections, keep, strict=True)
+        return [image_detections[rows] for image_detections, rows in pairs]  # type: ignore[misc]
 
 
 def match(dataset: Dataset, detections: Sequence[sv.Detections]) -> Matches:
@@ -210,12 +211,12 @@ def _annotations(dataset: Dataset) -> Iterator[dict[str, Any]]:
 
 
 def _results(detections: Sequence[sv.Detections], class_count: int) -> Iterator[dict[str, Any]]:
-    for index, of_image in enumerate(detections):
-        if of_image.class_id is None or of_image.confidence is None:
+    for index, image_detections in enumerate(detections):
+        if image_detections.class_id is None or image_detections.confidence is None:
             continue
-        rows = np.flatnonzero(of_image.class_id < class_count)
-        scores = of_image.confidence[rows].astype(np.float64)
-        columns = rows, of_image.class_id[rows], scores, _xywh(of_image.xyxy[rows])
+        rows = np.flatnonzero(image_detections.class_id < class_count)
+        scores = image_detections.confidence[rows].astype(np.float64)
+        columns = rows, image_detections.class_id[rows], scores, _xywh(image_detections.xyxy[rows])
         for row, class_id, score, xywh in zip(*(c.tolist() for c in columns), strict=True):
             yield {"image_id": index, "category_id": class_id, "row": row,
                    "score": score, "bbox": xywh}  # fmt: skip

@@ -54,14 +54,14 @@ def html(evaluation: Evaluation, results: dict[str, Any]) -> str:
 
 def _mistakes(evaluation: Evaluation) -> Iterator[_Mistake]:
     """The false positives with the highest scores, one per image."""
-    names, classes = evaluation.variants[0], evaluation.dataset.classes
-    matches = names.matches
+    names_result, classes = evaluation.variants[0], evaluation.dataset.classes
+    matches = names_result.matches
     order = np.argsort(-matches.scores, kind="stable")
     order = order[matches.outcomes[order] == FP]
     _, first = np.unique(matches.image_indices[order], return_index=True)
     for index in order[np.sort(first)[:_MAX_MISTAKES]].tolist():
         image = evaluation.dataset.images[matches.image_indices[index]]
-        detections = names.detections[matches.image_indices[index]]
+        detections = names_result.detections[matches.image_indices[index]]
         box = detections.xyxy[[matches.rows[index]]].astype(np.float32)  # (1, 4)
         name, score = classes[matches.class_ids[index]], float(matches.scores[index])
         label, iou = "", 0.0

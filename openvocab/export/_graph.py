@@ -17,14 +17,14 @@ from openvocab.errors import ModelError
 DTYPES = {"F16": "FLOAT16", "BF16": "BFLOAT16", "F32": "FLOAT"}  # safetensors' names to ONNX's
 
 
-def trace(tower: nn.Module, size: int, weights: Path) -> bytes:
+def trace(image_encoder: nn.Module, size: int, weights: Path) -> bytes:
     """Make the graph of an image encoder, for any batch size, with references to its weights.
 
     The graph is small, and cannot disagree with the weights. Runtimes widen and fold them when they
     load it.
 
     Args:
-        tower: maps regions `(N, size, size, 3)` uint8 to features; its weights are in `.visual`.
+        image_encoder: maps regions `(N, size, size, 3)` uint8 to features; its weights are in `.visual`.
         size: side of a region, in pixels.
         weights: the safetensors file with the same weights.
 
@@ -37,10 +37,10 @@ def trace(tower: nn.Module, size: int, weights: Path) -> bytes:
     from onnxscript import ir, optimizer
 
     # Channels last, which is fastest in torch, would add transpositions to the graph.
-    tower = copy.deepcopy(tower).to(memory_format=torch.contiguous_format)
+    image_encoder = copy.deepcopy(image_encoder).to(memory_format=torch.contiguous_format)
     with preserve_environ(), silence_logs():
         program = torch.onnx.export(
-            tower,
+            image_encoder,
             (torch.zeros(2, size, size, 3, dtype=torch.uint8),),
             dynamo=True,
             optimize=False,

@@ -16,7 +16,7 @@ from openvocab.detector import OpenVocabDetector
 from openvocab.encoders import load_encoder
 from openvocab.errors import ModelError, first_line
 from openvocab.io._images import ImageLike, load_image
-from openvocab.scoring._class_head import ClassHead
+from openvocab.scoring import ClassHead
 from openvocab.types import Image, Proposals
 from openvocab.vocabulary import Classes, ClassOptions, Vocabulary
 
@@ -306,9 +306,9 @@ class UltralyticsHandle:
         self, head: ClassHead, images: Sequence[Image], proposals: Sequence[Proposals]
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
         """For each image, the rows to keep, best first, with their classes and scores."""
-        rows = [self._detector.reachable(boxes, head.min_score) for boxes in proposals]
-        reachable = [boxes[keep] for boxes, keep in zip(proposals, rows, strict=True)]
-        for keep, regions in zip(rows, self._detector.encode(images, reachable), strict=True):
+        rows = [self._detector.prefilter(boxes, head.min_score) for boxes in proposals]
+        kept = [boxes[keep] for boxes, keep in zip(proposals, rows, strict=True)]
+        for keep, regions in zip(rows, self._detector.encode(images, kept), strict=True):
             detections = head.classify(regions)
             yield (
                 torch.from_numpy(keep[detections.data["region_id"]]),

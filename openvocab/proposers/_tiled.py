@@ -64,12 +64,12 @@ class TiledProposer:
         return [self._propose(image) for image in images]
 
     def _propose(self, image: Image) -> Proposals:
-        (whole,) = self._proposer.propose([image])
+        (untiled,) = self._proposer.propose([image])
         if max(image.shape[:2]) <= self._tile_size:
-            return whole[: self._max_boxes]
-        merged = sv.Detections.merge([self._to_detections(image, whole), self._slicer(image)])
+            return untiled[: self._max_boxes]
+        merged = sv.Detections.merge([self._to_detections(image, untiled), self._slicer(image)])
         if not len(merged):  # an empty result, once merged, has no columns
-            return whole
+            return untiled
         proposals = Proposals(
             merged.xyxy.astype(np.float32),
             np.asarray(merged.confidence, np.float32),

@@ -88,19 +88,19 @@ class ClassHead:
                 f"The encoder has a logit scale of {scale:g}; set one up to {_MAX_LOGIT_SCALE:g} "
                 "in the preset (logit_scale under [scoring])."
             )
-        names = np.concatenate([vocabulary.features, vocabulary.negatives])  # (K + J, D)
+        name_features = np.concatenate([vocabulary.features, vocabulary.negatives])  # (K + J, D)
         baseline = log_odds.baseline_cosine(np.concatenate([label_features, background]))
-        similarity = log_odds.normalized_similarity(names, label_features, baseline)
+        similarity = log_odds.normalized_similarity(name_features, label_features, baseline)
         posterior = log_odds.label_posterior(similarity)
         matches = posterior[:, :-1] > 0.5  # synonyms
         if config.hyponyms:
-            between = log_odds.normalized_similarity(label_features, label_features, baseline)
-            matches |= log_odds.label_is_hyponym(similarity, between)
+            to_labels = log_odds.normalized_similarity(label_features, label_features, baseline)
+            matches |= log_odds.label_is_hyponym(similarity, to_labels)
         count = len(vocabulary)
         # If the class is "sky", the background prompt "sky" must not compete with it.
         is_background = matmul_nt(vocabulary.features, background) > _SAME_PROMPT
-        always = np.ones((count, len(vocabulary.negatives)), np.bool_)
-        bias = np.ones((count, int(encoder.logit_bias is not None)), np.bool_)
+        negatives_compete = np.ones((count, len(vocabulary.negatives)), np.bool_)
+        bias_competes = np.ones((count, int(encoder.logit_bias is not None)), np.bool_)
         return cls(
             names=vocabulary.names,
             thresholds=np.full(count, config.score_threshold, np.float32),
@@ -109,10 +109,12 @@ class ClassHead:
             config=config,
             logit_scale=scale,
             logit_bias=encoder.logit_bias,
-            text=np.concatenate([names, background, label_features]),
+            text=np.concatenate([name_features, background, label_features]),
             prior=log_odds.label_prior(posterior, matches),
             label_similarity=similarity[:count],
-            competes=np.hstack([always, ~is_background, ~matches[:count], bias]),
+            competes=np.hstack(
+                [negatives_compete, ~is_background, ~matches[:count], bias_competes]
+            ),
         )
 
     @property
@@ -136,16 +138,23 @@ class ClassHead:
         """Score the regions of one image, and select its detections."""
         return self.select(regions.proposals, self.score(regions))
 
+    def similarity(self, features: Features) -> NDArray[np.float32]:
+        """Cosine `(N, K)` of features `(N, D)` to the classes."""
+        result: NDArray[np.float32] = matmul_nt(features, self.text[: len(self.names)])
+        return result
+
     def score(self, regions: EncodedRegions) -> Scores:
         """Similarity, posterior and rank logits of N regions."""
         proposals, count = regions.proposals, len(self.names)
         similarity, logits = self._logits(regions)
-        lo = log_odds.class_log_odds(logits[:, :count], logits[:, count:], self.competes)
-        rank = lo
+        class_log_odds = log_odds.class_log_odds(
+            logits[:, :count], logits[:, count:], self.competes
+        )
+        rank = class_log_odds
         if self.config.rank_by_label:
             to_label = self.label_similarity[:, proposals.label_ids].T
-            rank = log_odds.rank_logits(lo, to_label, self._label_weight(proposals))
-        return Scores(similarity[:, :count], log_odds.sigmoid(lo), rank)
+            rank = log_odds.rank_logits(class_log_odds, to_label, self._label_weight(proposals))
+        return Scores(similarity[:, :count], log_odds.sigmoid(class_log_odds), rank)
 
     def select(
         self,
@@ -216,7 +225,7 @@ class ClassHead:
 
     def _logits(self, regions: EncodedRegions) -> tuple[Features, Features]:
         """Cosines `(N, R)` to all texts, and logits of classes and competitors."""
-        proposals, named = regions.proposals, len(self.prior)
+        proposals, name_count = regions.proposals, len(self.prior)
         if len(proposals) and int(proposals.label_ids.max()) >= len(self.labels):
             raise ModelError(
                 f"A box has label {int(proposals.label_ids.max())}, but the proposer has "
@@ -226,12 +235,12 @@ class ClassHead:
         logits = np.float32(self.logit_scale) * similarity
         if self.config.label_prior:
             prior = self.prior[:, proposals.label_ids].T
-            logits[:, :named] += self._label_weight(proposals) * prior
-        logits[:, named:] += np.float32(np.log(self.config.competitor_weight))
+            logits[:, :name_count] += self._label_weight(proposals) * prior
+        logits[:, name_count:] += np.float32(np.log(self.config.competitor_weight))
         if self.logit_bias is not None:
             # A sigmoid model's bias is one more competitor, with the same logit for every box.
-            bias = np.full((len(proposals), 1), -self.logit_bias, np.float32)
-            logits = np.hstack([logits, bias])
+            bias_logits = np.full((len(proposals), 1), -self.logit_bias, np.float32)
+            logits = np.hstack([logits, bias_logits])
         return similarity, logits
 
     def _label_weight(self, proposals: Proposals) -> NDArray[np.float32]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import supervision as sv
 
 from openvocab.detector import OpenVocabDetector
-from openvocab.scoring._class_head import ClassHead
+from openvocab.scoring import ClassHead
 from openvocab.server._errors import ShuttingDownError
 from openvocab.types import Image, Proposals
 

@@ -70,7 +70,7 @@ class Stream:
         self._lock = threading.Lock()
         self._sources: VideoSources | None = None
         self._processor = StreamProcessor(
-            detector, tracking=None if is_still(address) else TrackingSettings(), report=self._report,
+            detector, tracking=None if is_still(address) else TrackingSettings(), on_event=self._on_event,
             zones=zones, **arguments,
         )  # fmt: skip
         self._thread = threading.Thread(
@@ -152,7 +152,7 @@ class Stream:
 
     def _run(self) -> None:
         try:
-            self._sources = VideoSources(self._address, report=self._report, patient=True)
+            self._sources = VideoSources(self._address, on_event=self._on_event, retry_open=True)
             for frame, detections in self._processor.run(self._sources):
                 self._newest = frame, detections
         except Exception as error:  # noqa: BLE001  the server continues
@@ -163,7 +163,7 @@ class Stream:
         reason = {"reason": self._reason} if self._failed else {}
         self._append(event_record(Event("ended", ended_s, self.source, reason)))
 
-    def _report(self, event: Event) -> None:
+    def _on_event(self, event: Event) -> None:
         """Keep an event; called from the threads of the stream and of its source."""
         record = event_record(event) | {"source": self.source}
         if event.kind.startswith("source"):  # lost or back

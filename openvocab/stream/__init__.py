@@ -1,6 +1,6 @@
 """Videos and cameras: frames in, tracked and classified detections out, for as long as they run."""
 
-from openvocab.stream._events import Event
+from openvocab.stream._events import Event, EventCallback
 from openvocab.stream._memory import TrackingSettings
 from openvocab.stream._metrics import Metrics
 from openvocab.stream._processor import StreamProcessor
@@ -13,6 +13,7 @@ from openvocab.types import Frame, Sink, Source
 __all__ = [
     "CsvSink",
     "Event",
+    "EventCallback",
     "EventLog",
     "Frame",
     "JsonLinesSink",

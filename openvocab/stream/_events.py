@@ -29,11 +29,11 @@ class Event:
     """Details of the event: `tracker_id`, `class_name`, `zone`, `reason`, ..."""
 
 
-Report = Callable[[Event], None]
+EventCallback = Callable[[Event], None]
 
 
-def ignore(event: Event) -> None:
-    """A report that does nothing."""
+def ignore_event(event: Event) -> None:
+    """An event callback that does nothing."""
 
 
 def event_record(event: Event) -> dict[str, Any]:

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from openvocab.detector import OpenVocabDetector
 from openvocab.errors import ConfigError
-from openvocab.scoring._class_head import ClassHead
-from openvocab.stream._events import Event, Report, TrackEvents, ignore
+from openvocab.scoring import ClassHead
+from openvocab.stream._events import Event, EventCallback, TrackEvents, ignore_event
 from openvocab.stream._memory import TrackingSettings, TrackMemory
 from openvocab.stream._metrics import Metrics
 from openvocab.stream._sinks import SinkLike, SinkThread
@@ -42,7 +42,7 @@ class StreamProcessor:
         frame_stride: int = 1,
         zones: Zones | None = None,
         sinks: Iterable[SinkLike] = (),
-        report: Report = ignore,
+        on_event: EventCallback = ignore_event,
         **options: Unpack[ClassOptions],
     ) -> None:
         """Compose a processor; nothing is read yet.
@@ -56,7 +56,7 @@ class StreamProcessor:
             zones: polygons and lines to report events for; needs a tracker.
             sinks: objects with `write` and `close`, or functions of a frame and its detections;
                 each takes every frame, in one thread that all sinks share.
-            report: called with every event, in the thread where it happens.
+            on_event: called with every event, in the thread where it happens.
             options: negatives and thresholds, as for `OpenVocabDetector.detect`.
 
         Raises:
@@ -72,7 +72,7 @@ class StreamProcessor:
             Tracker(tracking.tracker)  # an unknown tracker is an error here, not in the loop
         self._detector, self._tracking, self._stride = detector, tracking, frame_stride
         self._zones = zones or Zones()
-        self._sinks, self._report = list(sinks), report
+        self._sinks, self._on_event = list(sinks), on_event
         self._score_threshold = options.get("score_threshold")
         self._running = threading.Event()
         self._running.set()
@@ -138,14 +138,14 @@ class StreamProcessor:
                     state = states[frame.source]
                     detections = state.update(frame, self._head, self.metrics)
                     for event in self._events(state, frame, detections):
-                        self._report(event)
+                        self._on_event(event)
                     sinks.put(frame, detections)
                     self.metrics.tracks = sum(len(state.memory) for state in states.values())
                     self.metrics.frame_done()
                     yield frame, detections
                 last_events = [state.events.end() for state in states.values()]
                 for event in chain(self._zones.end(), *last_events):
-                    self._report(event)
+                    self._on_event(event)
             finally:
                 self._stopped = False
                 source.close()
@@ -238,8 +238,7 @@ class SourceState:
 
     def _detect(self, image: Image, head: ClassHead, metrics: Metrics) -> sv.Detections:
         """Detections of one frame without tracks."""
-        proposals = self.detector.propose([image], [head.min_score])
-        (regions,) = self.detector.encode([image], proposals)
+        (regions,) = self.detector.encode_images([image], [head.min_score])
         metrics.regions_seen += len(regions.proposals)
         metrics.regions_encoded += len(regions.proposals)
         return head.classify(regions)

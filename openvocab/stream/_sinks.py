@@ -135,7 +135,7 @@ class CsvSink(_TextFile):
 
 
 class EventLog(_TextFile):
-    """Appends events to a JSON Lines file, to be passed as `report`; rotates by size."""
+    """Appends events to a JSON Lines file, to be passed as `on_event`; rotates by size."""
 
     def __call__(self, event: Event) -> None:
         """Write one event.
@@ -169,9 +169,9 @@ class SinkThread:
     An error of a sink is raised in the loop.
     """
 
-    def __init__(self, sinks: Sequence[SinkLike], written: Callable[[float], None]) -> None:
-        """Start with `with`; `written` is called with the capture time of each written frame."""
-        self._sinks, self._written = sinks, written
+    def __init__(self, sinks: Sequence[SinkLike], on_written: Callable[[float], None]) -> None:
+        """Start with `with`; `on_written` is called with the capture time of each written frame."""
+        self._sinks, self._on_written = sinks, on_written
         self._queue: queue.Queue[tuple[Frame, sv.Detections] | None] = queue.Queue(QUEUE_SIZE)
         self._error: Exception | None = None
         self._thread = threading.Thread(target=self._run, name="openvocab sinks", daemon=True)
@@ -212,7 +212,7 @@ class SinkThread:
             while (item := self._queue.get()) is not None:
                 for sink in self._sinks:
                     (sink.write if isinstance(sink, Sink) else sink)(*item)
-                self._written(item[0].captured_s)
+                self._on_written(item[0].captured_s)
         except Exception as error:  # noqa: BLE001  raised again in the loop
             self._error = error
         finally:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from openvocab.errors import SourceError
 from openvocab.stream._capture import Capture, is_address, open_capture, redact
-from openvocab.stream._events import Event, Report, ignore
+from openvocab.stream._events import Event, EventCallback, ignore_event
 from openvocab.types import Frame, Image
 
 READ_AHEAD = 4  # frames of a video
@@ -31,18 +31,18 @@ class VideoSources:
         self,
         sources: str | int | Path | Sequence[str | int | Path],
         *,
-        report: Report = ignore,
+        on_event: EventCallback = ignore_event,
         loop: bool = False,
-        patient: bool = False,
+        retry_open: bool = False,
     ) -> None:
         """Open the sources.
 
         Args:
             sources: a video, an image, a folder or glob of images, the number of a camera, an
                 `rtsp://` or `http://` address; or a list of these.
-            report: called in the source's thread when it is lost, and when it is back.
+            on_event: called in the source's thread when it is lost, and when it is back.
             loop: start a video or folder again when it ends.
-            patient: keep trying a camera or address that cannot be opened; with several sources,
+            retry_open: keep trying a camera or address that cannot be opened; with several sources,
                 this is always the case.
 
         Raises:
@@ -52,18 +52,18 @@ class VideoSources:
         if not listed:
             raise SourceError("No sources; give a video or a camera.")
         self._changed = threading.Condition()
-        patient = patient or len(listed) > 1
+        retry_open = retry_open or len(listed) > 1
         names = _distinct([redact(str(source)) for source in listed])
         self._readers = [
             _Reader(
-                str(source), name, self._changed, report, loop=loop,
-                patient=patient and is_address(source),
+                str(source), name, self._changed, on_event, loop=loop,
+                retry_open=retry_open and is_address(source),
             )
             for source, name in zip(listed, names, strict=True)
         ]  # fmt: skip
         try:
             for reader in self._readers:
-                if not reader.patient:
+                if not reader.retry_open:
                     reader.open()
         except SourceError:
             self.close()
@@ -133,15 +133,15 @@ class _Reader(threading.Thread):
         address: str,
         name: str,
         changed: threading.Condition,
-        report: Report,
+        on_event: EventCallback,
         *,
         loop: bool,
-        patient: bool,
+        retry_open: bool,
     ) -> None:
         super().__init__(name=f"openvocab source {name}", daemon=True)
         self._address, self.source = address, name
-        self._changed, self._report = changed, report
-        self._loop, self.patient = loop, patient
+        self._changed, self._on_event = changed, on_event
+        self._loop, self.retry_open = loop, retry_open
         self._stop_requested = threading.Event()
         self._capture: Capture | None = None
         self._live, self._opened, self._finished = False, False, False
@@ -192,7 +192,7 @@ class _Reader(threading.Thread):
     @property
     def _reopens(self) -> bool:
         """Whether to wait for a source that is unavailable."""
-        return self._live or (self.patient and not self._opened)
+        return self._live or (self.retry_open and not self._opened)
 
     @property
     def _now_s(self) -> float:
@@ -248,12 +248,12 @@ class _Reader(threading.Thread):
         if self._lost_s is not None:
             away_s = round(time.monotonic() - self._lost_s, 3)
             self._lost_s = None
-            self._report(Event("source back", self._now_s, self.source, {"away_s": away_s}))
+            self._on_event(Event("source back", self._now_s, self.source, {"away_s": away_s}))
 
     def _pause(self, reason: str) -> None:
-        """Report a lost source once, then wait, each time longer and with jitter."""
+        """EventCallback a lost source once, then wait, each time longer and with jitter."""
         if self._lost_s is None:
             self._lost_s = time.monotonic()
-            self._report(Event("source lost", self._now_s, self.source, {"reason": reason}))
+            self._on_event(Event("source lost", self._now_s, self.source, {"reason": reason}))
         self._stop_requested.wait(self._pause_s * random.uniform(0.5, 1.5))  # noqa: S311  not a secret
         self._pause_s = min(2 * self._pause_s, MAX_PAUSE_S)

@@ -59,7 +59,7 @@ def short_pauses(monkeypatch):
 
 def test_a_server_killed_twenty_times_is_opened_again_twenty_times(server, short_pauses):
     events, rng = [], random.Random(0)  # noqa: S311  not a secret
-    source = VideoSources(server.url, report=events.append)
+    source = VideoSources(server.url, on_event=events.append)
     frames, sizes = iter(source), set()
     next(frames)
     open_files = len(list(Path("/proc/self/fd").iterdir()))
@@ -81,7 +81,7 @@ def test_a_server_killed_twenty_times_is_opened_again_twenty_times(server, short
 
 def test_a_server_that_hangs_is_lost_and_opened_again(server, short_pauses):
     events = []
-    source = VideoSources(server.url, report=events.append)
+    source = VideoSources(server.url, on_event=events.append)
     frames = iter(source)
     next(frames)
     server.suspend()

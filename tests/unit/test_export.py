@@ -356,10 +356,10 @@ def test_a_cache_of_links_is_not_written_to(plain, tmp_path):
 def test_weights_that_are_stored_differently_are_refused(plain):
     """open_clip converts some old checkpoints as it loads them: no graph can refer to those."""
     state = load_file(plain / WEIGHTS)
-    tower = OpenClipEncoder(plain).image_encoder
+    image_encoder = OpenClipEncoder(plain).image_encoder
     save_file({f"old.{name}": value for name, value in state.items()}, plain / WEIGHTS)
     with pytest.raises(ModelError, match=r"does not hold visual\.\S+ as the model has it"):
-        trace(tower, 64, plain / WEIGHTS)
+        trace(image_encoder, 64, plain / WEIGHTS)
 
 
 @slow

@@ -18,6 +18,7 @@ PUBLIC_MODULES = (
     "openvocab.plugins.ray",
     "openvocab.plugins.ultralytics",
     "openvocab.proposers",
+    "openvocab.scoring",
     "openvocab.server",
     "openvocab.stream",
     "openvocab.types",

@@ -200,7 +200,7 @@ def test_stop_and_pause_from_another_thread(detector):
 
 def test_events_of_tracks_that_appear_and_leave(detector):
     events = []
-    processor = StreamProcessor(detector, ["red", "blue"], report=events.append)
+    processor = StreamProcessor(detector, ["red", "blue"], on_event=events.append)
     run = processor.run(Video(80))
     for frame, _ in run:
         if frame.index == 20:
@@ -216,7 +216,7 @@ def test_events_of_tracks_that_enter_and_cross(detector):
     zones = Zones(
         {"left half": [(0, 0), (80, 0), (80, 119), (0, 119)]}, {"gate": [(110, 119), (110, 0)]}
     )
-    processor = StreamProcessor(detector, ["red"], zones=zones, report=events.append)
+    processor = StreamProcessor(detector, ["red"], zones=zones, on_event=events.append)
 
     class Moving(Video):
         def __iter__(self):
@@ -256,7 +256,7 @@ def test_a_track_that_is_missed_now_and_then_stays_in_its_zone():
 
 def test_tracks_in_a_zone_when_the_video_ends_have_left(detector):
     zones, events = Zones({"all": [(0, 0), (160, 0), (160, 120), (0, 120)]}), []
-    processor = StreamProcessor(detector, ["red"], zones=zones, report=events.append)
+    processor = StreamProcessor(detector, ["red"], zones=zones, on_event=events.append)
     *_, (last, _) = processor.run(Video(10))
     kinds = [event.kind for event in events]
     assert kinds.count("entered zone") == kinds.count("left zone") >= 1
@@ -288,7 +288,7 @@ def test_skipped_frames_do_not_count_for_zones(detector):
     """With frame_stride=3, a position is observed once in three frames."""
     zones, events = Zones({"all": [(0, 0), (160, 0), (160, 120), (0, 120)]}), []
     processor = StreamProcessor(
-        detector, ["red"], frame_stride=3, zones=zones, report=events.append
+        detector, ["red"], frame_stride=3, zones=zones, on_event=events.append
     )
     entered = {}
     for frame, _ in processor.run(Video(30)):

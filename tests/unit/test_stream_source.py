@@ -208,7 +208,7 @@ def test_a_live_source_gives_the_newest_frame_and_counts_the_dropped(camera):
 def test_a_lost_camera_is_opened_again_with_another_size(camera, monkeypatch):
     monkeypatch.setattr(module, "MIN_PAUSE_S", 0.1)
     events = []
-    source = VideoSources(camera.url, report=events.append)
+    source = VideoSources(camera.url, on_event=events.append)
     before = len(list(Path("/proc/self/fd").iterdir()))
     shapes, killed = set(), 0
     for frame in source:
@@ -229,7 +229,7 @@ def test_a_lost_camera_is_opened_again_with_another_size(camera, monkeypatch):
 
 def test_a_dead_camera_does_not_slow_another(camera, video):
     events = []
-    source = VideoSources([video, "http://127.0.0.1:1/"], report=events.append)
+    source = VideoSources([video, "http://127.0.0.1:1/"], on_event=events.append)
     start_s = time.monotonic()
     for frame in source:
         if frame.index == 24:
@@ -260,7 +260,7 @@ def test_several_sources_wait_for_a_camera_that_is_unavailable_at_first(video, m
     monkeypatch.setattr(module, "MIN_PAUSE_S", 0.05)
     server, events = CameraServer(), []
     server.kill()
-    source = VideoSources([video, server.url], report=events.append)
+    source = VideoSources([video, server.url], on_event=events.append)
     for frame in source:
         if frame.source == str(video) and frame.index == 24:
             server.start()
@@ -276,7 +276,7 @@ def test_a_single_camera_is_waited_for_on_request(monkeypatch):
     server.kill()
     with pytest.raises(SourceError):
         VideoSources(server.url)
-    source = VideoSources(server.url, patient=True)
+    source = VideoSources(server.url, retry_open=True)
     server.start()
     assert next(iter(source)).source == server.url
     source.close()
@@ -287,7 +287,7 @@ def test_a_mistyped_video_among_several_is_an_error(video):
     with pytest.raises(SourceError, match="not a video"):
         VideoSources([video, "absent.mp4"])
     with pytest.raises(SourceError, match="not a video"):
-        VideoSources("absent.mp4", patient=True)
+        VideoSources("absent.mp4", retry_open=True)
     assert threads() == 0
 
 
