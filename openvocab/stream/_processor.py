@@ -78,6 +78,7 @@ class StreamProcessor:
         self._running.set()
         self._stopped = False
         self._source: Source | None = None
+        self._waker: threading.Thread | None = None
         self.metrics = Metrics()
         self.set_classes(classes, **options)
 
@@ -111,7 +112,8 @@ class StreamProcessor:
         """End `run` after the current frame; from any thread or signal handler, without waiting."""
         self._stopped = True
         # In a thread: a signal handler must not wait for a lock, nor a reader for itself.
-        threading.Thread(target=self._wake, args=(self._source,), daemon=True).start()
+        self._waker = threading.Thread(target=self._wake, args=(self._source,), daemon=True)
+        self._waker.start()
 
     def _wake(self, source: Source | None) -> None:
         self._running.set()
@@ -149,6 +151,8 @@ class StreamProcessor:
             finally:
                 self._stopped = False
                 source.close()
+                if self._waker is not None:  # none of its calls may outlive the interpreter
+                    self._waker.join()
 
     def _frames(self, source: Source) -> Iterator[Frame]:
         """The frames of the source until `stop`; none while paused."""

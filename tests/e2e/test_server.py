@@ -337,7 +337,9 @@ def test_timeout_gets_504(bus):
 
 def test_timed_out_threads_still_count_as_load(small):
     """A request that timed out leaves a thread running, which still counts."""
-    with serving("--timeout", "0.2", "--queue", "4", "--no-demo") as (client, process):
+    # Faster than any machine encodes 300 new names.
+    with serving("--timeout", "0.01", "--queue", "4", "--no-demo") as (client, process):
+        idle = len(list(Path(f"/proc/{process.pid}/task").iterdir()))  # grows with the cores
 
         def ask(turn: int) -> int:
             words = {"classes": [f"thing {turn} {number}" for number in range(300)]}
@@ -348,7 +350,7 @@ def test_timed_out_threads_still_count_as_load(small):
         assert set(statuses) <= {504, 429}
         assert {504, 429} <= set(statuses)
         threads = len(list(Path(f"/proc/{process.pid}/task").iterdir()))
-        assert threads < 40
+        assert threads < idle + 20
         until = time.monotonic() + 60
         while time.monotonic() < until:  # running threads finish, and there is room again
             if (

@@ -158,6 +158,7 @@ def test_another_dataset_is_not_written_into(images, tmp_path):
         write_labels("yolo", images, CLASSES, tmp_path / "out")
 
 
+@pytest.mark.weights
 def test_yolo_finds_the_labels_of_every_image_even_when_the_folder_was_moved(tmp_path):
     names = ("train/images/x.jpg", "val/images/x.gif", "other/" + 250 * "y" + ".jpg", "a.b.png")
     paths = [tmp_path / "photos" / name for name in names]
