@@ -74,7 +74,7 @@ def main() -> None:
     parser.add_argument("--coco", type=Path, required=True, help="folder of labelled COCO photos")
     found = list(distractors(parser.parse_args().coco))[:COUNT]
     lines = [
-        "# Everyday things that are none of COCO's 80 classes nor kinds of them, the commonest first.",
+        "# Everyday objects that are neither COCO classes nor kinds of them, the most common first.",
         "# Chosen by training/distractors.py from WordNet 3.0, (c) 2006 Princeton University, free for",
         "# any use with this notice: https://wordnet.princeton.edu/license-and-commercial-use",
     ]
