@@ -210,7 +210,7 @@ def test_a_large_box_with_odd_edges_gives_nearly_the_same_features(large, monkey
     encoder = OpenClipEncoder(weights.resolve("starter-encoder"))
     boxes = (LARGE + np.array([1, 3, 2, 1])).astype(np.float32)
     (halved,) = encoder.encode_regions([large], [boxes])
-    monkeypatch.setattr("openvocab.encoders._crops.GAP", 1000)
+    monkeypatch.setattr("openvocab.encoders._crops._REDUCING_GAP", 1000)
     (exact,) = encoder.encode_regions([large], [boxes])
     assert 0.99 < cosines(halved, exact).min() < 1 - 1e-6
 
