@@ -112,8 +112,9 @@ class StreamProcessor:
         """End `run` after the current frame; from any thread or signal handler, without waiting."""
         self._stopped = True
         # In a thread: a signal handler must not wait for a lock, nor a reader for itself.
-        self._waker = threading.Thread(target=self._wake, args=(self._source,), daemon=True)
-        self._waker.start()
+        waker = threading.Thread(target=self._wake, args=(self._source,), daemon=True)
+        waker.start()
+        self._waker = waker  # once it can be joined
 
     def _wake(self, source: Source | None) -> None:
         self._running.set()
