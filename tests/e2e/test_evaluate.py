@@ -33,7 +33,7 @@ LABELS = {
 def run(*arguments: object, cwd: Path) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "openvocab", *map(str, arguments)]
     return subprocess.run(
-        command, capture_output=True, text=True, timeout=300, cwd=cwd, check=False
+        command, capture_output=True, text=True, timeout=1200, cwd=cwd, check=False
     )
 
 
