@@ -181,9 +181,9 @@ class _ImageEncoder(nn.Module):
         self.register_buffer("factor", 1 / (255 * std_))
         self.register_buffer("offset", -mean_ / std_)
 
-    def forward(self, crops: Tensor) -> Tensor:
+    def forward(self, regions: Tensor) -> Tensor:  # the name is in every exported graph
         """Normalize here, so that an exported graph does it, too, and takes uint8."""
-        pixels = crops.permute(0, 3, 1, 2)[:, [2, 1, 0]].float() * self.factor + self.offset
+        pixels = regions.permute(0, 3, 1, 2)[:, [2, 1, 0]].float() * self.factor + self.offset
         output = self.visual(pixels)
         return normalize(output[0] if isinstance(output, tuple) else output, dim=-1)
 
