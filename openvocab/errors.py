@@ -38,6 +38,15 @@ def first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0]}"[:160]
 
 
+def os_reason(error: BaseException) -> str:
+    """What the operating system says is wrong, without the number and the path; else the message.
+
+    >>> os_reason(OSError(28, "No space left on device", "out.csv")), os_reason(ValueError("closed"))
+    ('No space left on device', 'closed')
+    """
+    return str(getattr(error, "strerror", None) or error)
+
+
 def did_you_mean(name: str, valid_names: Iterable[str]) -> str:
     """Suggest the valid name closest to an unknown one, or list all valid names.
 

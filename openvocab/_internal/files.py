@@ -10,7 +10,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from openvocab.errors import ConfigError, OpenVocabError
+from openvocab.errors import ConfigError, OpenVocabError, os_reason
 
 
 def package_data(folder: str) -> Path:
@@ -44,8 +44,9 @@ def read_lines(path: Path) -> list[str]:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise ConfigError(f"{path} cannot be read ({reason}); give a text file.") from error
+        raise ConfigError(
+            f"{path} cannot be read ({os_reason(error)}); give a text file."
+        ) from error
     return [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
 
 
@@ -63,9 +64,9 @@ def read_table(path: Path) -> dict[str, Any]:
         table = json.loads(text) if as_json else tomllib.loads(text)
     except (OSError, ValueError, RecursionError) as error:
         kind = "JSON" if as_json else "TOML"
-        raise ConfigError(f"{path}: not a readable {kind} file ({error}); mend it.") from error
+        raise ConfigError(f"{path}: not a readable {kind} file ({error}); correct it.") from error
     if not isinstance(table, dict):
-        raise ConfigError(f"{path}: needs names and values at its top; mend it.")
+        raise ConfigError(f"{path}: needs names and values at its top; correct it.")
     return table
 
 
@@ -92,7 +93,6 @@ def write_atomic(path: str | os.PathLike[str], payload: bytes) -> None:
         finally:
             part.unlink(missing_ok=True)
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
         raise OpenVocabError(
-            f"{target} cannot be written ({reason}); choose another path."
+            f"{target} cannot be written ({os_reason(error)}); choose another path."
         ) from error

@@ -144,7 +144,7 @@ def stream(  # noqa: PLR0913  a command has as many parameters as it has options
 
 
 def _event_callback(log: "EventLog | None") -> "EventCallback":
-    """EventCallback events to the log, and those about sources to the terminal as well."""
+    """Writes events to the log, and those about sources to the terminal as well."""
 
     def on_event(event: "Event") -> None:
         if log is not None:

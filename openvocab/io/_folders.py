@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from openvocab.errors import OpenVocabError
+from openvocab.errors import OpenVocabError, os_reason
 
 
 @contextmanager
@@ -26,5 +26,5 @@ def writing_to(folder: Path | str) -> Iterator[None]:
         raise
     except OSError as error:
         raise OpenVocabError(
-            f"{folder} cannot be written to ({error.strerror or error}); choose another folder."
+            f"{folder} cannot be written to ({os_reason(error)}); choose another folder."
         ) from error

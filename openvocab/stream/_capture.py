@@ -12,7 +12,7 @@ import av.error
 import cv2
 import numpy as np
 
-from openvocab.errors import ImageError, SourceError
+from openvocab.errors import ImageError, SourceError, os_reason
 from openvocab.io import _images as images
 from openvocab.types import Image
 
@@ -257,7 +257,7 @@ def _is_playlist(path: Path) -> bool:
     return any(mark in head for mark in PLAYLISTS)
 
 
-def _reason(error: Any) -> str:  # noqa: ANN401  FFmpeg's errors carry strerror, others do not
+def _reason(error: Exception) -> str:
     if isinstance(error, av.error.ExitError):  # FFmpeg's name for a time-out
         return "timed out"
-    return str(getattr(error, "strerror", None) or error)
+    return os_reason(error)

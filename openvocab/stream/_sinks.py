@@ -15,7 +15,7 @@ from typing import Any, Self
 import supervision as sv
 
 from openvocab._internal.files import numbered_paths
-from openvocab.errors import SinkError
+from openvocab.errors import SinkError, os_reason
 from openvocab.io._rows import detections_to_rows
 from openvocab.stream._events import Event, event_record
 from openvocab.types import Frame, Sink
@@ -95,8 +95,9 @@ class _TextFile:
             raise self._error(error) from error
 
     def _error(self, error: Exception) -> SinkError:
-        reason = getattr(error, "strerror", None) or error
-        return SinkError(f"{self._path} cannot be written ({reason}); check disk and path.")
+        return SinkError(
+            f"{self._path} cannot be written ({os_reason(error)}); check disk and path."
+        )
 
 
 class JsonLinesSink(_TextFile):

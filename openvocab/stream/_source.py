@@ -251,7 +251,7 @@ class _Reader(threading.Thread):
             self._on_event(Event("source back", self._now_s, self.source, {"away_s": away_s}))
 
     def _pause(self, reason: str) -> None:
-        """EventCallback a lost source once, then wait, each time longer and with jitter."""
+        """Report a lost source once, then wait, each time longer and with jitter."""
         if self._lost_s is None:
             self._lost_s = time.monotonic()
             self._on_event(Event("source lost", self._now_s, self.source, {"reason": reason}))
