@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["CONCRETE", "THINGS", "WordNet", "read"]
+__all__ = ["CONCRETE", "THINGS", "WordNet", "counts", "irregular", "licence", "read"]
 
 FOLDER = Path("/usr/share/wordnet")
 # Lexicographer files of things one can photograph: the tops (person, animal, plant), animal,
@@ -27,6 +27,8 @@ class WordNet:
     """Synset to its hypernyms."""
     common: frozenset[str]
     """Words that occur in WordNet's sense-tagged texts."""
+    instances: frozenset[str]
+    """Synsets of a single named person, place or thing."""
 
     def is_concrete(self, word: str) -> bool:
         """Whether the commonest sense of a word can be photographed."""
@@ -66,6 +68,7 @@ def read(folder: Path = FOLDER) -> WordNet:
     words: dict[str, tuple[str, ...]] = {}
     lexicon: dict[str, int] = {}
     broader: dict[str, tuple[str, ...]] = {}
+    instances = set()
     for line in _lines(folder / "data.noun"):
         fields = line.partition("|")[0].split()
         count = int(fields[3], 16)
@@ -75,6 +78,8 @@ def read(folder: Path = FOLDER) -> WordNet:
         broader[fields[0]] = tuple(
             pointers[at + 1] for at in range(1, len(pointers), 4) if pointers[at] in ("@", "@i")
         )
+        if "@i" in pointers:
+            instances.add(fields[0])
     synsets: dict[str, tuple[str, ...]] = {}
     common = set()
     for line in _lines(folder / "index.noun"):
@@ -83,7 +88,30 @@ def read(folder: Path = FOLDER) -> WordNet:
         synsets[word] = tuple(fields[6 + kinds :])
         if int(fields[5 + kinds]):
             common.add(word)
-    return WordNet(words, lexicon, synsets, broader, frozenset(common))
+    return WordNet(words, lexicon, synsets, broader, frozenset(common), frozenset(instances))
+
+
+def counts(folder: Path = FOLDER) -> dict[tuple[str, int], int]:
+    """How often a noun and its sense (the commonest: 1) occur in the sense-tagged texts."""
+    found = {}
+    for line in (folder / "cntlist.rev").read_text("latin-1").splitlines():
+        key, sense, count = line.split()
+        word, _, rest = key.partition("%")
+        if rest.startswith("1:"):  # nouns
+            found[_plain(word), int(sense)] = int(count)
+    return found
+
+
+def irregular(folder: Path = FOLDER) -> dict[str, str]:
+    """Plurals that no rule explains, and their singular (the first, where there are several)."""
+    lines = (folder / "noun.exc").read_text("latin-1").splitlines()
+    return {_plain(plural): _plain(singular) for plural, singular, *_ in map(str.split, lines)}
+
+
+def licence(folder: Path = FOLDER) -> str:
+    """The licence at the head of every file, without its line numbers."""
+    lines = (folder / "data.noun").read_text("latin-1").splitlines()[:29]
+    return "\n".join(line.lstrip().partition(" ")[2].strip() for line in lines) + "\n"
 
 
 def _lines(path: Path) -> list[str]:
