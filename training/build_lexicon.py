@@ -2,7 +2,7 @@
 
     python training/build_lexicon.py [FOLDER]
 
-Needs Debian's `wordnet-base`. The same WordNet gives the same file, byte for byte. Left out are the
+Needs Debian's `wordnet-base`. The same WordNet and zlib give the same file. Left out are the
 instances (named persons, places and things), which no detector knows. What the arrays mean is said
 in `openvocab/vocabulary/_nouns.py`, which reads them.
 """

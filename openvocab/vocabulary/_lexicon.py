@@ -2,17 +2,18 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from math import log
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
 
 from openvocab._internal.files import package_data, read_table
-from openvocab.errors import ClassesError, ConfigError
+from openvocab.errors import ClassesError
 from openvocab.vocabulary._nouns import Kind, Nouns, NounSense
 from openvocab.vocabulary._phrases import head_candidates, phrase_key, singulars, spellings
-from openvocab.vocabulary._relations import Meaning, Meanings, Relations, Tree, compare
+from openvocab.vocabulary._prompts import name_key
+from openvocab.vocabulary._relations import Meaning, Meanings, Relations, compare
+from openvocab.vocabulary._synset_tree import SynsetTree
 
 __all__ = ["KindOf", "Lexicon", "Sense", "load_lexicon"]
 
@@ -28,7 +29,7 @@ _PERSON = 0.3
 _MEAT = 0.15  # food of a word that is an animal: "crayfish"
 _TREE = 0.5  # the plant of a word that is its fruit: "pomegranate"
 
-_DEPTH_LIMIT = 30  # deeper than WordNet
+_CAPACITY = 20_000  # phrases, as of text features: callers of a server choose them
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +62,11 @@ class Lexicon:
     """The nouns of WordNet 3.0 and our table of everyday words; immutable and thread-safe.
 
     >>> lexicon = load_lexicon()
-    >>> [(sense.synset, sense.is_head) for sense in lexicon.senses("double-decker bus")][0]
-    ('bus.n.01', True)
-    >>> relations = lexicon.relations(["animal", "puppy"], ["dog", "bus"])
-    >>> relations.broader.round(1)[0].tolist(), relations.kind.round(1)[1].tolist()
-    ([0.8, 0.0], [0.7, 0.0])
+    >>> lexicon.senses("double-decker buses")
+    (Sense(synset='bus.n.01', weight=1.0, is_head=True),)
+    >>> relations = lexicon.relations(["animal", "lorry"], ["dog", "truck"], ["dog.n.01", None])
+    >>> relations.broader[0].round(2), relations.same[1].round(2)
+    (array([1., 0.], dtype=float32), array([0.  , 0.93], dtype=float32))
     """
 
     def __init__(self, nouns: Nouns, everyday: Mapping[str, Any]) -> None:
@@ -74,16 +75,8 @@ class Lexicon:
         Raises:
             ConfigError: the table has a synset that does not exist.
         """
-        self._nouns = nouns
-        self._own_names: list[str] = []
-        self._own_parents: dict[int, list[int]] = {}
-        self._own_children: dict[int, list[int]] = {}
-        self._cut: set[tuple[int, int]] = set()
-        self._meanings: dict[str, tuple[int, ...]] = {}
-        self._add_everyday(everyday)
-        # Without bound: a word costs some hundred bytes, and the lists of a process are few.
-        self._senses_of = cache(self._find)
-        self._lineage_of = cache(self._lineage)
+        self._tree = SynsetTree(nouns, everyday)
+        self._meanings = lru_cache(_CAPACITY)(self._find)
 
     def senses(self, phrase: str) -> tuple[Sense, ...]:
         """What a phrase means, the heaviest sense first; empty if the lexicon does not know it.
@@ -92,8 +85,8 @@ class Lexicon:
         lacks, the senses are those of its head noun.
         """
         return tuple(
-            Sense(self._name(meaning.synset), meaning.weight, meaning.is_head)
-            for meaning in self._senses_of(phrase)
+            Sense(self._tree.name(synset), weight, is_head)
+            for synset, weight, is_head in self._meanings(phrase)
         )
 
     def relations(
@@ -113,21 +106,25 @@ class Lexicon:
         Raises:
             ClassesError: a synset does not exist, or there are not as many as labels.
         """
-        exact: Sequence[str | None] = label_senses or [None] * len(labels)
+        exact = [None] * len(labels) if label_senses is None else label_senses
         if len(exact) != len(labels):
             raise ClassesError(
                 f"label_senses has {len(exact)} synsets for {len(labels)} labels; give one each."
             )
-        fixed = [name and self._fixed(name) for name in exact]
-        label_meanings = [
-            one or self._senses_of(label) for one, label in zip(fixed, labels, strict=True)
-        ]
-        word_meanings = [self._senses_of(word) for word in words]
-        same_name = (
-            np.array([phrase_key(word) for word in words])[:, None]
-            == np.array([phrase_key(label) for label in labels])[None, :]
+        names: dict[str, int] = {}
+        word_names, label_names = (
+            np.array([names.setdefault(_identity(each), len(names)) for each in phrases], np.int64)
+            for phrases in (words, labels)
         )
-        return compare(word_meanings, label_meanings, same_name, self._lineage_of)
+        return compare(
+            [self._meanings(word) for word in words],
+            [
+                self._meanings(label) if synset is None else (Meaning(self._number(synset)),)
+                for label, synset in zip(labels, exact, strict=True)
+            ],
+            word_names[:, None] == label_names,
+            self._tree.lineage,
+        )
 
     def kinds(self, phrase: str, synset: str | None = None) -> list[KindOf]:
         """Everything that is a kind of a phrase's heaviest sense: breadth first, commonest first.
@@ -139,32 +136,40 @@ class Lexicon:
         Raises:
             ClassesError: there is no such synset.
         """
-        senses = self._fixed(synset) if synset is not None else self._senses_of(phrase)
-        level = [senses[0].synset] if senses else []
-        seen, found = set(level), []
-        for depth in range(1, _DEPTH_LIMIT):
-            below = dict.fromkeys(each for one in level for each in self._below(one))
-            level = sorted((each for each in below if each not in seen), key=self._commonness)
-            seen.update(level)
+        tree = self._tree
+        level = [meaning.synset for meaning in self._meanings(phrase)[:1]]
+        if synset is not None:
+            level = [self._number(synset)]
+        seen = set(level)
+        found: list[KindOf] = []
+        while level:
+            below = {each for one in level for each in tree.below(one)} - seen
+            level = sorted(below, key=lambda each: (-tree.count(each), each))
+            depth = found[-1].depth + 1 if found else 1
+            seen |= below
             found += [
-                KindOf(self._word(each), self._name(each), depth, -self._commonness(each))
-                for each in level
+                KindOf(tree.word(each), tree.name(each), depth, tree.count(each)) for each in level
             ]
         return found
 
     def has_synset(self, name: str) -> bool:
         """Whether there is a synset of this name, such as `dog.n.01`."""
-        return self._number(name) is not None
+        return self._tree.number(name) is not None
+
+    def _number(self, name: str) -> int:
+        number = self._tree.number(name)
+        if number is None:
+            raise ClassesError(f"There is no synset {name!r}; give one such as 'dog.n.01'.")
+        return number
 
     def _find(self, phrase: str) -> Meanings:
         key = phrase_key(phrase)
-        found = self._look_up(key) if key else []
+        found = self._look_up(key)
         is_head = not found
-        if key and not found:
+        if is_head:
             candidates = head_candidates(key, self._is_thing, self._is_living)
-            # Not the phrase itself, which is not there; with "of" cut off, it may be.
             found = next(filter(None, map(self._look_up, candidates)), [])
-        weights = _weights(found, [self._kind(sense.synset) for sense in found])
+        weights = _weights(found, [self._tree.kind(sense.synset) for sense in found])
         meanings = [
             Meaning(sense.synset, weight, is_head)
             for sense, weight in zip(found, weights, strict=True)
@@ -172,126 +177,31 @@ class Lexicon:
         return tuple(sorted(meanings, key=lambda meaning: -meaning.weight))
 
     def _look_up(self, key: str) -> list[NounSense]:
-        exact = self._entry(key)
-        if exact and all(self._kind(sense.synset) == Kind.ABSTRACT for sense in exact):
-            # WordNet has "men" as a work force and "cards" as a game.
-            exact += self._tagged_things(singulars(key, self._nouns.irregular))
-        if exact:
-            return exact
-        return next(filter(None, map(self._entry, spellings(key, self._nouns.irregular))), [])
+        exact = self._tree.find(key)
+        irregular = self._tree.nouns.irregular
+        if exact and not any(map(self._is_visible, exact)):
+            # WordNet has "cards" as a game only.
+            exact += self._everyday_things(singulars(key, irregular))
+        return exact or next(filter(None, map(self._tree.find, spellings(key, irregular))), [])
 
-    def _entry(self, key: str) -> list[NounSense]:
-        if key in self._meanings:
-            return [NounSense(synset, 0) for synset in self._meanings[key]]
-        return self._nouns.find(key)
+    def _everyday_things(self, keys: Iterable[str]) -> list[NounSense]:
+        senses = next(filter(None, map(self._tree.find, keys)), [])
+        return [sense for sense in senses if sense.count and self._is_visible(sense)]
 
-    def _tagged_things(self, keys: Iterable[str]) -> list[NounSense]:
-        senses = next(filter(None, map(self._entry, keys)), [])
-        return [
-            sense for sense in senses if sense.count and self._kind(sense.synset) != Kind.ABSTRACT
-        ]
+    def _is_visible(self, sense: NounSense) -> bool:
+        return self._tree.kind(sense.synset) != Kind.ABSTRACT
 
     def _is_thing(self, word: str) -> bool:
-        return any(self._kind(sense.synset) != Kind.ABSTRACT for sense in self._look_up(word))
+        return any(map(self._is_visible, self._look_up(word)))
 
     def _is_living(self, word: str) -> bool:
-        senses = self._look_up(word)
-        return bool(senses) and self._kind(senses[0].synset) in (Kind.PERSON, Kind.ANIMAL)
+        first = self._look_up(word)[:1]
+        return any(self._tree.kind(each.synset) in (Kind.PERSON, Kind.ANIMAL) for each in first)
 
-    def _add_everyday(self, table: Mapping[str, Any]) -> None:
-        for name, entry in table.get("synsets", {}).items():  # first: they name each other
-            number = len(self._nouns.kind) + len(self._own_names)
-            self._own_names.append(name)
-            self._meanings |= {phrase_key(w): (number,) for w in (name, *entry.get("words", ()))}
-        for number, entry in enumerate(table.get("synsets", {}).values(), len(self._nouns.kind)):
-            for parent in map(self._known, entry.get("above", ())):
-                self._link(number, parent)
-            for child in map(self._known, entry.get("below", ())):
-                self._link(child, number)
-        for child, parent in table.get("above", {}).items():
-            self._link(self._known(child), self._known(parent))
-        for child, parent in table.get("not_above", {}).items():
-            self._cut.add((self._known(child), self._known(parent)))
-        for word, names in table.get("meanings", {}).items():
-            listed = [names] if isinstance(names, str) else names
-            self._meanings[phrase_key(word)] = tuple(map(self._known, listed))
 
-    def _link(self, child: int, parent: int) -> None:
-        self._own_parents.setdefault(child, []).append(parent)
-        self._own_children.setdefault(parent, []).append(child)
-
-    def _known(self, name: str) -> int:
-        number = self._number(name)
-        if number is None:
-            raise ConfigError(f"everyday.toml has {name!r}, which is no synset; correct it.")
-        return number
-
-    def _number(self, name: str) -> int | None:
-        own, _, number = name.rpartition(".n.")
-        own = own.replace("_", " ")
-        if number == "00" and own in self._own_names:
-            return len(self._nouns.kind) + self._own_names.index(own)
-        return self._nouns.number(name)
-
-    def _fixed(self, name: str) -> Meanings:
-        number = self._number(name)
-        if number is None:
-            raise ClassesError(f"There is no synset {name!r}; give one such as 'dog.n.01'.")
-        return (Meaning(number, 1.0, is_head=False),)
-
-    def _is_own(self, synset: int) -> bool:
-        return synset >= len(self._nouns.kind)
-
-    def _name(self, synset: int) -> str:
-        if self._is_own(synset):
-            return f"{self._word(synset).replace(' ', '_')}.n.00"
-        return self._nouns.name(synset)
-
-    def _word(self, synset: int) -> str:
-        if self._is_own(synset):
-            return self._own_names[synset - len(self._nouns.kind)]
-        return self._nouns.word(synset)
-
-    def _kind(self, synset: int) -> int:
-        return Kind.THING if self._is_own(synset) else int(self._nouns.kind[synset])
-
-    def _commonness(self, synset: int) -> int:
-        """For sorting: minus the count."""
-        return 0 if self._is_own(synset) else -self._nouns.count(synset)
-
-    def _above(self, synset: int) -> Iterable[int]:
-        wordnet = [] if self._is_own(synset) else self._nouns.above(synset)
-        links = (*wordnet, *self._own_parents.get(synset, ()))
-        return [above for above in links if (synset, above) not in self._cut]
-
-    def _below(self, synset: int) -> Iterable[int]:
-        wordnet = [] if self._is_own(synset) else self._nouns.below(synset)
-        links = (*wordnet, *self._own_children.get(synset, ()))
-        return [below for below in links if (below, synset) not in self._cut]
-
-    def _lineage(self, synset: int) -> Tree:
-        above: dict[int, None] = {}
-        level = [synset]
-        while level:
-            above |= dict.fromkeys(level)
-            level = [each for one in level for each in self._above(one) if each not in above]
-        return Tree(tuple(above), self._content(synset))
-
-    def _content(self, synset: int) -> float:
-        """Information content in [0, 1]: 1 without hyponyms, 0 at the root.
-
-        Source: Seco, Veale and Hayes, "An intrinsic information content metric for semantic
-        similarity in WordNet" (ECAI 2004).
-        """
-        hyponyms = self._nouns.hyponyms
-        if self._is_own(synset):
-            below = self._own_children.get(synset, ())
-            count = len(below) + sum(
-                int(hyponyms[each]) for each in below if not self._is_own(each)
-            )
-        else:
-            count = int(hyponyms[synset])
-        return 1 - log(count + 1) / log(len(hyponyms))
+def _identity(phrase: str) -> str:
+    """Equal for phrases that are the same: "a bus" and "Bus", but not "bat (animal)" and "bat"."""
+    return name_key(phrase) if "(" in phrase else phrase_key(phrase)
 
 
 def _weights(senses: Sequence[NounSense], kinds: Sequence[int]) -> list[float]:

@@ -111,8 +111,9 @@ class Nouns:
         return self.lemmas.translate(_SPACES, _DROPPED).split(b"\n")
 
     @cached_property
-    def _words(self) -> list[str]:
-        return self.lemmas.decode().split("\n")
+    def _line_ends(self) -> NDArray[np.int64]:
+        breaks = np.flatnonzero(np.frombuffer(self.lemmas, np.uint8) == ord("\n"))
+        return np.concatenate([[-1], breaks, [len(self.lemmas)]])
 
     @cached_property
     def _synset_name_senses(self) -> NDArray[np.int64]:
@@ -152,7 +153,9 @@ class Nouns:
     def word(self, synset: int) -> str:
         """The first word of a synset."""
         row = self._synset_name_senses[synset]
-        return self._words[int(np.searchsorted(self.sense_start, row, side="right")) - 1]
+        line = int(np.searchsorted(self.sense_start, row, side="right")) - 1
+        start, end = self._line_ends[line : line + 2]
+        return self.lemmas[start + 1 : end].decode()
 
     def count(self, synset: int) -> int:
         """How often the first word of a synset occurs in its sense; at most 255."""

@@ -1,6 +1,7 @@
 """Finds the noun of a phrase: "a photo of two double-decker buses in the rain" is about "bus"."""
 
 import re
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 
 from openvocab.vocabulary._prompts import normalize_name
@@ -19,6 +20,9 @@ _ENDS = re.compile(
     r"between|inside|outside|against|around|along|across|through|like|as|who|whom|whose|that|which|"
     r"where|is|are|was|were|has|have|and|or|while|wearing|holding|carrying"
 )
+# Callers may write more: words of a phrase that are read, letters of a word that is taken apart; words
+# of a compound.
+_LONGEST, _COMPOUND = 32, 6
 # WordNet's rules of detachment for nouns, see `man 7WN morphy`.
 _PLURALS = (
     ("s", ""), ("ses", "s"), ("xes", "x"), ("zes", "z"), ("ches", "ch"), ("shes", "sh"),
@@ -41,14 +45,16 @@ def phrase_key(phrase: str) -> str:
     ('hot air balloons', 'bat')
     """
     text = normalize_name(phrase).casefold()
-    text = re.sub(r"\([^)]*\)?", " ", text) or text
+    text = re.sub(r"\([^)]*\)?", " ", text)
+    # WordNet has "cafe" and "pinata".
+    text = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
     text = text.replace("/", " or ").translate(str.maketrans("-\u2019", " '", '.,;:!?"'))
     text = " ".join(text.replace("'", "").split())
     return _LEADING.sub("", text) if _LEADING.match(text) else text
 
 
 def spellings(key: str, irregular: Mapping[str, str]) -> Iterator[str]:
-    """Other forms of a phrase, the likeliest first: singulars, spelling, written as one word.
+    """Other forms of a phrase, the likeliest first: singulars, spelling, as one word or as two.
 
     >>> list(spellings("tea cups", {}))
     ['tea cup', 'teacup', 'teacups']
@@ -61,6 +67,9 @@ def spellings(key: str, irregular: Mapping[str, str]) -> Iterator[str]:
                 yield form.replace(one, other)
     if key.count(" ") == 1:
         yield from (form.replace(" ", "") for form in forms)
+    if " " not in key and len(key) <= _LONGEST:
+        for form in forms:  # "firetruck"
+            yield from (f"{form[:at]} {form[at:]}" for at in range(3, len(form) - 2))
 
 
 def head_candidates(
@@ -76,7 +85,9 @@ def head_candidates(
     >>> list(head_candidates("old delivery van in town", {"van"}.__contains__, set().__contains__))
     ['old delivery van', 'delivery van', 'van']
     """
-    words = key.split()
+    words = key.split()[:_LONGEST]
+    if not words:
+        return
     end = next((at for at, word in enumerate(words) if at and _ENDS.fullmatch(word)), len(words))
     for at in range(1, end):  # "woman walking", "dog chasing cats"; not "shopping bag", "painting"
         is_verb = words[at].endswith("ing") and not is_thing(words[at])
@@ -88,7 +99,7 @@ def head_candidates(
     if words[0] == "toy" and end > 1:
         yield "toy"  # a toy car is no car
         return
-    yield from (" ".join(words[start:end]) for start in range(end))
+    yield from (" ".join(words[start:end]) for start in range(max(0, end - _COMPOUND), end))
 
 
 def singulars(key: str, irregular: Mapping[str, str]) -> Iterator[str]:

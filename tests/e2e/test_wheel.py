@@ -1,4 +1,4 @@
-"""The wheel carries the starter weights and the presets, and works away from the checkout."""
+"""The wheel carries the starter weights, the presets and the lexicon, and works away from the checkout."""
 
 import subprocess
 import sys
@@ -31,6 +31,9 @@ def test_it_carries_weights_presets_licences_and_types(wheel):
     inside = {
         "openvocab/py.typed",
         "openvocab/data/configs/starter.toml",
+        "openvocab/data/configs/synsets/everyday.toml",
+        "openvocab/data/lexicon/LICENSE-WordNet",
+        "openvocab/data/lexicon/nouns.npz",
         "openvocab/data/weights/MANIFEST.toml",
         "openvocab/data/weights/starter/detector.onnx",
         "openvocab/data/weights/starter/LICENSE-YOLOX",
