@@ -18,9 +18,10 @@ import wordnet
 from numpy.typing import NDArray
 
 ROOT = Path(__file__).parents[1]
-ABSTRACT, THING, PERSON, ANIMAL, FOOD, PLANT = range(6)  # as `openvocab.vocabulary._nouns.Kind`
+ABSTRACT, THING, PERSON, ANIMAL, PRODUCT, PLANT = range(6)  # as `openvocab.vocabulary._nouns.Kind`
+SKINS = frozenset({"animal skin", "animal product", "leather"})
 TOPS = 3  # lexicographer file of the broadest synsets, of which some are things
-SPECIAL = {5: ANIMAL, 13: FOOD, 18: PERSON, 20: PLANT}
+SPECIAL = {5: ANIMAL, 13: PRODUCT, 18: PERSON, 20: PLANT}
 
 
 def build(net: wordnet.WordNet, counts: Mapping[tuple[str, int], int]) -> dict[str, NDArray]:
@@ -100,11 +101,13 @@ def _hyponyms(parents: list[list[int]]) -> NDArray:
 
 def _kind(net: wordnet.WordNet, synset: str) -> int:
     file = net.lexicon[synset]
+    above = {net.words[each][0] for each in (synset, *net.ancestors(synset))}
     if file == TOPS:
-        names = {net.words[each][0] for each in (synset, *net.ancestors(synset))}
-        if names & {"person", "animal"}:
-            return PERSON if "person" in names else ANIMAL
-        return THING if names & {"object", "substance", "thing"} else ABSTRACT
+        if above & {"person", "animal"}:
+            return PERSON if "person" in above else ANIMAL
+        return THING if above & {"object", "substance", "thing"} else ABSTRACT
+    if above & SKINS:
+        return PRODUCT
     return SPECIAL.get(file, THING if file in wordnet.CONCRETE else ABSTRACT)
 
 

@@ -26,7 +26,7 @@ _ABSTRACT = 0.1  # of a word that has a sense that can be photographed: "train" 
 # Persons of a word that is also a thing or an animal: "dog" for a chap, "coach", "pitcher". What a
 # thing is can be seen, what somebody does for a living mostly cannot.
 _PERSON = 0.3
-_MEAT = 0.15  # food of a word that is an animal: "crayfish"
+_PRODUCT = 0.15  # food or fur of a word that is an animal: "crayfish", "raccoon"
 _TREE = 0.5  # the plant of a word that is its fruit: "pomegranate"
 
 _CAPACITY = 20_000  # phrases, as of text features: callers of a server choose them
@@ -213,8 +213,8 @@ def _weights(senses: Sequence[NounSense], kinds: Sequence[int]) -> list[float]:
     if present - {Kind.ABSTRACT, Kind.PERSON}:
         factors[Kind.PERSON] = _PERSON
     if Kind.ANIMAL in present:
-        factors[Kind.FOOD] = _MEAT
-    elif Kind.FOOD in present:
+        factors[Kind.PRODUCT] = _PRODUCT
+    elif Kind.PRODUCT in present:
         factors[Kind.PLANT] = _TREE
     shares = [
         factors[Kind(kind)] * (sense.count + 1) ** _DAMPING / rank**_RANK_DAMPING

@@ -25,7 +25,7 @@ class Kind(IntEnum):
     THING = 1
     PERSON = 2
     ANIMAL = 3
-    FOOD = 4
+    PRODUCT = 4  # food, fur and leather
     PLANT = 5
 
 
