@@ -18,7 +18,8 @@ from openvocab.vocabulary._synset_tree import SynsetTree
 __all__ = ["KindOf", "Lexicon", "Sense", "load_lexicon"]
 
 # Shares of a word's senses. The counts of WordNet's texts (newspapers, novels of 1961) are small
-# and not about photos: they are damped, and no thing is left out.
+# and not about photos: they are damped, and no thing is left out. Where all counts are 0, the order
+# is all that is known. Chosen by looking at some 200 words.
 _DAMPING = 0.75
 _RANK_DAMPING = 0.5
 _SMALLEST = 0.05

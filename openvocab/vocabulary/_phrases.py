@@ -11,9 +11,10 @@ __all__ = ["head_candidates", "phrase_key", "singulars", "spellings"]
 _LEADING = re.compile(
     r"(?:(?:an?|the|some|any|every|each|all|this|that|these|those|my|your|his|her|its|our|their|"
     r"one|two|three|four|five|several|many|more|other|\d+)\s+"
-    r"|(?:photo|photograph|picture|image|view|close up|shot|pair|piece|slice|bunch|group|set|stack"
+    r"|(?:photo|photograph|picture|image|view|close[- ]up|shot|pair|piece|slice|bunch|group|set|stack"
     r"|pile|herd|flock|row|couple|lot|lots|number|kind|type|sort|bit)s? of\s+)+(?=\w)"
 )
+_PUNCTUATION = str.maketrans("", "", ".,;:!?\"'\u2019")
 # A noun phrase ends before these.
 _ENDS = re.compile(
     r"with|without|on|in|of|at|by|from|for|to|into|onto|under|over|above|below|near|behind|beside|"
@@ -48,9 +49,10 @@ def phrase_key(phrase: str) -> str:
     text = re.sub(r"\([^)]*\)?", " ", text)
     # WordNet has "cafe" and "pinata".
     text = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
-    text = text.replace("/", " or ").translate(str.maketrans("-\u2019", " '", '.,;:!?"'))
-    text = " ".join(text.replace("'", "").split())
-    return _LEADING.sub("", text) if _LEADING.match(text) else text
+    text = " ".join(text.translate(_PUNCTUATION).replace("/", " or ").split())
+    leading = _LEADING.match(text)  # before hyphens go: a two-wheeler is not two of them
+    text = text[leading.end() :] if leading else text
+    return " ".join(text.replace("-", " ").split())
 
 
 def spellings(key: str, irregular: Mapping[str, str]) -> Iterator[str]:

@@ -12,7 +12,6 @@ __all__ = ["Lineage", "Meaning", "Meanings", "Relations", "compare"]
 # A rare sense may be meant, but is less likely to be: an eighth of the commonest's share halves the
 # nearness.
 _NEAR_POWER = 1 / 3
-
 # Of a phrase known by its head noun only ("old vehicle"), a kind of the head may be a kind or not.
 _PERHAPS = np.float32(0.5)
 
@@ -88,6 +87,7 @@ def compare(
     relations = Relations(same, kind, broader, nearness, rows.known, columns.known)
     if rows.size and columns.size:
         _compare_senses(relations, rows, columns, lineage)
+    np.minimum(same, 1, out=same)  # sums of shares are rounded
     same[same_name] = nearness[same_name] = 1
     np.clip(kind, 0, 1 - same, out=kind)
     np.clip(broader, 0, 1 - same - kind, out=broader)
