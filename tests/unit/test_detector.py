@@ -473,3 +473,47 @@ def test_switches_leave_a_term_out(image):
         ._label_weight(regions.proposals)
         .any()
     )
+
+
+def test_near_misses_are_the_best_boxes_of_the_classes_without_a_detection(detector, image):
+    regions = detector.encode_image(image)
+    options = {"classes": ["red", "crimson", "zebra"], "thresholds": {"red": 0.95}}
+    found = set(detector.classify(regions, **options).data["class_name"])
+    missed = {each.class_name: each for each in detector.near_misses(regions, **options)}
+    assert found == set() and set(missed) == {"red", "crimson", "zebra"}
+    assert missed["red"].xyxy == LEFT and missed["red"].box_class is None
+    assert missed["crimson"].xyxy == LEFT and missed["crimson"].box_class == "red"
+    # The score is the one that a lower threshold returns.
+    lower = detector.classify(regions, ["red"], score_threshold=0.3)
+    assert missed["red"].score == pytest.approx(float(lower.confidence[0]), abs=1e-6)
+    assert missed["red"].score < missed["red"].threshold == pytest.approx(0.95)
+    assert str(missed["red"]) == "red: nothing above 0.95; closest 0.93 at 0,0,20,20"
+    assert str(missed["crimson"]).endswith("at 0,0,20,20, where red fits better")
+    scores = [each.score for each in detector.near_misses(regions, **options)]
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_a_near_miss_of_an_image_without_boxes_or_behind_a_better_box_says_so(detector, image):
+    nothing = OpenVocabDetector(FakeProposer(), ColourEncoder(), PRESET)
+    (missed,) = nothing.near_misses(nothing.encode_image(image), ["red"])
+    assert missed == ("red", 0.0, pytest.approx(0.3), None, None, None)
+    assert str(missed) == "red: nothing above 0.30, and no box to compare"
+    assert detector.near_misses(detector.encode_image(image), ["red", "blue"]) == []
+    boxes = FakeProposer((0, 0, 24, 20), (10, 0, 34, 20))
+    crowded = OpenVocabDetector(boxes, ColourEncoder(), PRESET).with_config(nms_iou=0.4)
+    regions = crowded.encode_image(image)
+    options = {"classes": ["red", "blue"], "class_agnostic_nms": True}
+    (missed,) = crowded.near_misses(regions, **options)
+    assert missed.score > missed.threshold
+    assert str(missed).endswith(", which a better box overlaps")
+    with pytest.raises(ClassesError, match="encode it with that score_threshold"):
+        crowded.near_misses(regions, ["red"], score_threshold=0.01)
+
+
+def test_near_misses_run_no_network(detector, encoder, image):
+    regions = detector.encode_image(image)
+    detector.classify(regions, ["red", "zebra"])
+    encoder.text_forwards.clear()
+    forwards = encoder.image_forwards
+    detector.near_misses(regions, ["red", "zebra"])
+    assert (encoder.image_forwards, encoder.text_forwards) == (forwards, [])
