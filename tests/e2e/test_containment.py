@@ -333,9 +333,7 @@ def test_nor_does_exporting_and_loading_a_detector_whatever_the_processor(
     run, tmp_path, checkpoint
 ):
     program = EXPORT_DETECTOR.replace("CHECKPOINT", repr(str(checkpoint("yolo11n.yaml"))))
-    program = program.replace(
-        "PROCESSOR", repr(python("import platform; print(platform.processor())"))
-    )
+    program = program.replace("PROCESSOR", repr(python("import platform; print(platform.processor())")))
     assert run(ARM + program).splitlines()[0] == "[] []"
     assert not (tmp_path / "home").exists()
 
