@@ -35,14 +35,11 @@ class Finder:
 
     def __call__(self, image: Image) -> "tuple[sv.Detections, dict[str, Any]]":
         """The detections in a BGR image, and rows of `detections` and `near_misses`."""
-        default = self.detector.preset.scoring.score_threshold
-        lowest = default if self.threshold is None else self.threshold
-        if self.thorough:
-            lowest = min(lowest, _NEAR_SCORE)
+        head = self.detector.class_head(self.vocabulary, score_threshold=self.threshold)
+        lowest = min(head.min_score, _NEAR_SCORE) if self.thorough else head.min_score
         regions = self.detector.encode_image(image, score_threshold=lowest)
-        options = regions, self.vocabulary
-        detections = self.detector.classify(*options, score_threshold=self.threshold)
-        near = self.detector.near_misses(*options, score_threshold=self.threshold)
+        detections = head.classify(regions)
+        near = head.near_misses(regions, detections)
         rows = list(detections_to_rows(detections))
         near_rows = near_misses_to_rows(near[:MAX_NEAR_MISSES])
         if self.explain:
