@@ -9,15 +9,18 @@ if TYPE_CHECKING:
     from openvocab.config import Preset
     from openvocab.detector import OpenVocabDetector, detect
     from openvocab.io import annotate
-    from openvocab.vocabulary import Vocabulary
+    from openvocab.vocabulary import Example, Vocabulary
 
-__all__ = ["OpenVocabDetector", "OpenVocabError", "Preset", "Vocabulary", "annotate", "detect"]
+__all__ = [
+    "Example", "OpenVocabDetector", "OpenVocabError", "Preset", "Vocabulary", "annotate", "detect",
+]  # fmt: skip
 
 __version__ = "0.1.0"
 
 __getattr__ = lazy_imports(
     __name__,
     {
+        "Example": "openvocab.vocabulary",
         "OpenVocabDetector": "openvocab.detector",
         "Preset": "openvocab.config",
         "Vocabulary": "openvocab.vocabulary",

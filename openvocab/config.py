@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self, get_args, get_origin
 
 from openvocab._internal.files import package_data, read_table
-from openvocab.errors import ConfigError, did_you_mean
+from openvocab.errors import ConfigError, describe, did_you_mean
 
 __all__ = [
     "ModelConfig",
@@ -45,7 +45,7 @@ class _Section:
             elements = value if parts and isinstance(value, tuple) else ()
             expected_name = _TYPE_NAMES.get(expected, f"a {getattr(expected, '__name__', '')}")
             if not _is_a(value, expected) or not all(_is_a(part, *parts) for part in elements):
-                raise ConfigError(f"{spec.name} is {value!r}; give {expected_name}.")
+                raise ConfigError(f"{spec.name} is {describe(value)}; give {expected_name}.")
             low, high = self.RANGES.get(spec.name, (None, None))
             if low is not None and not low <= value <= high:
                 raise ConfigError(f"{spec.name} is {value}; use {low} to {high}.")

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from openvocab._internal.lru_cache import LRUCache
 from openvocab.config import ModelConfig, Preset, ProposalConfig, load_preset
 from openvocab.encoders import load_encoder
-from openvocab.encoders._boxes import expand_boxes
+from openvocab.encoders._boxes import example_box, expand_boxes
 from openvocab.encoders._text_cache import TextFeatureCache
 from openvocab.errors import ClassesError, ConfigError, ModelError
 from openvocab.io._images import ImageLike, load_image, load_images
@@ -27,6 +27,7 @@ from openvocab.types import (
     Encoder,
     Features,
     Image,
+    NearMiss,
     Proposals,
     Proposer,
 )
@@ -34,10 +35,12 @@ from openvocab.vocabulary import (
     Classes,
     ClassOptions,
     Example,
+    NameOrImage,
     Vocabulary,
     parse_classes,
 )
 from openvocab.vocabulary._classes import cache_key, check_score, class_thresholds, parse_negatives
+from openvocab.vocabulary._examples import as_example
 
 _MAX_CLASS_LISTS = 8  # whose ClassHead is cached
 _MIN_ENCODED_SCORE = 0.1  # default of `encode_image`: few boxes below it are ever wanted
@@ -113,7 +116,7 @@ class OpenVocabDetector:
         image: ImageLike,
         classes: Classes | Vocabulary,
         *,
-        negatives: Sequence[str] = (),
+        negatives: Sequence[NameOrImage] = (),
         score_threshold: float | None = None,
         thresholds: Mapping[str, float] | None = None,
         class_agnostic_nms: bool | None = None,
@@ -123,9 +126,11 @@ class OpenVocabDetector:
         Args:
             image: path, bytes, PIL image, or array `(H, W, 3)` uint8 BGR; see
                 `openvocab.io.load_image`.
-            classes: names; or `{name: [synonym, ..., Path("example.jpg"), ...]}`; or a
-                `Vocabulary`.
-            negatives: look-alikes that compete with the classes and are never returned.
+            classes: names; or `{name: [synonym, ..., Path("example.jpg"), ...]}`, where an example
+                image may also be an array, a PIL image, or an `Example`, such as one box of a
+                picture; or a `Vocabulary`.
+            negatives: look-alikes that compete with the classes and are never returned; names and
+                example images.
             score_threshold: lowest score returned, 0 to 1; None uses the preset's.
             thresholds: separate thresholds for some of the classes, by name.
             class_agnostic_nms: apply NMS across classes, not only within each class; None uses the
@@ -213,7 +218,7 @@ class OpenVocabDetector:
         self,
         classes: Classes | Vocabulary,
         *,
-        negatives: Sequence[str] = (),
+        negatives: Sequence[NameOrImage] = (),
         score_threshold: float | None = None,
         thresholds: Mapping[str, float] | None = None,
         class_agnostic_nms: bool | None = None,
@@ -254,7 +259,7 @@ class OpenVocabDetector:
         )
 
     def vocabulary(
-        self, classes: Classes | Vocabulary, negatives: Sequence[str] = ()
+        self, classes: Classes | Vocabulary, negatives: Sequence[NameOrImage] = ()
     ) -> Vocabulary:
         """Encode classes once, to save them or to pass them to many calls; checks a `Vocabulary`.
 
@@ -265,9 +270,12 @@ class OpenVocabDetector:
         if isinstance(classes, Vocabulary):
             return self._check_vocabulary(classes, negatives)
         parts = parse_classes(classes)
-        negatives = parse_negatives(negatives, parts)
         return Vocabulary.build(
-            parts, negatives, self._text, self._encode_examples, self._text.fingerprint
+            parts,
+            parse_negatives(negatives, parts),
+            self._text,
+            self._encode_examples,
+            self._text.fingerprint,
         )
 
     def encode_image(
@@ -304,13 +312,34 @@ class OpenVocabDetector:
             ClassesError: the classes, negatives or thresholds cannot be used, or a threshold is
                 below the one that `encode_image` was given.
         """
-        head = self.class_head(classes, **options)
-        if head.min_score < np.float32(regions.min_score):  # thresholds are float32
-            raise ClassesError(
-                f"The image was encoded for scores from {regions.min_score:g}, and the threshold "
-                f"is {head.min_score:g}; encode it with that score_threshold."
-            )
-        return head.classify(regions)
+        return self._head_for(regions, classes, **options).classify(regions)
+
+    def near_misses(
+        self,
+        regions: EncodedRegions,
+        classes: Classes | Vocabulary,
+        **options: Unpack[ClassOptions],
+    ) -> list[NearMiss]:
+        """What came closest to each class that `classify` does not find in the image.
+
+        Runs no network, except for new names and example images; pass a `Vocabulary` to encode
+        example images once for this and `classify`.
+
+        Args:
+            regions: from `encode_image`. Only its boxes are compared, so its `score_threshold`
+                should be lower than the one of this call.
+            classes: those given to `classify`.
+            options: those given to `classify`.
+
+        Returns:
+            One `NearMiss` for each class without a detection, the best score first: the box with
+            the best score for that class, or `xyxy=None` if no box was encoded.
+
+        Raises:
+            ClassesError: as for `classify`.
+        """
+        head = self._head_for(regions, classes, **options)
+        return head.near_misses(regions, head.classify(regions))
 
     def explain(
         self,
@@ -318,7 +347,7 @@ class OpenVocabDetector:
         region_id: int,
         classes: Classes | Vocabulary,
         *,
-        negatives: Sequence[str] = (),
+        negatives: Sequence[NameOrImage] = (),
     ) -> list[Contribution]:
         """Explain the class of a box: the share of each class and of everything that competes.
 
@@ -337,13 +366,31 @@ class OpenVocabDetector:
             )
         negatives = list(negatives)
         head = self.class_head(classes, negatives=negatives)
+        names = [name if isinstance(name, str) else str(as_example(name)) for name in negatives]
         if isinstance(classes, Vocabulary):
-            negatives = [f"negative {row + 1}" for row in range(len(classes.negatives))]
+            names = [f"negative {row + 1}" for row in range(len(classes.negatives))]
         row = np.array([region_id])
         region = EncodedRegions(regions.proposals[row], regions.features[row])
-        return head.explain(region, negatives)
+        return head.explain(region, names)
 
-    def _check_vocabulary(self, vocabulary: Vocabulary, negatives: Sequence[str]) -> Vocabulary:
+    def _head_for(
+        self,
+        regions: EncodedRegions,
+        classes: Classes | Vocabulary,
+        **options: Unpack[ClassOptions],
+    ) -> ClassHead:
+        """The class head of a call, if its thresholds are those of the regions or higher."""
+        head = self.class_head(classes, **options)
+        if head.min_score < np.float32(regions.min_score):  # thresholds are float32
+            raise ClassesError(
+                f"The image was encoded for scores from {regions.min_score:g}, and the threshold "
+                f"is {head.min_score:g}; encode it with that score_threshold."
+            )
+        return head
+
+    def _check_vocabulary(
+        self, vocabulary: Vocabulary, negatives: Sequence[NameOrImage]
+    ) -> Vocabulary:
         if vocabulary.fingerprint != self._text.fingerprint:
             raise ClassesError(
                 "The vocabulary was made with another encoder or other templates; "
@@ -354,8 +401,12 @@ class OpenVocabDetector:
         return vocabulary
 
     def _encode_examples(self, examples: Sequence[Example]) -> Features:
-        images = [load_image(example) for example in examples]
-        boxes = [np.array([[0, 0, image.shape[1], image.shape[0]]], np.float32) for image in images]
+        images = [load_image(each.image, name="the example image") for each in examples]
+        scale = self.preset.proposals.context_scale
+        boxes = [
+            example_box(example, (image.shape[1], image.shape[0]), scale)
+            for example, image in zip(examples, images, strict=True)
+        ]
         return np.concatenate(self.encoder.encode_regions(images, boxes))
 
 
@@ -369,7 +420,7 @@ def detect(
     classes: Classes | Vocabulary,
     *,
     preset: str | os.PathLike[str] | Preset = "starter",
-    negatives: Sequence[str] = (),
+    negatives: Sequence[NameOrImage] = (),
     score_threshold: float | None = None,
     thresholds: Mapping[str, float] | None = None,
     class_agnostic_nms: bool | None = None,

@@ -1,7 +1,8 @@
 """Errors that the package raises on purpose: one root, each also a built-in error."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sized
+from numbers import Number
 
 __all__ = [
     "ClassesError",
@@ -15,6 +16,9 @@ __all__ = [
     "WeightsError",
     "WeightsNotFoundError",
 ]
+
+MAX_SHOWN = 100  # characters of a text in a message
+MAX_ITEMS = 6  # of a list in a message
 
 
 def one_line(text: str) -> str:
@@ -45,6 +49,27 @@ def os_reason(error: BaseException) -> str:
     ('No space left on device', 'closed')
     """
     return str(getattr(error, "strerror", None) or error)
+
+
+def describe(value: object) -> str:
+    """A value for a message: text and numbers themselves, anything larger by its type and shape.
+
+    >>> describe("bus"), describe(0.5), describe([0] * 1000)
+    ("'bus'", '0.5', 'a list of 1000')
+    """
+    if isinstance(value, str):  # a NumPy string would show its type
+        text = repr(str(value[:MAX_SHOWN]))
+        return text if len(value) <= MAX_SHOWN else f"{text}..."
+    if value is None or isinstance(value, bool | Number):
+        return str(value)
+    if isinstance(value, tuple | list) and len(value) <= MAX_ITEMS:
+        return f"({', '.join(map(describe, value))})"
+    kind = {"ndarray": "array"}.get(type(value).__name__, type(value).__name__)
+    article = "an" if kind[:1].lower() in {"a", "e", "i", "o", "u"} else "a"
+    shape = getattr(value, "shape", None)
+    if isinstance(shape, tuple):
+        return f"{article} {kind} of shape {shape}"
+    return f"{article} {kind} of {len(value)}" if isinstance(value, Sized) else f"{article} {kind}"
 
 
 def did_you_mean(name: str, valid_names: Iterable[str]) -> str:

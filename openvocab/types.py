@@ -19,6 +19,7 @@ __all__ = [
     "Features",
     "Frame",
     "Image",
+    "NearMiss",
     "Proposals",
     "Proposer",
     "Sink",
@@ -92,6 +93,36 @@ class Contribution(NamedTuple):
     """Name of the class, negative or label; `background` for all background prompts together."""
     share: float
     """Posterior of a class; for a competitor, its part of the softmax with the best class."""
+
+
+class NearMiss(NamedTuple):
+    """What came closest to a class that has no detection in an image.
+
+    >>> print(NearMiss("telly", 0.2, 0.3, (12, 40, 220, 310), 4))
+    telly: nothing above 0.30; closest 0.20 at 12,40,220,310
+    """
+
+    class_name: str
+    score: float
+    """Score of the best box for this class, 0 to 1; 0 if no box was encoded."""
+    threshold: float
+    """The lowest score of the class."""
+    xyxy: tuple[float, float, float, float] | None = None
+    """That box, in pixels of the image; None if no box was encoded."""
+    region_id: int | None = None
+    """Its row in the encoded regions, for `explain`."""
+    box_class: str | None = None
+    """The class that fits the box better, if there is one among the classes of the call."""
+
+    def __str__(self) -> str:
+        nothing = f"nothing above {self.threshold:.2f}"
+        if self.xyxy is None:
+            return f"{self.class_name}: {nothing}, and no box to compare"
+        where = f"{self.score:.2f} at {','.join(f'{edge:.0f}' for edge in self.xyxy)}"
+        reason = "" if self.box_class is None else f", where {self.box_class} fits better"
+        if self.score >= self.threshold:  # not short of the threshold, but not the best
+            return f"{self.class_name}: {where}{reason or ', which a better box overlaps'}"
+        return f"{self.class_name}: {nothing}; closest {where}{reason}"
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -8,13 +8,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import cv2
 import gradio as gr
 import numpy as np
 import supervision as sv
 
 from openvocab import OpenVocabError, annotate
 from openvocab.io import shorten_label
-from openvocab.types import Image
+from openvocab.types import Image, NearMiss
 
 LABEL_SCALE = 1.4  # readable on a phone
 
@@ -22,6 +23,25 @@ LABEL_SCALE = 1.4  # readable on a phone
 def draw(image: Image, detections: sv.Detections) -> Image:
     """Annotate a BGR image, with labels that are readable on a phone."""
     return annotate(image, detections, scale=LABEL_SCALE)
+
+
+def draw_near_miss(image: Image, near_miss: NearMiss) -> Image:
+    """Outline the box that came closest, in grey and without a label: it is no detection."""
+    box = sv.Detections(np.array([near_miss.xyxy], np.float32), class_id=np.zeros(1, int))
+    thickness = max(2, sum(image.shape[:2]) // 400)
+    outlined: Image = sv.BoxAnnotator(sv.Color.from_hex("#a1a1aa"), thickness).annotate(
+        image.copy(), box
+    )
+    return outlined
+
+
+def draw_corner(image: Image, x: int, y: int) -> Image:
+    """Mark a clicked corner with a cross."""
+    marked = image.copy()
+    size = max(8, sum(image.shape[:2]) // 80)
+    for thickness, colour in ((5, (0, 0, 0)), (2, (255, 255, 255))):  # on any background
+        cv2.drawMarker(marked, (x, y), colour, cv2.MARKER_CROSS, 2 * size, thickness)
+    return marked
 
 
 def swap_channels(image: Image) -> Image:
@@ -34,6 +54,17 @@ def count_classes(detections: sv.Detections) -> str:
     counts = Counter(map(str, detections.data.get("class_name", ())))
     listed = [f"{count} {shorten_label(name)}" for name, count in counts.most_common()]
     return ", ".join(listed) or "no detections"
+
+
+def shorten_near_miss(near_miss: NearMiss) -> str:
+    """The sentence of a near miss, with names that fit the page."""
+    better = near_miss.box_class
+    return str(
+        near_miss._replace(
+            class_name=shorten_label(near_miss.class_name),
+            box_class=better and shorten_label(better),
+        )
+    )
 
 
 def status(text: str) -> str:

@@ -13,12 +13,25 @@ from openvocab.io import detections_to_rows, load_image, shorten_label
 from openvocab.types import EncodedRegions, Image
 
 from .detectors import get_detector, local_presets
-from .formatting import count_classes, draw, error_message, status, swap_channels
-from .inputs import Classes, image_path, parse_classes, parse_names
+from .drawn_examples import DrawnExamples
+from .formatting import (
+    count_classes,
+    draw,
+    draw_corner,
+    draw_near_miss,
+    error_message,
+    shorten_near_miss,
+    shown_errors,
+    status,
+    swap_channels,
+)
+from .inputs import MAX_NAME_LENGTH, Classes, image_path, parse_classes, parse_names
 
 MAX_SIDE = 1920  # pixels; larger than the page shows would only cost time
 HEADERS = ["#", "class", "score", "objectness", "similarity", "detector label"]
 SUFFIXES = {"negative": " (negative)", "detector": " (detector label)"}
+MAX_NEAR_MISSES = 3  # in the status line
+MIN_NEAR_SCORE = 0.1  # of a near miss that is drawn; below, it is just some box
 MAX_BARS = 5  # classes, and as many competitors
 ASSETS = Path(find_spec("ultralytics").submodule_search_locations[0]) / "assets"  # type: ignore[union-attr,index]
 EXAMPLES = [
@@ -72,29 +85,48 @@ def classify(
     negative_text: str,
     threshold: float,
     examples: list[str] | None,
+    drawn: DrawnExamples,
 ) -> tuple[Image | None, str, list[list[Any]], Result | None]:
     """Annotated image, status line, table and result; encodes nothing but new classes."""
     if not isinstance(encoded, EncodedImage):
         hint = "Choose an image: drop or paste one, or use an example."
         return None, status(encoded or hint), [], None
+    if (corner := drawn.corner_on(encoded.image)) is not None:
+        marked = draw_corner(encoded.image, corner.x, corner.y)
+        hint = "This is one corner of the example; click the opposite one."
+        return swap_channels(marked), status(hint), [], None
     try:
-        classes, negatives = parse_classes(class_text, examples), parse_names(negative_text)
+        classes = drawn.add_to(parse_classes(class_text, examples))
+        negatives = parse_names(negative_text)
         if not classes:
             hint = "Enter class names, such as: bus, person."
             return swap_channels(encoded.image), status(hint), [], None
-        detections = get_detector(encoded.preset).classify(
-            encoded.regions, classes, negatives=negatives, score_threshold=threshold
-        )
+        detector = get_detector(encoded.preset)
+        vocabulary = detector.vocabulary(classes, negatives)  # encodes examples once for both
+        options = encoded.regions, vocabulary
+        detections = detector.classify(*options, score_threshold=threshold)
+        near_misses = detector.near_misses(*options, score_threshold=threshold)
     except OpenVocabError as error:
         return swap_channels(encoded.image), status(error_message(error)), [], None
-    text = (
-        f"Found: {count_classes(detections)}."
-        if len(detections)
-        else "No detections. Try another class name or a lower score threshold."
-    )
-    annotated = swap_channels(draw(encoded.image, detections))
+    annotated = draw(encoded.image, detections)
+    text = f"Found: {count_classes(detections)}." if len(detections) else "No detections."
+    if not len(detections) and near_misses and near_misses[0].score >= MIN_NEAR_SCORE:
+        annotated = draw_near_miss(annotated, near_misses[0])
+        text += " The grey box came closest."
+    text += "".join(f" {shorten_near_miss(near)}." for near in near_misses[:MAX_NEAR_MISSES])
     rows = list(detections_to_rows(detections))
-    return annotated, status(text), table(rows), Result(rows, classes, negatives)
+    return swap_channels(annotated), status(text), table(rows), Result(rows, classes, negatives)
+
+
+def click(
+    event: gr.SelectData, encoded: EncodedImage | str | None, name: str, drawn: DrawnExamples
+) -> DrawnExamples:
+    """Take a click on the annotated image as a corner of an example of the class."""
+    if not isinstance(encoded, EncodedImage):
+        return drawn
+    x, y = map(int, event.index)
+    with shown_errors():
+        return drawn.click(encoded.image, name, x, y)
 
 
 def table(rows: list[dict[str, Any]]) -> list[list[Any]]:
@@ -164,6 +196,7 @@ def draw_baseline(encoded: EncodedImage | str | None, threshold: float, visible:
 def build_tab() -> None:
     """An image and class names beside the annotated image; below, options and explanations."""
     encoded, result = gr.State(None, time_to_live=3600), gr.State(None, time_to_live=3600)
+    drawn = gr.State(DrawnExamples(), time_to_live=3600)
     # In this order, a phone shows the result right below the class names.
     with gr.Row():
         with gr.Column():
@@ -179,6 +212,7 @@ def build_tab() -> None:
             annotated, message, baseline = _result_images()
     with gr.Row():
         with gr.Column():
+            example_name, forget = _example_options()
             if EXAMPLES:
                 gr.Examples(EXAMPLES, [image, classes], label="Examples")
             compare = gr.Checkbox(label="Compare with the detector's own labels", elem_id="compare")
@@ -188,7 +222,7 @@ def build_tab() -> None:
 
     on_classify = PRIVATE | {
         "fn": classify,
-        "inputs": [encoded, classes, negatives, threshold, examples],
+        "inputs": [encoded, classes, negatives, threshold, examples, drawn],
         "outputs": [annotated, message, detection_table, result],
     }
     on_compare = PRIVATE | {
@@ -202,6 +236,10 @@ def build_tab() -> None:
         encoding.then(**on_classify).then(**on_compare)
     options = [classes.change, negatives.change, threshold.change, examples.change]
     gr.on(options, **on_classify, trigger_mode="always_last")
+    clicked = annotated.select(click, [encoded, example_name, drawn], drawn, **PRIVATE)
+    forgotten = forget.click(DrawnExamples, None, drawn, **PRIVATE)
+    for changed in (clicked, forgotten):
+        changed.then(**on_classify)
     gr.on([compare.change, threshold.change], **on_compare, trigger_mode="always_last")
     detection_table.select(explain, [encoded, result], [bars, explanation], **PRIVATE)
 
@@ -217,6 +255,17 @@ def _result_images() -> tuple[gr.Image, gr.HTML, gr.Image]:
         elem_id="baseline", buttons=["fullscreen"],
     )  # fmt: skip
     return annotated, message, baseline
+
+
+def _example_options() -> tuple[gr.Textbox, gr.Button]:
+    with gr.Accordion("Use an object in the image as an example", open=False):
+        name = gr.Textbox(
+            "", label="Class of the example", elem_id="example-name", max_length=MAX_NAME_LENGTH,
+            info="Enter a class name, then click two opposite corners of the object in the "
+            "detections. The example stays when you choose another image.",
+        )  # fmt: skip
+        forget = gr.Button("Remove these examples", size="sm")
+    return name, forget
 
 
 def _advanced_options() -> tuple[gr.Slider, gr.Textbox, gr.Dropdown, gr.File]:

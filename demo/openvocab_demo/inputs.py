@@ -5,6 +5,7 @@ from typing import Any
 
 import gradio as gr
 
+from openvocab import Example
 from openvocab.errors import ClassesError
 from openvocab.vocabulary import split_class_list
 
@@ -12,7 +13,7 @@ MAX_CLASSES = 200
 MAX_NAME_LENGTH = 320
 MAX_EXAMPLES = 10
 
-Classes = dict[str, list[str | Path]]
+Classes = dict[str, list[str | Path | Example]]
 """Class names, each with its prompts and example images."""
 
 

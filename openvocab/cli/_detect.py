@@ -4,9 +4,8 @@ import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
@@ -16,6 +15,12 @@ from rich.table import Table
 from openvocab._internal.files import numbered_paths, write_atomic
 from openvocab.cli import _options as options
 from openvocab.cli._console import complain, err, out, progress
+from openvocab.cli._findings import (
+    MAX_NEAR_MISSES,
+    Finder,
+    detection_lines,
+    near_miss_lines,
+)
 from openvocab.errors import ConfigError, ImageError, one_line
 from openvocab.io import _images as images
 from openvocab.types import Image
@@ -34,7 +39,8 @@ def detect(  # noqa: PLR0913  a command has as many parameters as it has options
         list[str], typer.Argument(help="Image files, folders, globs, or - for standard input.")
     ],
     *,
-    classes: options.Classes,
+    classes: options.Classes = "",
+    example: options.Examples = None,
     preset: options.PresetName = "starter",
     negatives: options.Negatives = "",
     threshold: options.Threshold = None,
@@ -58,13 +64,16 @@ def detect(  # noqa: PLR0913  a command has as many parameters as it has options
         Path | None,
         typer.Option("--labels", metavar="DIR", help="Where --format writes.  (default: labels)"),
     ] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Say why each box has its class, and what competes.")
+    ] = False,
 ) -> None:
     """Find CLASSES in images.
 
     Exit code: 0 all images were read, 1 some were not, 2 none was, or an option is wrong.
     """
     paths = sources if sources == ["-"] else [str(path) for path in images.find_images(sources)]
-    prompts = options.read_classes(classes)
+    prompts = options.read_class_options(classes, example)
     targets = _targets(paths, save)
     _check_labels(paths, label_format, labels)
     if show and not options.has_display():
@@ -75,37 +84,41 @@ def detect(  # noqa: PLR0913  a command has as many parameters as it has options
     detector = OpenVocabDetector.from_preset(
         options.read_preset(preset, imgsz, tile), device=device
     )
-    vocabulary = detector.vocabulary(prompts, split_class_list(negatives))
+    similar = split_class_list(negatives)
+    vocabulary = detector.vocabulary(prompts, similar)
+    run = Finder(
+        detector, vocabulary, similar, threshold, explain=explain, thorough=len(paths) == 1
+    )
     names = list(vocabulary.names)
-    run = partial(detector.detect, classes=vocabulary, score_threshold=threshold)
     results: list[_Result] = []
     # After Ctrl-C, the results so far are still reported.
     with suppress(KeyboardInterrupt), progress(quiet=len(paths) < 2) as bar:
         for path, target in bar.track([*zip(paths, targets, strict=True)], description="detecting"):
             results.append(_detect_file(run, path, target, show=show))
     failed = sum(detections is None for _, detections in results)
-    if failed and failed == len(paths):
+    if failed == len(paths):
         raise typer.Exit(2)
-    records = [record for record, _ in results]
-    _report(records, {"classes": names, "preset": preset}, json_file)
+    header = {"classes": names, "preset": preset}
+    _report([record for record, _ in results], header, json_file, explain=explain)
     if save is not None and json_file != "-":
         out.print(f"annotated images are in {save}{os.sep}", soft_wrap=True)
     if label_format is not None:
         _write_labels(label_format, results, names, labels)
     if len(results) < len(paths):
-        rest = "the rest again" if label_format is None else "it again with other --labels"
-        complain(f"interrupted after {len(results)} of {len(paths)} images; run {rest}.")
+        _complain_of_interrupt(len(results), len(paths), label_format)
         raise typer.Exit(130)
     if failed:
         raise typer.Exit(1)
 
 
-def _detect_file(
-    run: "Callable[[Image], sv.Detections]", path: str, target: Path | None, *, show: bool
-) -> _Result:
+def _complain_of_interrupt(done: int, count: int, label_format: str | None) -> None:
+    rest = "the rest again" if label_format is None else "it again with other --labels"
+    complain(f"interrupted after {done} of {count} images; run {rest}.")
+
+
+def _detect_file(run: Finder, path: str, target: Path | None, *, show: bool) -> _Result:
     """Detect, save and show; an image that cannot be read is reported, not raised."""
     from openvocab.io._labels import compress_masks
-    from openvocab.io._rows import detections_to_rows
 
     try:
         image = (
@@ -116,11 +129,10 @@ def _detect_file(
     except ImageError as error:
         complain(str(error))
         return {"image": path, "error": str(error)}, None
-    detections = run(image)
+    detections, found = run(image)
     _annotate(image, detections, target, show=show)
     height, width = image.shape[:2]
-    rows = list(detections_to_rows(detections))
-    record = {"image": path, "width": width, "height": height, "detections": rows}
+    record = {"image": path, "width": width, "height": height} | found
     return record, compress_masks(detections, (width, height))
 
 
@@ -192,7 +204,9 @@ def _write_labels(
             return
 
 
-def _report(records: list[dict[str, Any]], header: dict[str, Any], json_file: str | None) -> None:
+def _report(
+    records: list[dict[str, Any]], header: dict[str, Any], json_file: str | None, *, explain: bool
+) -> None:
     text = json.dumps(header | {"images": records}, ensure_ascii=False, indent=1) + "\n"
     # A file name may contain bytes that are not UTF-8; JSON has the same escape for them.
     payload = text.encode(errors="backslashreplace")
@@ -202,7 +216,24 @@ def _report(records: list[dict[str, Any]], header: dict[str, Any], json_file: st
         return
     if json_file is not None:
         write_atomic(json_file, payload)
-    out.print(_summary(records) if len(records) > MAX_ROWS else _table(records))
+    if len(records) > MAX_ROWS:
+        out.print(_summary(records))
+        return
+    out.print(_table(records))
+    few_classes = len(header["classes"]) <= MAX_NEAR_MISSES
+    for line in _lines(records, near_misses=few_classes or len(records) == 1, explain=explain):
+        out.print(one_line(line), soft_wrap=True)
+
+
+def _lines(records: list[dict[str, Any]], *, near_misses: bool, explain: bool) -> Iterator[str]:
+    """What the table does not say: why a box has its class, and what came closest to a class."""
+    for record in records:
+        if "error" in record:
+            continue
+        lines = [*detection_lines(record)] if explain else []
+        lines += near_miss_lines(record, explain=explain) if near_misses else []
+        name = "" if len(records) == 1 else f"{Path(record['image']).name}: "
+        yield from (line if line.startswith(" ") else name + line for line in lines)
 
 
 def _table(records: list[dict[str, Any]]) -> Table:

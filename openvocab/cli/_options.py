@@ -2,9 +2,11 @@
 
 import errno
 import os
+import re
 import signal
 import socket
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,10 +15,14 @@ import typer
 from openvocab._internal.files import read_lines, read_table
 from openvocab.config import Preset, load_preset
 from openvocab.errors import ClassesError, ConfigError
-from openvocab.vocabulary._prompts import split_class_list
+from openvocab.vocabulary._examples import Example
+from openvocab.vocabulary._prompts import name_key, split_class_list
 
 if TYPE_CHECKING:
     from openvocab.vocabulary import Vocabulary
+
+_NUMBER = r"-?\d+(?:\.\d+)?"
+_BOX = re.compile(rf"(.+)#({_NUMBER}(?:,{_NUMBER}){{3}})")
 
 Classes = Annotated[
     str,
@@ -25,6 +31,16 @@ Classes = Annotated[
         "-c",
         help='"bus, person", or a file: .txt with one class per line, .toml with synonyms and '
         "example images, or .npz of a saved Vocabulary.",
+    ),
+]
+Examples = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--example",
+        metavar="NAME=FILE[#BOX]",
+        help='Example image of a class, "raccoon=crop.png", or a box of a picture, '
+        '"raccoon=yard.jpg#40,60,180,220" (x1,y1,x2,y2 in pixels); repeat it for more. It adds '
+        "to the class of that name in --classes, or makes one.",
     ),
 ]
 PresetName = Annotated[
@@ -63,7 +79,7 @@ TileSize = Annotated[
 ]
 
 
-def read_classes(text: str) -> "list[str] | dict[str, list[str | Path]] | Vocabulary":
+def read_classes(text: str) -> "list[str] | dict[str, list[str | Path | Example]] | Vocabulary":
     """Read classes from the words of the option, or from the file that it names."""
     file = Path(text)
     if file.suffix == ".npz":
@@ -80,6 +96,46 @@ def read_classes(text: str) -> "list[str] | dict[str, list[str | Path]] | Vocabu
     if file.is_file():
         raise ClassesError(f"{file} is not a .txt, .toml or .npz; give one, or words.")
     return split_class_list(text)
+
+
+def read_class_options(
+    classes: str, examples: Sequence[str] | None
+) -> "list[str] | dict[str, list[str | Path | Example]] | Vocabulary":
+    """Read --classes, and add the example images of --example.
+
+    Raises:
+        ClassesError: there is neither, a saved `Vocabulary` is to be extended, or one of the
+            examples is not a name and a file.
+    """
+    if not examples:
+        if not classes.strip():
+            raise ClassesError("classes is empty; give --classes or --example.")
+        return read_classes(classes)
+    named = read_classes(classes) if classes.strip() else []
+    if not isinstance(named, list | dict):
+        raise ClassesError(f"{classes} is already encoded; leave --example out, or list its words.")
+    parts: dict[str, list[str | Path | Example]]
+    parts = {name: [*named[name]] if isinstance(named, dict) else [name] for name in named}
+    names = {name_key(name): name for name in parts}
+    for text in examples:
+        name, example = _read_example(text)
+        parts.setdefault(names.setdefault(name_key(name), name), []).append(example)
+    return parts
+
+
+def _read_example(text: str) -> tuple[str, Example]:
+    """Name and picture of `NAME=FILE` or `NAME=FILE#x1,y1,x2,y2`.
+
+    >>> _read_example("raccoon=yard.jpg#40,60,180,220")
+    ('raccoon', Example('yard.jpg', box=(40, 60, 180, 220)))
+    """
+    name, separator, file = (part.strip() for part in text.partition("="))
+    if not (name and separator and file):
+        raise ClassesError(f'--example is {text!r}; give it as "NAME=FILE" or "NAME=FILE#BOX".')
+    boxed = _BOX.fullmatch(file)
+    if boxed is None or Path(file).is_file():  # a name may end like a box
+        return name, Example(Path(file))
+    return name, Example(Path(boxed[1]), [float(edge) for edge in boxed[2].split(",")])
 
 
 def _prompt(file: Path, value: Any) -> str | Path:  # noqa: ANN401  from a file: anything

@@ -15,13 +15,14 @@ from openvocab.cli._console import err
 from openvocab.cli._options import (
     Classes,
     Device,
+    Examples,
     ImageSize,
     Negatives,
     PresetName,
     Threshold,
     TileSize,
     has_display,
-    read_classes,
+    read_class_options,
     read_preset,
 )
 from openvocab.errors import ConfigError, SinkError
@@ -40,7 +41,8 @@ def stream(  # noqa: PLR0913  a command has as many parameters as it has options
         ),
     ],
     *,
-    classes: Classes,
+    classes: Classes = "",
+    example: Examples = None,
     preset: PresetName = "starter",
     negatives: Negatives = "",
     threshold: Threshold = None,
@@ -93,7 +95,7 @@ def stream(  # noqa: PLR0913  a command has as many parameters as it has options
     Ctrl-C stops it and closes all files. Exit code: 0 it ended or was stopped, 2 a source or an
     option is wrong, or a file could not be written.
     """
-    names = read_classes(classes)
+    names = read_class_options(classes, example)
     if show and (sys.platform == "darwin" or not has_display()):  # macOS: main thread only
         raise ConfigError("--show needs a display it can use; use --save FILE instead.")
     if save is not None and save.resolve() in {Path(source).resolve() for source in sources}:

@@ -1,10 +1,12 @@
 """Detections as plain numbers and strings: one row per box, or in the form of Hugging Face."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import supervision as sv
+
+from openvocab.types import NearMiss
 
 
 def detections_to_rows(detections: sv.Detections) -> Iterator[dict[str, Any]]:
@@ -26,6 +28,19 @@ def detections_to_rows(detections: sv.Detections) -> Iterator[dict[str, Any]]:
             row["tracker_id"] = tracker_id
         row |= {key: value for key, value in data.items() if key != "class_name"}
         yield {key: _plain(value) for key, value in row.items()}
+
+
+def near_misses_to_rows(near_misses: Sequence[NearMiss]) -> list[dict[str, Any]]:
+    """Near misses in plain numbers and strings, rounded as in `detections_to_rows`.
+
+    >>> near_misses_to_rows([NearMiss("telly", 0.20004, 0.3)])[0]["score"]
+    0.2
+    """
+    return [
+        {key: _plain(value) for key, value in near_miss._asdict().items()}
+        | {"xyxy": near_miss.xyxy and [round(edge, 2) for edge in near_miss.xyxy]}
+        for near_miss in near_misses
+    ]
 
 
 def to_hf(detections: sv.Detections) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from openvocab._internal.threads import matmul_nt
 from openvocab.config import ScoringConfig
 from openvocab.errors import ModelError
 from openvocab.scoring import _log_odds as log_odds
-from openvocab.types import Contribution, EncodedRegions, Encoder, Features, Proposals
+from openvocab.types import Contribution, EncodedRegions, Encoder, Features, NearMiss, Proposals
 from openvocab.vocabulary import Vocabulary
 
 _SAME_PROMPT = 0.999  # cosine above which a background prompt is the class itself
@@ -195,6 +195,37 @@ class ClassHead:
                 "region_id": rows,
             },
         )
+
+    def near_misses(self, regions: EncodedRegions, detections: sv.Detections) -> list[NearMiss]:
+        """For each class without a detection, the box with the best score; the best first.
+
+        Args:
+            regions: N regions of one image.
+            detections: those that `classify` returned for them.
+        """
+        found = set(detections.data["class_name"])
+        missing = [class_id for class_id, name in enumerate(self.names) if name not in found]
+        thresholds = self.thresholds.tolist()
+        if not len(regions.proposals):
+            return [NearMiss(self.names[index], 0.0, thresholds[index]) for index in missing]
+        scores = self.score(regions)
+        objectness, exponent = regions.proposals.objectness[:, None], self.config.fusion_exponent
+        fused = log_odds.fuse(objectness, scores.posterior[:, missing], exponent)  # (N, missing)
+        box_classes = scores.rank_logits.argmax(axis=1)
+        near_misses = []
+        for column, (class_id, row) in enumerate(zip(missing, fused.argmax(axis=0), strict=True)):
+            better = int(box_classes[row])
+            near_misses.append(
+                NearMiss(
+                    class_name=self.names[class_id],
+                    score=float(fused[row, column]),
+                    threshold=thresholds[class_id],
+                    xyxy=tuple(regions.proposals.xyxy[row].tolist()),
+                    region_id=int(row),
+                    box_class=None if better == class_id else self.names[better],
+                )
+            )
+        return sorted(near_misses, key=lambda near_miss: -near_miss.score)
 
     def explain(self, region: EncodedRegions, negatives: Sequence[str]) -> list[Contribution]:
         """The posterior of every class, then what competes with the best class of one region.

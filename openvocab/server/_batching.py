@@ -5,24 +5,25 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass
-
-import supervision as sv
+from typing import Any, TypeVar
 
 from openvocab.detector import OpenVocabDetector
-from openvocab.scoring import ClassHead
 from openvocab.server._errors import ShuttingDownError
-from openvocab.types import Image, Proposals
+from openvocab.types import EncodedRegions, Image, Proposals
+
+T = TypeVar("T")
 
 MAX_BOXES = 128  # encoded per batch, besides those of its oldest image, which may have any number
 
 
 @dataclass(eq=False, slots=True)
 class _Job:
-    """One image, with the classes of its request."""
+    """One image, with what its request wants to know of it."""
 
     image: Image
-    head: ClassHead
-    future: "Future[sv.Detections]"
+    min_score: float
+    classify: Callable[[EncodedRegions], Any]
+    future: "Future[Any]"
     proposals: Proposals | None = None
 
     @property
@@ -58,13 +59,20 @@ class Batcher:
         """Start the thread."""
         self._thread.start()
 
-    def submit(self, image: Image, head: ClassHead) -> "Future[sv.Detections]":
+    def submit(
+        self, image: Image, min_score: float, classify: Callable[[EncodedRegions], T]
+    ) -> "Future[T]":
         """Queue an image; a future that is cancelled before its turn costs nothing.
+
+        Args:
+            image: BGR.
+            min_score: the lowest score that is wanted.
+            classify: called with the encoded regions in the thread; what it returns is the result.
 
         Raises:
             ShuttingDownError: the server is shutting down.
         """
-        job = _Job(image, head, Future())
+        job = _Job(image, min_score, classify, Future())
         with self._changed:
             if self._stopped:
                 raise ShuttingDownError("The server is shutting down; try another one.")
@@ -110,7 +118,7 @@ class Batcher:
         queued = _pending(self._queued)
         room = self._max_batch - len(self._proposed)
         oldest = queued[: room > 1]
-        others = sorted(queued[len(oldest) :], key=lambda job: -job.head.min_score)
+        others = sorted(queued[len(oldest) :], key=lambda job: -job.min_score)
         taken = [*oldest, *others][:room]
         self._queued = [job for job in queued if job not in taken]
         return taken
@@ -126,7 +134,7 @@ class Batcher:
         return batch
 
     def _propose(self, jobs: Sequence[_Job]) -> None:
-        min_scores = [job.head.min_score for job in jobs]
+        min_scores = [job.min_score for job in jobs]
         proposals = self._detector.propose([job.image for job in jobs], min_scores)
         for job, proposed in zip(jobs, proposals, strict=True):
             job.proposals = proposed
@@ -135,9 +143,9 @@ class Batcher:
         proposals = [job.proposals for job in jobs if job.proposals is not None]
         encoded = self._detector.encode([job.image for job in jobs], proposals)
         for job, regions in zip(jobs, encoded, strict=True):
-            detections = job.head.classify(regions)
+            result = job.classify(regions)
             with suppress(InvalidStateError):  # cancelled just now
-                job.future.set_result(detections)
+                job.future.set_result(result)
 
 
 def _pending(jobs: Sequence[_Job]) -> list[_Job]:

@@ -67,14 +67,14 @@ about = APIRouter(tags=["health"], responses=_ERRORS)
 health = APIRouter(tags=["health"])
 
 
-@detection.post("")
+@detection.post("", response_model_exclude_none=True)
 async def detect(body: DetectRequest, service: ServiceDep) -> DetectResponse:
     """Detect in one image, sent in base64."""
     (response,) = await service.detect([body.image], body)
     return response
 
 
-@detection.post("/file")
+@detection.post("/file", response_model_exclude_none=True)
 async def detect_file(
     form: Annotated[DetectForm, Form(media_type="multipart/form-data")], service: ServiceDep
 ) -> DetectResponse:
@@ -83,7 +83,7 @@ async def detect_file(
     return response
 
 
-@detection.post("/batch")
+@detection.post("/batch", response_model_exclude_none=True)
 async def detect_batch(body: DetectBatchRequest, service: ServiceDep) -> list[DetectResponse]:
     """Detect in several images; if one cannot be read, the whole request is refused."""
     return await service.detect(body.images, body)

@@ -1,6 +1,7 @@
 """The JSON bodies of requests and responses."""
 
 import json
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self, TypeAlias
 
 import supervision as sv
@@ -15,7 +16,8 @@ from pydantic import (
     model_validator,
 )
 
-from openvocab.io._rows import detections_to_rows
+from openvocab import types
+from openvocab.io._rows import detections_to_rows, near_misses_to_rows
 from openvocab.server._streams import Stream
 from openvocab.types import Image
 from openvocab.vocabulary._prompts import split_class_list
@@ -28,6 +30,7 @@ ONE_PIXEL = (
 
 Word: TypeAlias = Annotated[str, Field(max_length=500)]
 Score: TypeAlias = Annotated[float, Field(ge=0, le=1, strict=True)]  # else `false` is a score of 0
+Edge: TypeAlias = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Negatives: TypeAlias = Annotated[list[Word], Field(max_length=5000)]
 
 
@@ -46,9 +49,13 @@ class _StrictModel(BaseModel):
 
 
 class ExampleImage(_StrictModel):
-    """A tight crop of an object of the class."""
+    """A tight crop of an object of the class, or one box of a picture."""
 
     image: Annotated[str, Field(description="As `image` of a detection request.")]
+    box: Annotated[
+        tuple[Edge, Edge, Edge, Edge] | None,
+        Field(description="x1, y1, x2, y2 of the object in pixels; without it, all of the image."),
+    ] = None
 
 
 Prompts: TypeAlias = Annotated[list[Word | ExampleImage], Field(max_length=100)]
@@ -82,7 +89,16 @@ def _example(**body: Any) -> ConfigDict:  # noqa: ANN401  any JSON
     return ConfigDict(json_schema_extra={"examples": [body]})
 
 
-class DetectRequest(Query):
+class DetectQuery(Query):
+    """Classes to detect in images, and whether to say what came closest."""
+
+    near_misses: Annotated[
+        bool,
+        Field(strict=True, description="Also return what came closest to each class not found."),
+    ] = False
+
+
+class DetectRequest(DetectQuery):
     """Detect in one image."""
 
     model_config = _example(image=ONE_PIXEL, classes=["bus", "pedestrian"])
@@ -90,7 +106,7 @@ class DetectRequest(Query):
     image: Annotated[str, Field(description="JPEG, PNG, WebP, ... in base64, or an allowed URL.")]
 
 
-class DetectBatchRequest(Query):
+class DetectBatchRequest(DetectQuery):
     """Detect in several images."""
 
     model_config = _example(images=[ONE_PIXEL] * 2, classes={"car": ["car", "taxi"]})
@@ -100,7 +116,7 @@ class DetectBatchRequest(Query):
     ]
 
 
-class DetectForm(Query):
+class DetectForm(DetectQuery):
     """Detect in one image, sent as a form.
 
     `classes` and `negatives` are words separated by commas, repeated fields, or JSON.
@@ -108,6 +124,7 @@ class DetectForm(Query):
 
     image: UploadFile
     score_threshold: Annotated[float, Field(ge=0, le=1)] | None = None
+    near_misses: bool = False
     thresholds: Annotated[Json[dict[Word, Score]], Field(description='JSON: {"bus": 0.5}')] = {}
 
     @field_validator("classes", "negatives", mode="before")
@@ -165,12 +182,30 @@ class Detection(BaseModel):
     proposal_label: str
 
 
+class NearMiss(BaseModel):
+    """The best box for a class without a detection, among the boxes that were encoded."""
+
+    class_name: str
+    score: Annotated[float, Field(description="0 if no box was encoded.")]
+    threshold: float
+    xyxy: Annotated[
+        tuple[float, float, float, float] | None,
+        Field(description="Missing if no box was encoded."),
+    ] = None
+    box_class: Annotated[
+        str | None, Field(description="The class that fits the box better, if there is one.")
+    ] = None
+
+
 class DetectResponse(BaseModel):
     """The detections in one image, highest confidence first."""
 
     width: int
     height: int
     detections: list[Detection]
+    near_misses: Annotated[
+        list[NearMiss] | None, Field(description="If the request has `near_misses`; best first.")
+    ] = None
 
 
 class Info(BaseModel):
@@ -198,8 +233,15 @@ class ErrorResponse(BaseModel):
     detail: str
 
 
-def to_response(image: Image, detections: sv.Detections) -> DetectResponse:
-    """Convert the detections in an image to plain numbers."""
+def to_response(
+    image: Image, detections: sv.Detections, near_misses: Sequence[types.NearMiss] | None
+) -> DetectResponse:
+    """Convert the detections in an image, and what came closest, to plain numbers."""
     height, width = image.shape[:2]
-    converted = [Detection.model_validate(row) for row in detections_to_rows(detections)]
-    return DetectResponse(width=width, height=height, detections=converted)
+    rows = None if near_misses is None else near_misses_to_rows(near_misses)
+    return DetectResponse(
+        width=width,
+        height=height,
+        detections=[Detection.model_validate(row) for row in detections_to_rows(detections)],
+        near_misses=None if rows is None else [NearMiss.model_validate(row) for row in rows],
+    )

@@ -4,7 +4,8 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
-from typing import Any, ParamSpec, TypeVar
+from functools import partial
+from typing import Any, ParamSpec, TypeAlias, TypeVar
 
 import cv2
 import supervision as sv
@@ -13,11 +14,13 @@ from fastapi.concurrency import run_in_threadpool
 from openvocab.detector import OpenVocabDetector
 from openvocab.errors import ClassesError, ImageError
 from openvocab.io import _images as images
+from openvocab.scoring import ClassHead
 from openvocab.server._batching import Batcher
 from openvocab.server._errors import BusyError, NotFoundError, ShuttingDownError
 from openvocab.server._image_inputs import ImageReader
 from openvocab.server._schemas import (
     ClassList,
+    DetectQuery,
     DetectResponse,
     ExampleImage,
     Query,
@@ -27,11 +30,12 @@ from openvocab.server._schemas import (
 from openvocab.server._settings import MIB, Settings
 from openvocab.server._streams import Stream, Streams
 from openvocab.server._vocabularies import Vocabularies
-from openvocab.types import Image
-from openvocab.vocabulary import Classes, Vocabulary
+from openvocab.types import EncodedRegions, Image, NearMiss
+from openvocab.vocabulary import Classes, Example, Vocabulary
 
 T = TypeVar("T")
 P = ParamSpec("P")
+_Result: TypeAlias = tuple[sv.Detections, list[NearMiss] | None]
 
 
 class Service:
@@ -72,20 +76,27 @@ class Service:
         await run_in_threadpool(self.batcher.close)
         await self._reader.close()
 
-    async def detect(self, inputs: Sequence[bytes | str], query: Query) -> list[DetectResponse]:
+    async def detect(
+        self, inputs: Sequence[bytes | str], query: DetectQuery
+    ) -> list[DetectResponse]:
         """Detect in files, or in images as `ImageReader` reads them, in order: all or none."""
         async with self._admit(query, len(inputs)):
             arguments = await self._class_arguments(query)
             head = await self._in_thread(self.detector.class_head, **arguments)
             decoded = await self._decode(inputs, "image")
-            futures: list[Future[sv.Detections]] = []
+            classify = partial(_classify, head, near_misses=query.near_misses)
+            futures: list[Future[_Result]] = []
             try:
-                futures += (self.batcher.submit(image, head) for image in decoded)
-                detections = await asyncio.gather(*map(asyncio.wrap_future, futures))
+                futures += (
+                    self.batcher.submit(image, head.min_score, classify) for image in decoded
+                )
+                results = await asyncio.gather(*map(asyncio.wrap_future, futures))
             finally:
                 for future in futures:  # if one has failed, the others are not needed
                     future.cancel()
-            return list(map(to_response, decoded, detections))
+            return [
+                to_response(image, *result) for image, result in zip(decoded, results, strict=True)
+            ]
 
     async def store_vocabulary(self, name: str, request: VocabularyRequest) -> None:
         """Encode classes once, and keep them under a name.
@@ -204,7 +215,10 @@ class Service:
         examples = [example.image for example in _examples(classes)]
         decoded = iter(await self._decode(examples, "example"))
         return {
-            name: [prompt if isinstance(prompt, str) else next(decoded) for prompt in prompts]
+            name: [
+                prompt if isinstance(prompt, str) else Example(next(decoded), prompt.box)
+                for prompt in prompts
+            ]
             for name, prompts in classes.items()
         }
 
@@ -233,6 +247,12 @@ def _examples(classes: ClassList | None) -> list[ExampleImage]:
     """The example images among the classes."""
     groups = classes.values() if isinstance(classes, dict) else ()
     return [prompt for group in groups for prompt in group if isinstance(prompt, ExampleImage)]
+
+
+def _classify(head: ClassHead, regions: EncodedRegions, *, near_misses: bool) -> _Result:
+    """The detections of an image and, if wanted, what came closest to the other classes."""
+    detections = head.classify(regions)
+    return detections, head.near_misses(regions, detections) if near_misses else None
 
 
 def _frame_jpeg(stream: Stream) -> bytes:

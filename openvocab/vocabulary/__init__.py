@@ -3,7 +3,8 @@
 from typing import TYPE_CHECKING
 
 from openvocab._internal.lazy import lazy_imports
-from openvocab.vocabulary._classes import Classes, ClassOptions, Example, parse_classes
+from openvocab.vocabulary._classes import Classes, ClassOptions, NameOrImage, parse_classes
+from openvocab.vocabulary._examples import Example
 from openvocab.vocabulary._prompts import split_class_list
 from openvocab.vocabulary._vocabulary import Vocabulary
 
@@ -13,8 +14,8 @@ if TYPE_CHECKING:
     from openvocab.vocabulary._synsets import synsets_for
 
 __all__ = [
-    "ClassOptions", "Classes", "Example", "KindOf", "Lexicon", "Relations", "Sense", "Vocabulary",
-    "load_lexicon", "parse_classes", "split_class_list", "synsets_for",
+    "ClassOptions", "Classes", "Example", "KindOf", "Lexicon", "NameOrImage", "Relations", "Sense",
+    "Vocabulary", "load_lexicon", "parse_classes", "split_class_list", "synsets_for",
 ]  # fmt: skip
 
 __getattr__ = lazy_imports(

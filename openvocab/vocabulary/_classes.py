@@ -4,27 +4,32 @@ import json
 import os
 from collections.abc import Hashable, Iterable, Mapping, Sequence, Set, Sized
 from numbers import Real
-from typing import TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict, Union
 
 import numpy as np
 from numpy.typing import NDArray
 
-from openvocab.errors import ClassesError
+from openvocab.errors import ClassesError, describe
+from openvocab.vocabulary._examples import Example, as_example
 from openvocab.vocabulary._prompts import name_key, split_class_list
 
 _MAX_KEY_PARTS = 5000  # longer lists are not cached as a whole
 
-Example = os.PathLike[str] | np.ndarray
-"""An example image of a class: a `Path` or a BGR array. A plain string is always a name."""
+if TYPE_CHECKING:
+    import PIL.Image
 
-Classes = Sequence[str] | Mapping[str, Sequence[str | Example] | str | Example]
+NameOrImage = Union[str, os.PathLike[str], np.ndarray, "PIL.Image.Image", Example]
+"""A name, which is what a plain string always is, or an example image: a `Path`, a BGR array, a
+PIL image, or an `Example`, which may be one box of a picture."""
+
+Classes = Sequence[str] | Mapping[str, Sequence[NameOrImage] | NameOrImage]
 """A list of names, or a mapping of names to synonyms and example images."""
 
 
 class ClassOptions(TypedDict, total=False):
     """Keyword arguments that go with `classes`; described at `OpenVocabDetector.detect`."""
 
-    negatives: Sequence[str]
+    negatives: Sequence[NameOrImage]
     score_threshold: float | None
     thresholds: Mapping[str, float] | None
     class_agnostic_nms: bool | None
@@ -52,30 +57,37 @@ def parse_classes(classes: Classes) -> ClassParts:
     return {name: (name,) for name in check_names(classes, "classes")}
 
 
-def parse_negatives(negatives: Sequence[str], classes: ClassParts) -> tuple[str, ...]:
-    """The names of the negatives, none of which may be a class or a synonym of one.
+def parse_negatives(
+    negatives: Sequence[NameOrImage], classes: ClassParts
+) -> tuple[str | Example, ...]:
+    """Names and example images of the negatives; no name may be a class or a synonym of one.
 
     Raises:
-        ClassesError: `negatives` is not a list of strings, or one of them is a class.
+        ClassesError: `negatives` is not a list of names and images, or one of them is a class.
     """
     if not isinstance(negatives, str) and isinstance(negatives, Sized) and not len(negatives):
         return ()
-    names = check_names(negatives, "negatives")
+    parts = [as_example(part) or part for part in _check_list(negatives, "negatives")]
+    names = [part for part in parts if not isinstance(part, Example)]
+    if names or not parts:
+        check_names(names, "negatives")
     synonyms = (part for parts in classes.values() for part in parts if isinstance(part, str))
     class_keys = {name_key(name) for name in (*classes, *synonyms)}
     for name in names:
         if name_key(name) in class_keys:
-            raise ClassesError(f"{name!r} is among the classes and the negatives; remove one.")
-    return names
+            raise ClassesError(
+                f"{describe(name)} is among the classes and the negatives; remove one."
+            )
+    return tuple(parts)
 
 
-def cache_key(classes: ClassParts, negatives: tuple[str, ...]) -> Hashable:
+def cache_key(classes: ClassParts, negatives: tuple[str | Example, ...]) -> Hashable:
     """A key for these classes; None with example images, whose files may change, or if long.
 
     >>> cache_key({"bus": ("bus",)}, ()) == cache_key(parse_classes(["bus"]), ())
     True
     """
-    parts = [part for parts in classes.values() for part in parts]
+    parts = [*(part for parts in classes.values() for part in parts), *negatives]
     if len(parts) > _MAX_KEY_PARTS or not all(isinstance(part, str) for part in parts):
         return None
     return tuple(classes.items()), negatives
@@ -105,8 +117,10 @@ def class_thresholds(
     valid_names = set(names)
     for name, value in thresholds.items():
         if name not in valid_names:
-            raise ClassesError(f"thresholds has {name!r}, which is not among the classes; add it.")
-        check_score(f"threshold of {name!r}", value)
+            raise ClassesError(
+                f"thresholds has {describe(name)}, which is not among the classes; add it."
+            )
+        check_score(f"threshold of {describe(name)}", value)
     return np.array([thresholds.get(name, score_threshold) for name in names], np.float32)
 
 
@@ -117,7 +131,7 @@ def check_score(argument: str, value: object) -> None:
         ClassesError: `value` is something else; the message names the argument.
     """
     if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) <= 1:
-        raise ClassesError(f"{argument} is {value!r}; give a number from 0 to 1.")
+        raise ClassesError(f"{argument} is {describe(value)}; give a number from 0 to 1.")
 
 
 def check_names(names: Iterable[str], argument: str) -> tuple[str, ...]:
@@ -126,26 +140,17 @@ def check_names(names: Iterable[str], argument: str) -> tuple[str, ...]:
     Raises:
         ClassesError: `names` is not a list of distinct strings; the message names the argument.
     """
-    if isinstance(names, str | bytes):
-        text = names.decode(errors="replace") if isinstance(names, bytes) else names
-        as_list = json.dumps(split_class_list(text) or [text], ensure_ascii=False)
-        raise ClassesError(
-            f"{argument} is the string {names!r}; pass a list: {argument}={as_list}."
-        )
-    is_flat = not isinstance(names, np.ndarray) or names.ndim == 1
-    if not isinstance(names, Iterable) or isinstance(names, Set | Mapping) or not is_flat:
-        # The order of a set is arbitrary, and class_id is an index into it.
-        raise ClassesError(f"{argument} is {type(names).__name__}; pass a list of strings.")
     by_key: dict[str, str] = {}
-    for name in names:
+    for name in _check_list(names, argument):
         if not isinstance(name, str):
-            raise ClassesError(f"{argument} has {name!r}, a {type(name).__name__}; use strings.")
+            raise ClassesError(f"{argument} has {describe(name)}; use strings.")
         key = name_key(name)
         if not key:
             raise ClassesError(f"{argument} has an empty string; remove it.")
         if key in by_key:
             raise ClassesError(
-                f"{argument} has {by_key[key]!r} and {name!r}, which are the same; remove one."
+                f"{argument} has {describe(by_key[key])} and {describe(name)}, which are the "
+                "same; remove one."
             )
         by_key[key] = name
     if not by_key:
@@ -153,19 +158,43 @@ def check_names(names: Iterable[str], argument: str) -> tuple[str, ...]:
     return tuple(by_key.values())
 
 
+def _check_list(names: Iterable[Any], argument: str) -> list[Any]:
+    """The items of a list or another ordered iterable; a bare string or a set is refused."""
+    if isinstance(names, str | bytes):
+        text = names.decode(errors="replace") if isinstance(names, bytes) else str(names)
+        as_list = json.dumps(split_class_list(text) or [text], ensure_ascii=False)
+        raise ClassesError(
+            f"{argument} is the string {describe(text)}; pass a list: {argument}={as_list}."
+        )
+    is_flat = not isinstance(names, np.ndarray) or names.ndim == 1
+    if not isinstance(names, Iterable) or isinstance(names, Set | Mapping) or not is_flat:
+        # The order of a set is arbitrary, and class_id is an index into it.
+        raise ClassesError(f"{argument} is {type(names).__name__}; pass a list of strings.")
+    return list(names)
+
+
 def _check_parts(name: str, parts: object) -> tuple[str | Example, ...]:
-    if isinstance(parts, str | os.PathLike) or (isinstance(parts, np.ndarray) and parts.ndim > 1):
+    is_one_dimensional = isinstance(parts, np.ndarray) and parts.ndim < 2
+    if isinstance(parts, str) or (as_example(parts) is not None and not is_one_dimensional):
         parts = [parts]
     if not isinstance(parts, list | tuple):
-        kind = type(parts).__name__
-        raise ClassesError(f"class {name!r} is a {kind}; give a list of names and images.")
+        raise ClassesError(
+            f"class {describe(name)} is {describe(parts)}; give a list of names and images."
+        )
     if not parts:
-        raise ClassesError(f"class {name!r} has no names or images; give a list of them.")
-    for part in parts:
-        if isinstance(part, str) and not name_key(part):
-            raise ClassesError(f"class {name!r} has an empty string; remove it.")
-        if not isinstance(part, str | os.PathLike | np.ndarray):
-            raise ClassesError(
-                f"class {name!r} has a {type(part).__name__}; use strings, Paths or arrays."
-            )
-    return tuple(parts)
+        raise ClassesError(f"class {describe(name)} has no names or images; give a list of them.")
+    return tuple(_check_part(name, part) for part in parts)
+
+
+def _check_part(name: str, part: object) -> str | Example:
+    if isinstance(part, str):
+        if not name_key(part):
+            raise ClassesError(f"class {describe(name)} has an empty string; remove it.")
+        return part
+    example = as_example(part)
+    if example is None:
+        raise ClassesError(
+            f"class {describe(name)} has {describe(part)}; use strings, Paths, arrays, PIL images "
+            "or an Example."
+        )
+    return example

@@ -13,12 +13,13 @@ import numpy as np
 from openvocab._internal.files import write_atomic
 from openvocab.errors import ClassesError
 from openvocab.types import Features
-from openvocab.vocabulary._classes import ClassParts, Example, check_names
+from openvocab.vocabulary._classes import ClassParts, check_names
+from openvocab.vocabulary._examples import Example
 
 _LENGTH_TOLERANCE = 0.01  # of a unit row
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Vocabulary:
     """Classes and negatives as features of one encoder; immutable and thread-safe.
 
@@ -26,8 +27,8 @@ class Vocabulary:
     classifier (Radford et al., ICML 2021). Example images are pooled with the prompts.
 
     >>> vocabulary = Vocabulary(("bus",), np.eye(2, dtype=np.float32)[:1], np.empty((0, 2)), "test")
-    >>> len(vocabulary), vocabulary.names
-    (1, ('bus',))
+    >>> vocabulary, vocabulary.names
+    (Vocabulary(1 class, 0 negatives, D=2), ('bus',))
     """
 
     names: tuple[str, ...]
@@ -56,11 +57,18 @@ class Vocabulary:
     def __len__(self) -> int:
         return len(self.names)
 
+    def __repr__(self) -> str:
+        classes, negatives = len(self), len(self.negatives)
+        return (
+            f"Vocabulary({classes} class{'es' if classes != 1 else ''}, "
+            f"{negatives} negative{'s' if negatives != 1 else ''}, D={self.features.shape[1]})"
+        )
+
     @classmethod
     def build(
         cls,
         classes: ClassParts,
-        negatives: Sequence[str],
+        negatives: Sequence[str | Example],
         encode_names: Callable[[Sequence[str]], Features],
         encode_examples: Callable[[Sequence[Example]], Features],
         fingerprint: str,
@@ -74,17 +82,16 @@ class Vocabulary:
             encode_examples: example images to unit features `(N, D)`.
             fingerprint: identifies the encoder and the templates.
         """
-        parts = [part for parts in classes.values() for part in parts]
-        names = [part for part in parts if isinstance(part, str)]
-        examples = [part for part in parts if not isinstance(part, str)]
-        encoded = encode_names([*names, *negatives])
-        name_rows, negative_rows = iter(encoded[: len(names)]), encoded[len(names) :]
-        example_rows = iter(encode_examples(examples)) if examples else iter(())
-        pooled = [
-            _pool([next(name_rows if isinstance(part, str) else example_rows) for part in parts])
-            for parts in classes.values()
-        ]
-        return cls(tuple(classes), np.stack(pooled), negative_rows, fingerprint)
+        parts = [*(part for parts in classes.values() for part in parts), *negatives]
+        examples = [part for part in parts if isinstance(part, Example)]
+        encoded = encode_names([part for part in parts if isinstance(part, str)])
+        names, pictures = iter(encoded), iter(encode_examples(examples) if examples else ())
+        rows = np.empty((len(parts), encoded.shape[1]), np.float32)
+        for row, part in zip(rows, parts, strict=True):
+            row[:] = next(names if isinstance(part, str) else pictures)
+        ends = np.cumsum([len(parts) for parts in classes.values()])
+        pooled = [_pool(of_class) for of_class in np.split(rows, ends)[:-1]]
+        return cls(tuple(classes), np.stack(pooled), rows[ends[-1] :], fingerprint)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write an `.npz` file of plain arrays (no pickle).
@@ -122,7 +129,7 @@ class Vocabulary:
             ) from error
 
 
-def _pool(rows: Sequence[Features]) -> Features:
+def _pool(rows: Features) -> Features:
     mean = np.mean(rows, axis=0)
     result: Features = (mean / max(float(np.linalg.norm(mean)), 1e-12)).astype(np.float32)
     return result

@@ -109,8 +109,41 @@ def test_no_detections_and_no_classes_have_messages(page, assets):
     wait_for_text(page, "#image-status", "Found")
     enter_classes(page, "giraffe")
     wait_for_text(page, "#image-status", "No detections")
+    assert "giraffe: nothing above 0.30; closest 0." in page.inner_text("#image-status")
     enter_classes(page, " , ,")
     wait_for_text(page, "#image-status", "Enter class names")
+
+
+def test_two_clicks_on_an_object_make_it_an_example(page, assets):
+    upload(page, "#image", assets / "bus.jpg")
+    wait_for_text(page, "#image-status", "3 person")
+    enter_classes(page, "")
+    wait_for_text(page, "#image-status", "Enter class names")
+    page.get_by_text("Use an object in the image as an example").click()
+    click_pixel(page, 49, 395)  # without a name, a click means nothing
+    page.fill("#example-name input, #example-name textarea", "guest")
+    click_pixel(page, 213, 898)
+    wait_for_text(page, "#image-status", "click the opposite one")
+    click_pixel(page, 49, 395)
+    wait_for_text(page, "#image-status", "Found: 3 guest")
+    upload(page, "#image", assets / "zidane.jpg")
+    page.wait_for_function(
+        "(text => /^Found: [^3] guest/.test(text))"
+        "(document.querySelector('#image-status').innerText.trim())"
+    )
+    page.get_by_role("button", name="Remove these examples").click()
+    wait_for_text(page, "#image-status", "Enter class names")
+
+
+def click_pixel(page, x, y):
+    """Click a pixel of bus.jpg in the annotated image."""
+    shown = page.locator("#image-result img")
+    shown.scroll_into_view_if_needed()
+    box, (width, height) = shown.bounding_box(), (810, 1080)
+    scale = min(box["width"] / width, box["height"] / height)
+    left = (box["width"] - scale * width) / 2
+    top = (box["height"] - scale * height) / 2
+    shown.click(position={"x": left + scale * x, "y": top + scale * y})
 
 
 @pytest.mark.parametrize(

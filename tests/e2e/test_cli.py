@@ -48,7 +48,7 @@ def folder(tmp_path: Path, assets: Path) -> Path:
 @pytest.mark.parametrize(
     ("typed", "message"),
     [
-        ("detect x.jpg", "Missing option '--classes' / '-c'; see `openvocab detect --help`."),
+        ("detect -c bus", "Missing argument 'sources'; see `openvocab detect --help`."),
         ("detect x.jpg -c bus --thr 1", "--threshold); see `openvocab detect --help`."),
         ("detekt x.jpg", "Did you mean 'detect'; see `openvocab --help`."),
         (
@@ -210,6 +210,11 @@ def test_a_source_that_is_not_an_image_is_one_line_and_code_2(run, tmp_path, ass
     ("options", "message"),
     [
         (["-c", ""], "classes is empty"),
+        ([], "give --classes or --example"),
+        (["--example", "crop.png"], '"NAME=FILE"'),
+        (["--example", "a=absent.png"], "absent.png cannot be opened"),
+        (["--example", "a=absent.png#1,2,3"], "absent.png#1,2,3 cannot be opened"),
+        (["--example", "a=b.png#9,2,3,4"], "x1 < x2"),
         (["-c", "bus, Bus"], "the same"),
         (["-c", "bus", "-p", "startr"], "did you mean 'starter'"),
         (["-c", "bus", "-p", "missing.toml"], "missing.toml"),
@@ -291,6 +296,62 @@ def test_classes_of_a_file_have_synonyms_and_example_images(run, tmp_path, asset
     OpenVocabDetector.from_preset().vocabulary(["bus"]).save(tmp_path / "kept.npz")
     code, text, _ = run("detect", str(assets / "bus.jpg"), "-c", str(tmp_path / "kept.npz"))
     assert (code, "bus" in text) == (0, True)
+
+
+def test_example_images_and_boxes_of_pictures_are_classes(run, tmp_path, assets):
+    bus, box = assets / "bus.jpg", "31,230,800,746"
+    shutil.copy(bus, tmp_path / "a#1,2,3,4")  # a file may be named like a box
+    code, text, _ = run(
+        "detect", bus, "-c", "Man, dog", "--example", f"ours={bus}#{box}", "--example",
+        f"man={bus}#49,395,212,900", "--example", f"all={tmp_path / 'a#1,2,3,4'}", "--json", "-",
+    )  # fmt: skip
+    assert code == 0
+    report = json.loads(text)
+    assert report["classes"] == ["Man", "dog", "ours", "all"]
+    rows = report["images"][0]["detections"]
+    assert sorted(row["class_name"] for row in rows) == ["Man"] * 3 + ["ours"]
+    (ours,) = (row for row in rows if row["class_name"] == "ours")
+    assert ours["similarity"] > 0.99  # the box is encoded as the detector's own box
+    OpenVocabDetector.from_preset().vocabulary(["bus"]).save(tmp_path / "kept.npz")
+    code, _, error = run("detect", bus, "-c", tmp_path / "kept.npz", "--example", f"a={bus}")
+    assert (code, "leave --example out" in error) == (2, True)
+
+
+def test_what_came_closest_is_printed_and_in_json(run, assets):
+    code, text, _ = run("detect", assets / "bus.jpg", "-c", "bus, giraffe")
+    assert code == 0
+    (line,) = (line for line in text.splitlines() if line.startswith("giraffe"))
+    assert line.startswith("giraffe: nothing above 0.30; closest 0.")
+    photos = [assets / "bus.jpg", assets / "zidane.jpg"]
+    _, text, _ = run("detect", *photos, "-c", "bus, man")
+    assert "zidane.jpg: bus: nothing above 0.30; closest" in text
+    many = ", ".join(f"giraffe {number}" for number in range(11))
+    _, text, _ = run("detect", *photos, "-c", many)
+    assert "closest" not in text
+    code, text, _ = run("detect", *photos, "-c", f"{many}, man", "--json", "-")
+    near = json.loads(text)["images"][1]["near_misses"]
+    assert len(near) == 10
+    assert {"class_name", "score", "threshold", "xyxy", "box_class"} < set(near[0])
+    assert near[0]["score"] >= near[-1]["score"]
+
+
+def test_explain_says_why_a_box_has_its_class(run, assets):
+    photo = assets / "bus.jpg"
+    code, text, _ = run("detect", photo, "-c", "bus, giraffe", "--explain")
+    assert code == 0
+    why = text[text.index("bus: 0.") :].splitlines()
+    assert why[1].endswith("detector label bus")
+    assert why[2].startswith("  classes: bus 1.00, giraffe 0.0")
+    assert why[3].startswith("  against bus: ")
+    (near,) = (line for line in why if line.startswith("giraffe: nothing"))
+    assert why[why.index(near) + 2].startswith("  classes: ")
+    _, text, _ = run(
+        "detect", photo, "-c", "bus", "--negatives", "tram, coach", "--explain", "--json", "-"
+    )
+    (row, *_) = json.loads(text)["images"][0]["detections"]
+    assert row["contributions"][0]["name"] == "bus"
+    names = [part["name"] for part in row["contributions"] if part["kind"] == "negative"]
+    assert sorted(names) == ["coach", "tram"]
 
 
 def test_weights_are_listed_verified_and_found(run):

@@ -5,7 +5,6 @@ every socket, process and file that any library opens.
 """
 
 import os
-import platform
 import subprocess
 import sys
 import time
@@ -205,7 +204,6 @@ print(events, [])
 """
 
 EXPORT_DETECTOR = """
-import platform
 from pathlib import Path
 import numpy as np
 from openvocab.export._detector import export_detector
@@ -333,7 +331,9 @@ def test_nor_does_exporting_and_loading_a_detector_whatever_the_processor(
     run, tmp_path, checkpoint
 ):
     program = EXPORT_DETECTOR.replace("CHECKPOINT", repr(str(checkpoint("yolo11n.yaml"))))
-    program = program.replace("PROCESSOR", repr(python("import platform; print(platform.processor())")))
+    program = program.replace(
+        "PROCESSOR", repr(python("import platform; print(platform.processor())"))
+    )
     assert run(ARM + program).splitlines()[0] == "[] []"
     assert not (tmp_path / "home").exists()
 

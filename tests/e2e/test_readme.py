@@ -21,7 +21,8 @@ def test_the_python_blocks_run(tmp_path, monkeypatch, capsys, assets):
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
     shutil.copy(resolve("starter-detector"), tmp_path / "yolo.onnx")
-    images, plugin, video = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    shutil.copy(assets / "bus.jpg", tmp_path / "yard.jpg")
+    examples, images, plugin, video = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     with isolated_ultralytics():  # without the side effects of its import
         exec(plugin, {})  # noqa: S102
     printed = capsys.readouterr().out
@@ -29,6 +30,8 @@ def test_the_python_blocks_run(tmp_path, monkeypatch, capsys, assets):
     assert "bus" in printed
     exec(video, {})  # noqa: S102  our own README
     assert re.search(r"^5 \[", capsys.readouterr().out, re.MULTILINE)
+    exec(examples, names)  # noqa: S102
+    assert {"bus", "pedestrian"} == set(names["detections"].data["class_name"])
     exec(images, names)  # noqa: S102
     printed = capsys.readouterr().out
     assert re.search(r"^bus 0\.\d\d$", printed, re.MULTILINE)

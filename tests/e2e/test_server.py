@@ -143,6 +143,24 @@ def test_batch_is_answered_in_order(client, small):
     assert nothing == {"width": 60, "height": 50, "detections": []}
 
 
+def test_near_misses_are_returned_on_request(client, bus):
+    body = {"image": encoded(bus), "classes": ["bus", "giraffe", "zebra"], "near_misses": True}
+    response = client.post("/v1/detect", json=body).json()
+    detector = OpenVocabDetector.from_preset()
+    regions = detector.encode_image(bus, score_threshold=detector.preset.scoring.score_threshold)
+    expected = detector.near_misses(regions, body["classes"])
+    assert [row["class_name"] for row in response["near_misses"]] == [
+        near.class_name for near in expected
+    ]
+    for row, near in zip(response["near_misses"], expected, strict=True):
+        assert row["score"] == pytest.approx(near.score, abs=1e-3)
+        assert row["xyxy"] == pytest.approx(near.xyxy, abs=0.1)
+        assert row["box_class"] == near.box_class == "bus" or "box_class" not in row
+    form = {"classes": "bus, giraffe, zebra", "near_misses": "true"}
+    assert client.post("/v1/detect/file", data=form, files={"image": bus}).json() == response
+    assert "near_misses" not in client.post("/v1/detect", json=body | {"near_misses": False}).json()
+
+
 def test_every_request_has_its_own_classes(client, small):
     lists = [["bus"], ["person"], {"people": ["man", "woman"]}, ["zebra"]] * 3
 
@@ -176,6 +194,14 @@ def test_example_images(client, bus, small):
     assert response.status_code == 422
     assert "example is not a whole image" in response.json()["detail"]
     tiny = encoded(cv2.imencode(".png", image[:40, :50])[1].tobytes())
+    box = {"image": encoded(bus), "box": [49, 395, 212, 900]}
+    request = {"image": encoded(bus), "classes": {"guest": [box]}}
+    found = client.post("/v1/detect", json=request).json()["detections"]
+    assert len(found) == 3 and found[0]["similarity"] > 0.99
+    for edges, message in (([9, 0, 1, 5], "x1 < x2"), ([900, 0, 999, 9], "outside the image")):
+        request["classes"]["guest"] = [box | {"box": edges}]
+        response = client.post("/v1/detect", json=request)
+        assert (response.status_code, message in response.json()["detail"]) == (422, True)
     many = {"image": small, "classes": {"x": [{"image": tiny}] * 40}}
     assert "send fewer" in client.post("/v1/detect", json=many).json()["detail"]
 

@@ -90,6 +90,7 @@ def test_sigterm_ends_it_and_every_file_opens(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["VIDEO", "--example", "crop.png"], '"NAME=FILE"'),
         (["absent.mp4"], "There is no absent.mp4"),
         (["63"], "no camera 63"),
         (["VIDEO", "--tracker", "magic"], "bytetrack"),

@@ -7,10 +7,11 @@ from types import SimpleNamespace
 
 import cv2
 import numpy as np
+import PIL.Image
 import pytest
 from fakes import PRESET, ColourEncoder, FakeProposer
 
-from openvocab import OpenVocabDetector, OpenVocabError, Vocabulary
+from openvocab import Example, OpenVocabDetector, OpenVocabError, Vocabulary
 from openvocab.errors import ClassesError, ConfigError, ImageError, ModelError
 from openvocab.types import Proposals
 
@@ -473,3 +474,128 @@ def test_switches_leave_a_term_out(image):
         ._label_weight(regions.proposals)
         .any()
     )
+
+
+def test_near_misses_are_the_best_boxes_of_the_classes_without_a_detection(detector, image):
+    regions = detector.encode_image(image)
+    options = {"classes": ["red", "crimson", "zebra"], "thresholds": {"red": 0.95}}
+    found = set(detector.classify(regions, **options).data["class_name"])
+    missed = {each.class_name: each for each in detector.near_misses(regions, **options)}
+    assert found == set() and set(missed) == {"red", "crimson", "zebra"}
+    assert missed["red"].xyxy == LEFT and missed["red"].box_class is None
+    assert missed["crimson"].xyxy == LEFT and missed["crimson"].box_class == "red"
+    # The score is the one that a lower threshold returns.
+    lower = detector.classify(regions, ["red"], score_threshold=0.3)
+    assert missed["red"].score == pytest.approx(float(lower.confidence[0]), abs=1e-6)
+    assert missed["red"].score < missed["red"].threshold == pytest.approx(0.95)
+    assert str(missed["red"]) == "red: nothing above 0.95; closest 0.93 at 0,0,20,20"
+    assert str(missed["crimson"]).endswith("at 0,0,20,20, where red fits better")
+    scores = [each.score for each in detector.near_misses(regions, **options)]
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_a_near_miss_of_an_image_without_boxes_or_behind_a_better_box_says_so(detector, image):
+    nothing = OpenVocabDetector(FakeProposer(), ColourEncoder(), PRESET)
+    (missed,) = nothing.near_misses(nothing.encode_image(image), ["red"])
+    assert missed == ("red", 0.0, pytest.approx(0.3), None, None, None)
+    assert str(missed) == "red: nothing above 0.30, and no box to compare"
+    assert detector.near_misses(detector.encode_image(image), ["red", "blue"]) == []
+    boxes = FakeProposer((0, 0, 24, 20), (10, 0, 34, 20))
+    crowded = OpenVocabDetector(boxes, ColourEncoder(), PRESET).with_config(nms_iou=0.4)
+    regions = crowded.encode_image(image)
+    options = {"classes": ["red", "blue"], "class_agnostic_nms": True}
+    (missed,) = crowded.near_misses(regions, **options)
+    assert missed.score > missed.threshold
+    assert str(missed).endswith(", which a better box overlaps")
+    with pytest.raises(ClassesError, match="encode it with that score_threshold"):
+        crowded.near_misses(regions, ["red"], score_threshold=0.01)
+
+
+def test_near_misses_run_no_network(detector, encoder, image):
+    regions = detector.encode_image(image)
+    detector.classify(regions, ["red", "zebra"])
+    encoder.text_forwards.clear()
+    forwards = encoder.image_forwards
+    detector.near_misses(regions, ["red", "zebra"])
+    assert (encoder.image_forwards, encoder.text_forwards) == (forwards, [])
+
+
+def blue_part(image: np.ndarray) -> list[object]:
+    """The blue half of the image in every form that an example has."""
+    pixels = np.ascontiguousarray(image[:, 20:])
+    pil = PIL.Image.fromarray(pixels[..., ::-1])
+    return [
+        pixels,
+        pil,
+        Example(pil),
+        Example(image, box=RIGHT),
+        Example(image, box=(20, -5, 99, 20)),
+    ]
+
+
+def test_an_example_is_an_array_a_pil_image_a_file_or_a_box(detector, image, tmp_path):
+    cv2.imwrite(str(tmp_path / "blue.png"), image[:, 20:])
+    cv2.imwrite(str(tmp_path / "all.png"), image)
+    files = [tmp_path / "blue.png", Example(tmp_path / "all.png", np.float32(RIGHT))]
+    expected = detector.vocabulary({"ours": files[0]}, ["zebra", files[0]])
+    for part in (*blue_part(image), *files, Example(str(tmp_path / "blue.png"))):
+        for parts in (part, [part], ["blue", part]):
+            assert by_name(detector.detect(image, {"ours": parts})) == {"ours": list(RIGHT)}
+        negatives = detector.vocabulary(["red"], ["zebra", part]).negatives
+        np.testing.assert_allclose(negatives, expected.negatives, atol=1e-6)
+
+
+def test_a_box_of_a_picture_is_encoded_as_the_box_of_a_detection(image):
+    config = dataclasses.replace(PRESET.proposals, context_scale=1.5)
+    preset = dataclasses.replace(PRESET, proposals=config)
+    detector = OpenVocabDetector(FakeProposer((4, 4, 18, 16)), ColourEncoder(), preset)
+    region = detector.encode_image(image).features[0]
+    (boxed,) = detector.vocabulary({"ours": Example(image, (4, 4, 18, 16))}).features
+    (whole,) = detector.vocabulary({"ours": image[4:16, 4:18]}).features  # as it is
+    assert region @ boxed == pytest.approx(1, abs=1e-6)
+    assert region @ whole < 0.999
+
+
+def test_pictures_as_negatives_compete_and_are_explained(detector, image):
+    blue = Example(image, box=RIGHT)
+    negatives = ["gold", blue, image[:, :20]]
+    options = {"classes": ["red", "blue"], "score_threshold": 0.85}
+    plain = detector.detect(image, **options)
+    against = detector.detect(image, **options, negatives=[blue])
+    assert set(plain.data["class_name"]) == {"red", "blue"}
+    assert set(against.data["class_name"]) == {"red"}
+    regions = detector.encode_image(image)
+    parts = detector.explain(regions, 1, ["blue"], negatives=negatives)
+    shares = {part.name: part.share for part in parts if part.kind == "negative"}
+    assert shares["example image#20,0,40,20"] > 0.4
+    assert shares.keys() == {"gold", "example image#20,0,40,20", "example image"}
+
+
+@pytest.mark.parametrize(
+    "box", [(1, 2, 3), (3, 1, 2, 4), (0, 0, float("nan"), 1), "1234", 7, [[1] * 9]]
+)
+def test_an_invalid_box_of_an_example_is_refused(box):
+    with pytest.raises(ClassesError, match=r"x1 < x2 and y1 < y2\.$"):
+        Example("a.jpg", box)
+
+
+def test_messages_and_reprs_hold_no_pixels(detector, image):
+    vocabulary = detector.vocabulary(["red", "blue"], [image])
+    assert repr(vocabulary) == "Vocabulary(2 classes, 1 negative, D=512)"
+    assert repr(Example(image, RIGHT)) == (
+        "Example(an array of shape (20, 40, 3), box=(20, 0, 40, 20))"
+    )
+    for call, message in (
+        (lambda: detector.detect(image, [image]), "classes has an array of shape"),
+        (lambda: detector.detect(image, image), "classes is ndarray; pass a list"),
+        (lambda: detector.detect(image, ["red"], negatives=image), "negatives is ndarray"),
+        (lambda: detector.detect(image, {"a": [image, 3]}), "has 3; use strings"),
+        (lambda: detector.detect(image, np.array(["bus", "Bus"])), "has 'bus' and 'Bus'"),
+        (lambda: detector.detect(image, ["red"], score_threshold=image), "is an array of shape"),
+        (lambda: detector.detect(image, {"a": Example(image, (50, 0, 60, 9))}), "image of 40x20"),
+        (lambda: detector.with_config(nms_iou=image), "is an array of shape"),
+    ):
+        with pytest.raises(OpenVocabError, match=message) as raised:
+            call()
+        assert "array(" not in str(raised.value) and "np." not in str(raised.value)
+        assert len(str(raised.value)) < 200
