@@ -16,8 +16,9 @@ from openvocab.errors import DatasetError, one_line
 from openvocab.evaluation import _matching as matching
 from openvocab.evaluation import _metrics as metrics
 from openvocab.evaluation._datasets import Dataset
-from openvocab.evaluation._evaluator import THRESHOLDS, Progress, TaskClassifier
+from openvocab.evaluation._evaluator import Progress, TaskClassifier
 from openvocab.evaluation._feature_cache import CachedFeatures, FeatureCache, iter_readable
+from openvocab.evaluation._metrics import THRESHOLDS
 from openvocab.evaluation._prompt_variants import EvaluationTask
 from openvocab.weights import manifest
 

@@ -11,7 +11,8 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from openvocab.evaluation import _metrics as metrics
-from openvocab.evaluation._evaluator import THRESHOLDS, Evaluation
+from openvocab.evaluation._evaluator import Evaluation
+from openvocab.evaluation._metrics import THRESHOLDS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
