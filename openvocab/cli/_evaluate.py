@@ -114,6 +114,13 @@ def calibrate(  # noqa: PLR0913  as above
     in_place: Annotated[
         bool, typer.Option("--in-place", help="Write into the preset's own file.")
     ] = False,
+    thresholds_only: Annotated[
+        bool,
+        typer.Option(
+            "--thresholds-only",
+            help="Fit the threshold, and those of classes with 20 boxes or more: from 20 boxes on.",
+        ),
+    ] = False,
     imgsz: ImageSize = None,
     tile: TileSize = None,
     device: Device = None,
@@ -122,6 +129,7 @@ def calibrate(  # noqa: PLR0913  as above
 
     Fits logit scale, competitor weight, prior weight, fusion exponent and score threshold, and
     writes a preset with the measurements as comments. Use images that neither model was trained on.
+    Nothing is written if the fit is no better on held-out images (exit code 1).
     """
     task = _load_task(dataset, images, split, part, limit, classes_map)
     config = read_preset(preset, imgsz, tile)
@@ -130,6 +138,7 @@ def calibrate(  # noqa: PLR0913  as above
 
     from openvocab.detector import OpenVocabDetector
     from openvocab.evaluation import _calibration as calibration
+    from openvocab.evaluation import _thresholds as thresholds
     from openvocab.evaluation._feature_cache import FeatureCache
 
     detector = OpenVocabDetector.from_preset(config, device=device)
@@ -137,11 +146,21 @@ def calibrate(  # noqa: PLR0913  as above
     variants = tuple(variant for variant in task.variants if not variant.generated)
     task = dataclasses.replace(task, variants=variants)
     gc.freeze()  # the collector need not scan torch's objects for each of 10,000 small tables
+    fit = thresholds.fit_thresholds if thresholds_only else calibration.calibrate
     with _progress_bar() as track:
-        fitted = calibration.calibrate(detector, task, cache=cache, progress=track)
-    write_atomic(target, fitted.to_toml(detector.preset, task.dataset, part).encode())
-    for line in (*fitted.report(), str(target)):
+        fitted = fit(detector, task, cache=cache, progress=track)
+    for line in fitted.report():
         out.print(line, soft_wrap=True)
+    if not fitted.improves:
+        complain(_nothing_written(thresholds_only=thresholds_only))
+        raise typer.Exit(1)
+    write_atomic(target, fitted.to_toml(detector.preset, task.dataset, part).encode())
+    out.print(str(target), soft_wrap=True)
+
+
+def _nothing_written(*, thresholds_only: bool) -> str:
+    remedy = "" if thresholds_only else ", or fit only the threshold with --thresholds-only"
+    return f"The fit is no better on held-out images and is not written; label more{remedy}."
 
 
 def _load_task(
