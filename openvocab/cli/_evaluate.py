@@ -223,7 +223,7 @@ def _relations_table(results: dict[str, Any]) -> Table:
     """By relation to the detector's labels; F1 is the mean over the words."""
     columns = {
         "AP50": "AP50",
-        "detector_alone_AP50": "detector's own",
+        "detector_alone_AP50": "own AP50",
         "mean_F1": f"F1 at {results['threshold']:.2f}",
         "best_mean_F1": "best F1",
         "best_mean_F1_threshold": "at",

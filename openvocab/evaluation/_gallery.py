@@ -120,7 +120,7 @@ def _draw(image: DatasetImage, box: Boxes, detections: sv.Detections) -> str:
 
     Args:
         image: its labelled boxes are drawn in white.
-        box: `(1, 4)`, the middle of the crop.
+        box: `(1, 4)`, the middle of the crop; with a thicker line if it is a labelled box.
         detections: drawn with name and score.
     """
     x1, y1, x2, y2 = clip_to_pixels(expand_boxes(box, _CONTEXT), image.size_wh)[0].tolist()
@@ -130,8 +130,10 @@ def _draw(image: DatasetImage, box: Boxes, detections: sv.Detections) -> str:
     resized = cv2.resize(crop, None, fx=scale, fy=scale, interpolation=interpolation)
     canvas = resized.astype(np.uint8)
     offset = np.array([x1, y1, x1, y1], np.float32)
-    for left, top, right, bottom in ((image.xyxy - offset) * scale).round().astype(int).tolist():
-        cv2.rectangle(canvas, (left, top), (right, bottom), (255, 255, 255), 1)
+    labelled = ((image.xyxy - offset) * scale).round().astype(int).tolist()
+    thickness = np.where((image.xyxy == box).all(axis=1), 4, 1).tolist()
+    for (left, top, right, bottom), width in zip(labelled, thickness, strict=True):
+        cv2.rectangle(canvas, (left, top), (right, bottom), (255, 255, 255), width)
     if len(detections):
         detections.xyxy = (detections.xyxy - offset) * np.float32(scale)
         canvas = annotate(canvas, detections)
