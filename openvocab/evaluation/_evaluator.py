@@ -92,6 +92,8 @@ class VariantResult:
     matches: matching.Matches
     encoder_accuracy: float
     """Share of labelled boxes that the encoder alone classifies correctly."""
+    thresholds: NDArray[np.float32]
+    """The preset's lowest score of each prompt."""
 
     @cached_property
     def f1(self) -> NDArray[np.float64]:
@@ -101,11 +103,10 @@ class VariantResult:
     def to_dict(self, threshold: float) -> dict[str, Any]:
         """Metrics as a table for JSON, from 0 to 1."""
         counted = self.matches.counted()
-        f1 = metrics.f1(*counted, self.matches.label_count, np.array([threshold]))
         return {
             "classes": len(self.variant.classes),
             **self.precision.metrics,
-            "F1": float(f1[0]),
+            "F1": metrics.f1_above(self.matches, self.thresholds),
             "best_F1": float(self.f1.max()),
             "best_F1_threshold": round(float(metrics.THRESHOLDS[self.f1.argmax()]), 2),
             "ECE": metrics.calibration_error(*counted),
@@ -237,7 +238,9 @@ def evaluate(
     if not dataset.box_count:
         raise DatasetError(f"No image of {dataset.name} has a labelled box; label some.")
     variants = [
-        _variant_result(dataset, variant, index, results)
+        _variant_result(
+            dataset, variant, index, results, detector.class_head(variant.classes).thresholds
+        )
         for index, variant in enumerate(task.variants)
     ]
     alone = _detector_alone(dataset, proposals, detector.proposer.labels)
@@ -259,13 +262,18 @@ def evaluate(
 
 
 def _variant_result(
-    dataset: Dataset, variant: PromptVariant, index: int, results: Sequence[ImageResult]
+    dataset: Dataset,
+    variant: PromptVariant,
+    index: int,
+    results: Sequence[ImageResult],
+    thresholds: NDArray[np.float32],
 ) -> VariantResult:
     detections = [result.detections[index] for result in results]
     correct = sum(result.correct[index] for result in results)
     precision = matching.precision(dataset, detections)
     matches = matching.match(dataset, detections)
-    return VariantResult(variant, detections, precision, matches, correct / dataset.box_count)
+    accuracy = correct / dataset.box_count
+    return VariantResult(variant, detections, precision, matches, accuracy, thresholds)
 
 
 def _proposal_recall(dataset: Dataset, proposals: Sequence[Proposals]) -> dict[int, float]:

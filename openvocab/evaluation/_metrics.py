@@ -65,6 +65,19 @@ def f1(
     return result
 
 
+def f1_above(matches: Matches, thresholds: NDArray[np.floating]) -> float:
+    """F1 of all boxes together, with a threshold for each class.
+
+    Args:
+        matches: matches of K classes.
+        thresholds: `(K,)` or more, by class.
+    """
+    above = matches.scores >= thresholds[matches.class_ids]
+    found = int((above & (matches.outcomes != IGNORED)).sum())
+    correct = int((above & (matches.outcomes == TP)).sum())
+    return 2 * correct / max(found + matches.label_count, 1)
+
+
 def f1_by_class(matches: Matches, thresholds: Floats) -> Floats:
     """F1 `(K, T)` of each class at each of T thresholds; NaN for a class without labelled boxes."""
     counts = matches.label_counts.sum(axis=0)

@@ -235,7 +235,14 @@ def test_fitted_thresholds_are_a_preset_that_detect_uses(detector, tmp_path):
     file.write_text(fit.to_toml(PRESET, task.dataset, "all"))
     preset = Preset.from_file(file)
     assert preset.thresholds == {"Red": 0.61}
-    head = OpenVocabDetector(detector.proposer, detector.encoder, preset).class_head
+    fitted = OpenVocabDetector(detector.proposer, detector.encoder, preset)
+    measured = evaluate(fitted, task).to_dict()["prompt_variants"]["names"]
+    assert measured["F1"] == pytest.approx(fit.after.f1)
+    strict = OpenVocabDetector(
+        detector.proposer, detector.encoder, replace(preset, thresholds={"red": 1.0})
+    )
+    assert evaluate(strict, task).to_dict()["prompt_variants"]["names"]["F1"] == 0
+    head = fitted.class_head
     overall = np.float32(preset.scoring.score_threshold)
     assert head(["red", "blue"]).thresholds.tolist() == [np.float32(0.61), overall]
     assert head(["red"], thresholds={"red": 0.5}).thresholds.tolist() == [0.5]
