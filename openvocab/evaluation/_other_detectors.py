@@ -18,11 +18,7 @@ _FOLDS = 10  # of the left-out names: each image costs so many runs of the detec
 
 
 class CoarserProposer:
-    """A proposer that has broader words for some of its labels: "animal", and neither dog nor cat.
-
-    >>> CoarserProposer(proposer, {"dog": "animal"}, iou=0.7).labels  # doctest: +SKIP
-    ('person', 'animal')
-    """
+    """A proposer that has broader words for some of its labels: "animal", and neither dog nor cat."""
 
     def __init__(self, proposer: Proposer, words: Mapping[str, str], *, iou: float) -> None:
         """Wrap a proposer.
