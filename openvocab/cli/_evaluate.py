@@ -231,7 +231,8 @@ def _relations_table(results: dict[str, Any]) -> Table:
         "false_boxes_per_image": "false boxes",
         "false_boxes_of_five_absent_words": "of 5 absent",
     }
-    table = Table("word to label", "words", *columns.values(), box=None, title=None)
+    table = Table("relation", "words", *columns.values(), box=None, title=None)
+    table.columns[0].no_wrap = True
     for name, row in results["relations"].items():
         table.add_row(name, str(row["words"]), *(_cell(key, row[key]) for key in columns))
     return table

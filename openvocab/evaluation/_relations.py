@@ -223,7 +223,7 @@ def _examples(detector: OpenVocabDetector, task: EvaluationTask, count: int) -> 
         return None
     plural = "s" if count > 1 else ""
     return Relation(
-        f"{count} example picture{plural}",
+        f"{count} picture{plural}",
         {name: (name,) for name in crops},
         [_head(detector, task, crops)],
         lambda _, cached: [cached.regions],

@@ -75,13 +75,13 @@ def test_eval_measures_words_by_their_relation_to_the_labels(labels, tmp_path):
     assert "left out" in done.stdout
     home = tmp_path / "runs/street-starter"
     relations = json.loads((home / "results.json").read_text())["relations"]
-    pictures = ["1 example picture", "8 example pictures"]
+    pictures = ["1 picture", "8 pictures"]
     assert list(relations) == ["same", "kind", "broader", "left out", *pictures]
     left_out = {row["word"]: row for row in relations["left out"]["by_word"]}
     assert left_out["bus"]["detector_alone_AP50"] == pytest.approx(1)
     assert relations["same"]["AP50"] > relations["left out"]["AP50"] > 0
     assert relations["broader"]["by_word"][0]["boxes"] == 5
-    assert relations["8 example pictures"]["images"] == 1
+    assert relations["8 pictures"]["images"] == 1
     again = run("eval", labels, "--classes-map", "words.toml", "--relations", cwd=tmp_path)
     assert again.returncode == 0
     repeated = json.loads((home / "results.json").read_text())["relations"]

@@ -12,17 +12,20 @@ from fakes import ColourEncoder, FakeProposer
 from openvocab import OpenVocabDetector, Preset
 from openvocab.errors import DatasetError
 from openvocab.evaluation import _thresholds as thresholds
+from openvocab.evaluation._calibration import TaskMatches
 from openvocab.evaluation._datasets import Dataset
 from openvocab.evaluation._evaluator import Evaluation, evaluate
 from openvocab.evaluation._example_crops import example_crops
 from openvocab.evaluation._feature_cache import FeatureCache
+from openvocab.evaluation._matching import FP, TP, Matches
+from openvocab.evaluation._metrics import THRESHOLDS
 from openvocab.evaluation._other_detectors import (
     CoarserProposer,
     LeftOutLabels,
     dissimilar_folds,
 )
 from openvocab.evaluation._prompt_variants import EvaluationTask, PromptMap
-from openvocab.evaluation._thresholds import fit_thresholds
+from openvocab.evaluation._thresholds import Thresholds, fit_thresholds
 from openvocab.io import load_image
 
 NEW = (12, 10, 50, 50)  # a box that only the detector without "red" proposes
@@ -161,7 +164,7 @@ def test_folds_hold_every_name_once_and_separate_the_similar():
 def test_example_pictures_are_of_images_that_are_not_evaluated(detector, task):
     whole = task.dataset
     task = replace(task, examples=whole.part("calibration"))
-    result = of_relation(evaluate(detector, task, all_relations=True), "8 example pictures")
+    result = of_relation(evaluate(detector, task, all_relations=True), "8 pictures")
     assert result["images"] == len(whole.part("test"))
     assert result["AP50"] == pytest.approx(1)
 
@@ -216,6 +219,26 @@ def test_too_few_boxes_for_a_threshold_are_refused(detector, tmp_path, monkeypat
     monkeypatch.setattr(thresholds, "MIN_BOXES", boxes)
     with pytest.raises(DatasetError, match="label at least 2 images and"):
         fit_thresholds(detector, labelled_boxes(tmp_path, images))
+
+
+def test_classes_get_thresholds_of_their_own_if_one_for_all_is_worse():
+    """In each of 30 images, each class has a true box, and a false one that scores lower."""
+    scores = {(0, TP): 0.8, (0, FP): 0.6, (1, TP): 0.4, (1, FP): 0.2}
+    rows = [(image, *key, score) for image in range(30) for key, score in scores.items()]
+    images, class_ids, outcomes, scored = map(np.array, zip(*rows, strict=True))
+    none = np.full(len(rows), -1)
+    counts = np.ones((30, 2), np.intp)
+    matches = Matches(images, none, scored, class_ids, outcomes, counts, none)
+    found = TaskMatches({"names": matches}, np.full((30, len(THRESHOLDS)), np.nan), 1.0)
+    fit = thresholds._fit_folds(found, ("red", "blue"), Thresholds(0.3, {}))
+    assert fit.improves
+    assert fit.held_out.f1 == 1
+    assert 0.6 < fit.fitted.by_class["red"] <= 0.8
+    assert 0.2 < fit.fitted.by_class["blue"] <= 0.4
+    few = matches.label_counts.copy()
+    few[19:, 1] = 0  # 19 blue boxes
+    found = found._replace(by_variant={"names": replace(matches, label_counts=few)})
+    assert "blue" not in thresholds._fit_folds(found, ("red", "blue"), fit.initial).fitted.by_class
 
 
 def test_a_good_threshold_is_left_alone(detector, tmp_path):
