@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.progress import MofNCompleteColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from openvocab._internal.environment import require_packages
 from openvocab._internal.files import write_atomic
@@ -83,6 +83,7 @@ def evaluate(  # noqa: PLR0913  a command has as many parameters as it has optio
 
     detector = OpenVocabDetector.from_preset(config, device=device)
     cache = FeatureCache(detector, folder / "features")
+    gc.freeze()  # as below
     with _progress_bar() as track:
         evaluation = evaluator.evaluate(
             detector, task, cache=cache, all_relations=relations, progress=track
@@ -210,7 +211,7 @@ def _table(results: dict[str, Any]) -> Table:
         "AP50", "AP", "AR", f"F1 at {results['threshold']:.2f}", "best F1", "at", "ECE",
         "encoder alone",
     )  # fmt: skip
-    table = Table("prompts", *headers, box=None, title=None)
+    table = Table(Column("prompts", no_wrap=True), *headers, box=None, pad_edge=False)
     rows = dict(results["prompt_variants"])
     if results["detector_alone"]:
         rows["the detector's own labels"] = results["detector_alone"]
@@ -231,8 +232,8 @@ def _relations_table(results: dict[str, Any]) -> Table:
         "false_boxes_per_image": "false boxes",
         "false_boxes_of_five_absent_words": "of 5 absent",
     }
-    table = Table("relation", "words", *columns.values(), box=None, title=None)
-    table.columns[0].no_wrap = True
+    name_column = Column("relation", no_wrap=True)
+    table = Table(name_column, "words", *columns.values(), box=None, pad_edge=False)
     for name, row in results["relations"].items():
         table.add_row(name, str(row["words"]), *(_cell(key, row[key]) for key in columns))
     return table
