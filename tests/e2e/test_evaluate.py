@@ -156,7 +156,7 @@ def test_calibrate_writes_a_preset_of_its_own(shared, assets, tmp_path):
         file: file.read_bytes() for file in package_data("configs").rglob("*") if file.is_file()
     }
     detuned = (package_data("configs") / "starter.toml").read_text()
-    (tmp_path / "starter.toml").write_text(detuned + "\n[scoring]\ncompetitor_weight = 100.0\n")
+    (tmp_path / "starter.toml").write_text(detuned + "\n[scoring]\nfusion_exponent = 1.0\n")
     arguments = ("calibrate", shared / "coco-dev", "--limit", 50, "--out", "out")
     done = run(*arguments, "-p", "starter.toml", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
