@@ -225,8 +225,14 @@ def _evaluate_part(
     detector: OpenVocabDetector, task: EvaluationTask, part: str, folder: Path
 ) -> dict[str, Any]:
     """The whole evaluation, without its longest tables."""
-    task = dataclasses.replace(task, dataset=task.dataset.part(part))
-    table = evaluate(detector, task, cache=FeatureCache(detector, folder)).to_dict()
+    other = "test" if part == "calibration" else "calibration"
+    task = dataclasses.replace(
+        task, dataset=task.dataset.part(part), examples=task.dataset.part(other)
+    )
+    cache = FeatureCache(detector, folder)
+    table = evaluate(detector, task, cache=cache, all_relations=True).to_dict()
+    for row in table["relations"].values():
+        del row["by_word"], row["reliability"]
     return {key: value for key, value in table.items() if key not in {"confusion", "classes"}}
 
 

@@ -24,6 +24,7 @@ _TYPE_NAMES: dict[Any, str] = {
     int: "a whole number",
     float: "a number",
     tuple: "a list",
+    dict: "a table",
 }
 
 
@@ -164,14 +165,22 @@ class Preset(_Section):
     models: ModelConfig
     proposals: ProposalConfig = field(default_factory=ProposalConfig)
     scoring: ScoringConfig = field(default_factory=ScoringConfig)
+    thresholds: dict[str, float] = field(default_factory=dict)
+    """Lowest scores of some classes, by name, if a call has them and gives no threshold itself."""
     name: str = "custom"
     """Name shown in tables and reports."""
     description: str = ""
     """One line that helps to choose among presets."""
 
+    def __post_init__(self) -> None:
+        _Section.__post_init__(self)
+        for name, value in self.thresholds.items():
+            if not _is_a(value, float) or not 0 <= value <= 1:
+                raise ConfigError(f"thresholds has {value!r} for {name!r}; use 0 to 1.")
+
     @classmethod
     def from_file(cls, path: str | os.PathLike[str]) -> Self:
-        """Read a TOML file with the tables `[models]`, `[proposals]` and `[scoring]`.
+        """Read a TOML file with the tables `[models]`, `[proposals]`, `[scoring]`, `[thresholds]`.
 
         Paths of models are relative to the file; `name` defaults to the file's stem.
 
@@ -220,6 +229,9 @@ class Preset(_Section):
             ]
             if changed:
                 lines += ["", f"[{name}]", *changed]
+        if self.thresholds:
+            by_class = [_line(json.dumps(key), value) for key, value in self.thresholds.items()]
+            lines += ["", "[thresholds]", *by_class]
         return "\n".join(lines).lstrip("\n") + "\n"
 
     def with_sizes(self, image_size: int | None, tile_size: int | None) -> Self:
@@ -284,13 +296,15 @@ def _line(key: str, value: object) -> str:
 
 
 def _types(annotation: Any) -> tuple[Any, ...]:  # noqa: ANN401  an annotation may be anything
-    """The type of a field and, if it is a tuple, the type of its elements.
+    """The type of a field and, if it is a tuple, the type of its elements; a table is a dict.
 
     >>> _types(int | None), _types(tuple[float, ...])
     ((<class 'int'>,), (<class 'tuple'>, <class 'float'>))
     """
     if get_origin(annotation) is tuple:
         return tuple, get_args(annotation)[0]
+    if get_origin(annotation) is dict:
+        return (dict,)
     return (get_args(annotation) or (annotation,))[:1]
 
 

@@ -41,6 +41,7 @@ from openvocab.vocabulary import (
 )
 from openvocab.vocabulary._classes import cache_key, check_score, class_thresholds, parse_negatives
 from openvocab.vocabulary._examples import as_example
+from openvocab.vocabulary._prompts import name_key
 
 _MAX_CLASS_LISTS = 8  # whose ClassHead is cached
 _MIN_ENCODED_SCORE = 0.1  # default of `encode_image`: few boxes below it are ever wanted
@@ -131,7 +132,8 @@ class OpenVocabDetector:
                 picture; or a `Vocabulary`.
             negatives: look-alikes that compete with the classes and are never returned; names and
                 example images.
-            score_threshold: lowest score returned, 0 to 1; None uses the preset's.
+            score_threshold: lowest score returned, 0 to 1; None uses the preset's, of the class
+                where it has one.
             thresholds: separate thresholds for some of the classes, by name.
             class_agnostic_nms: apply NMS across classes, not only within each class; None uses the
                 preset's.
@@ -253,10 +255,17 @@ class OpenVocabDetector:
                 self._heads.put_many({key: head})
         if score_threshold is None:
             score_threshold = self.preset.scoring.score_threshold
+            if thresholds is None or isinstance(thresholds, Mapping):
+                thresholds = self._preset_thresholds(head.names) | dict(thresholds or {})
         return head.with_thresholds(
             class_thresholds(head.names, score_threshold, thresholds),
             class_agnostic_nms=class_agnostic_nms,
         )
+
+    def _preset_thresholds(self, names: Sequence[str]) -> dict[str, float]:
+        """The preset's thresholds of those classes that it has one for."""
+        by_key = {name_key(name): value for name, value in self.preset.thresholds.items()}
+        return {name: by_key[name_key(name)] for name in names if name_key(name) in by_key}
 
     def vocabulary(
         self, classes: Classes | Vocabulary, negatives: Sequence[NameOrImage] = ()
@@ -286,14 +295,16 @@ class OpenVocabDetector:
         Args:
             image: as for `detect`.
             score_threshold: lowest threshold that `classify` will be given; boxes that cannot
-                reach it are left out. None uses 0.1, or the preset's threshold if that is lower.
+                reach it are left out. None uses 0.1, or the preset's lowest threshold if that is
+                lower.
 
         Raises:
             ImageError: the image cannot be read.
             ClassesError: the threshold is not a number from 0 to 1.
         """
         if score_threshold is None:
-            score_threshold = min(_MIN_ENCODED_SCORE, self.preset.scoring.score_threshold)
+            own = self.preset.scoring.score_threshold, *self.preset.thresholds.values()
+            score_threshold = min(_MIN_ENCODED_SCORE, *own)
         check_score("score_threshold", score_threshold)
         (regions,) = self.encode_images([load_image(image)], [score_threshold])
         return regions

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.progress import MofNCompleteColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from openvocab._internal.environment import require_packages
 from openvocab._internal.files import write_atomic
@@ -57,6 +57,14 @@ def evaluate(  # noqa: PLR0913  a command has as many parameters as it has optio
     imgsz: ImageSize = None,
     tile: TileSize = None,
     device: Device = None,
+    relations: Annotated[
+        bool,
+        typer.Option(
+            "--relations",
+            help="Also names that the detector lacks (ten more runs of it per image), and "
+            "example pictures.",
+        ),
+    ] = False,
 ) -> None:
     """Measure a preset on labelled images.
 
@@ -75,15 +83,20 @@ def evaluate(  # noqa: PLR0913  a command has as many parameters as it has optio
 
     detector = OpenVocabDetector.from_preset(config, device=device)
     cache = FeatureCache(detector, folder / "features")
+    gc.freeze()  # as below
     with _progress_bar() as track:
-        evaluation = evaluator.evaluate(detector, task, cache=cache, progress=track)
-    for message in evaluation.unreadable:
+        evaluation = evaluator.evaluate(
+            detector, task, cache=cache, all_relations=relations, progress=track
+        )
+    for message in (*evaluation.unreadable, *evaluation.skipped):
         complain(message)
     settings = {"preset": dataclasses.asdict(detector.preset), "part": part}
     results = {"provenance": provenance(detector)} | settings | evaluation.to_dict()
     write_atomic(folder / "results.json", (json.dumps(results, indent=1) + "\n").encode())
     write_atomic(folder / "report.html", html(evaluation, results).encode(errors="replace"))
     out.print(_table(results))
+    if len(evaluation.relations) > 1:
+        out.print(_relations_table(results))
     for line in _summary(results):
         out.print(line)
     out.print(f"{folder / 'report.html'}, {folder / 'results.json'}", soft_wrap=True)
@@ -102,6 +115,13 @@ def calibrate(  # noqa: PLR0913  as above
     in_place: Annotated[
         bool, typer.Option("--in-place", help="Write into the preset's own file.")
     ] = False,
+    thresholds_only: Annotated[
+        bool,
+        typer.Option(
+            "--thresholds-only",
+            help="Fit the threshold, and those of classes with 20 boxes or more: from 20 boxes on.",
+        ),
+    ] = False,
     imgsz: ImageSize = None,
     tile: TileSize = None,
     device: Device = None,
@@ -110,6 +130,7 @@ def calibrate(  # noqa: PLR0913  as above
 
     Fits logit scale, competitor weight, prior weight, fusion exponent and score threshold, and
     writes a preset with the measurements as comments. Use images that neither model was trained on.
+    Nothing is written if the fit is no better on held-out images (exit code 1).
     """
     task = _load_task(dataset, images, split, part, limit, classes_map)
     config = read_preset(preset, imgsz, tile)
@@ -118,6 +139,7 @@ def calibrate(  # noqa: PLR0913  as above
 
     from openvocab.detector import OpenVocabDetector
     from openvocab.evaluation import _calibration as calibration
+    from openvocab.evaluation import _thresholds as thresholds
     from openvocab.evaluation._feature_cache import FeatureCache
 
     detector = OpenVocabDetector.from_preset(config, device=device)
@@ -125,11 +147,21 @@ def calibrate(  # noqa: PLR0913  as above
     variants = tuple(variant for variant in task.variants if not variant.generated)
     task = dataclasses.replace(task, variants=variants)
     gc.freeze()  # the collector need not scan torch's objects for each of 10,000 small tables
+    fit = thresholds.fit_thresholds if thresholds_only else calibration.calibrate
     with _progress_bar() as track:
-        fitted = calibration.calibrate(detector, task, cache=cache, progress=track)
-    write_atomic(target, fitted.to_toml(detector.preset, task.dataset, part).encode())
-    for line in (*fitted.report(), str(target)):
+        fitted = fit(detector, task, cache=cache, progress=track)
+    for line in fitted.report():
         out.print(line, soft_wrap=True)
+    if not fitted.improves:
+        complain(_nothing_written(thresholds_only=thresholds_only))
+        raise typer.Exit(1)
+    write_atomic(target, fitted.to_toml(detector.preset, task.dataset, part).encode())
+    out.print(str(target), soft_wrap=True)
+
+
+def _nothing_written(*, thresholds_only: bool) -> str:
+    remedy = "" if thresholds_only else ", or fit only the threshold with --thresholds-only"
+    return f"The fit is no better on held-out images and is not written; label more{remedy}."
 
 
 def _load_task(
@@ -145,10 +177,13 @@ def _load_task(
     from openvocab.evaluation._formats import load_dataset
     from openvocab.evaluation._prompt_variants import EvaluationTask, PromptMap
 
-    dataset = load_dataset(path, images, split).part(part)
+    labelled = load_dataset(path, images, split)
+    dataset = labelled.part(part)
     dataset = dataset.with_images(dataset.images[:limit])
     prompt_map = None if classes_map is None else PromptMap.from_file(classes_map)
-    return EvaluationTask.from_map(dataset, prompt_map)
+    # The other half; of all images, those that the evaluation with pictures then leaves out.
+    examples = labelled.part("test" if part == "calibration" else "calibration")
+    return EvaluationTask.from_map(dataset, prompt_map, examples)
 
 
 def _default_folder(task: "EvaluationTask", preset: Preset) -> Path:
@@ -171,17 +206,43 @@ def _progress_bar() -> Iterator[Any]:
 
 
 def _table(results: dict[str, Any]) -> Table:
-    columns = ("AP50", "AP", "AR", "F1", "best_F1", "ECE", "encoder_accuracy")
+    columns = ("AP50", "AP", "AR", "F1", "best_F1", "best_F1_threshold", "ECE", "encoder_accuracy")
     headers = (
-        "AP50", "AP", "AR", f"F1 at {results['threshold']:.2f}", "best F1", "ECE", "encoder alone",
+        "AP50", "AP", "AR", f"F1 at {results['threshold']:.2f}", "best F1", "at", "ECE",
+        "encoder alone",
     )  # fmt: skip
-    table = Table("prompts", *headers, box=None, title=None)
+    table = Table(Column("prompts", no_wrap=True), *headers, box=None, pad_edge=False)
     rows = dict(results["prompt_variants"])
     if results["detector_alone"]:
         rows["the detector's own labels"] = results["detector_alone"]
     for name, row in rows.items():
-        table.add_row(name, *(_percent(row[key]) for key in columns if key in row))
+        table.add_row(name, *(_cell(key, row[key]) for key in columns if key in row))
     return table
+
+
+def _relations_table(results: dict[str, Any]) -> Table:
+    """By relation to the detector's labels; F1 is the mean over the words."""
+    columns = {
+        "AP50": "AP50",
+        "detector_alone_AP50": "own AP50",
+        "mean_F1": f"F1 at {results['threshold']:.2f}",
+        "best_mean_F1": "best F1",
+        "best_mean_F1_threshold": "at",
+        "ECE": "ECE",
+        "false_boxes_per_image": "false boxes",
+        "false_boxes_of_five_absent_words": "of 5 absent",
+    }
+    name_column = Column("relation", no_wrap=True)
+    table = Table(name_column, "words", *columns.values(), box=None, pad_edge=False)
+    for name, row in results["relations"].items():
+        table.add_row(name, str(row["words"]), *(_cell(key, row[key]) for key in columns))
+    return table
+
+
+def _cell(key: str, value: float | None) -> str:
+    """Thresholds and numbers of boxes as they are, the rest in per cent."""
+    is_share = not key.endswith("_threshold") and not key.startswith("false_boxes")
+    return _percent(value) if is_share or value is None else f"{value:.2f}"
 
 
 def _summary(results: dict[str, Any]) -> Iterator[str]:

@@ -16,8 +16,9 @@ from openvocab.errors import DatasetError, one_line
 from openvocab.evaluation import _matching as matching
 from openvocab.evaluation import _metrics as metrics
 from openvocab.evaluation._datasets import Dataset
-from openvocab.evaluation._evaluator import THRESHOLDS, Progress, TaskClassifier
+from openvocab.evaluation._evaluator import Progress, TaskClassifier
 from openvocab.evaluation._feature_cache import CachedFeatures, FeatureCache, iter_readable
+from openvocab.evaluation._metrics import THRESHOLDS
 from openvocab.evaluation._prompt_variants import EvaluationTask
 from openvocab.weights import manifest
 
@@ -141,7 +142,7 @@ class Calibration:
     initial: ScoringConfig
     """The preset's scoring, with the encoder's own logit scale if it sets none."""
     fitted: ScoringConfig
-    """The fitted scoring; the initial one with another threshold if no better one was found."""
+    """The fitted scoring; the initial one if no better one was found."""
     before: Metrics
     """Of the initial scoring."""
     after: Metrics
@@ -172,7 +173,7 @@ class Calibration:
             for name, value in self.changed.items()
         ]
         if not self.improves:
-            lines.append("The fit is no better on held-out images: only the threshold is changed.")
+            lines.append("The fit is no better on held-out images: nothing is changed.")
         rows = {
             "before": self.before,
             "fitted": self.after,
@@ -183,22 +184,37 @@ class Calibration:
 
     def to_toml(self, preset: Preset, dataset: Dataset, part: str) -> str:
         """The preset with the fitted scoring as TOML, with the measurements in comments."""
-        lines = [
-            f"openvocab {__version__} fitted {', '.join(_FITTED)} and score_threshold",
-            f"to {len(dataset)} images of {dataset.name} "
-            f"(part: {part}; SHA-256 {dataset.sha256[:16]}).",
-            *self.report(),
-        ]
-        comments = "".join(f"# {one_line(line)}\n" for line in lines)
-        # A path is relative to the file it is in, and this is another file.
-        models: dict[str, Any] = {
-            key: str(Path(path).resolve())
-            for key in ("detector", "encoder")
-            if (path := getattr(preset.models, key)) not in manifest() and Path(path).exists()
-        }
-        scoring = replace(preset.scoring, **self.changed)
-        fitted = replace(preset, models=replace(preset.models, **models), scoring=scoring)
-        return comments + fitted.to_toml()
+        fitted = replace(preset, scoring=replace(preset.scoring, **self.changed))
+        what = f"{', '.join(_FITTED)} and score_threshold"
+        return fitted_toml(fitted, what, dataset, part, self.report())
+
+
+def fitted_toml(
+    preset: Preset, what: str, dataset: Dataset, part: str, report: Sequence[str]
+) -> str:
+    """A fitted preset as TOML, with the measurements in comments.
+
+    Args:
+        preset: the fitted preset.
+        what: the names of the values that were fitted.
+        dataset: the images that they were fitted to.
+        part: which part of the dataset these are.
+        report: the measurements.
+    """
+    lines = [
+        f"openvocab {__version__} fitted {what}",
+        f"to {len(dataset)} images of {dataset.name} "
+        f"(part: {part}; SHA-256 {dataset.sha256[:16]}).",
+        *report,
+    ]
+    comments = "".join(f"# {one_line(line)}\n" for line in lines)
+    # A path is relative to the file it is in, and this is another file.
+    models: dict[str, Any] = {
+        key: str(Path(path).resolve())
+        for key in ("detector", "encoder")
+        if (path := getattr(preset.models, key)) not in manifest() and Path(path).exists()
+    }
+    return comments + replace(preset, models=replace(preset.models, **models)).to_toml()
 
 
 def _line(of: Metrics) -> str:
@@ -219,7 +235,7 @@ def calibrate(
     """Fit logit scale, competitor weight, prior weight, fusion exponent and score threshold.
 
     One at a time, in two rounds; each gets the value with the best `Metrics.objective`. A fit that
-    is no better than the preset's own values on held-out images (five folds) is not used.
+    is no better than the preset's own values on held-out images (five folds) changes nothing.
 
     Args:
         detector: detector of the preset.
@@ -287,8 +303,7 @@ class _Search:
             held_out_before=_mean(held_out_before),
         )
         if not calibration.improves:
-            after = self._measure(self._initial, everything)
-            calibration = replace(calibration, fitted=self._initial, after=after)
+            return replace(calibration, fitted=self._initial, after=calibration.before)
         fitted = replace(calibration.fitted, score_threshold=calibration.after.threshold)
         return replace(calibration, fitted=fitted)
 

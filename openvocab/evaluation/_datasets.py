@@ -1,6 +1,6 @@
 """Labelled images, whatever format they came in."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
@@ -54,6 +54,21 @@ class DatasetImage:
         """Number of boxes without crowds."""
         return int((~self.crowd).sum())
 
+    def grouped(self, groups: Sequence[frozenset[int]]) -> Self:
+        """The image with other classes, each for the boxes of several; see `Dataset.grouped`."""
+        rows = [np.flatnonzero(np.isin(self.class_ids, list(group))) for group in groups]
+        indices = np.concatenate([*rows, np.empty(0, np.intp)]).astype(np.intp)
+        absent = self.absent
+        return replace(
+            self,
+            xyxy=self.xyxy[indices],
+            class_ids=np.repeat(np.arange(len(groups)), list(map(len, rows))),
+            crowd=self.crowd[indices],
+            areas=self.areas[indices],
+            absent=None if absent is None else _indices(group <= absent for group in groups),
+            not_exhaustive=_indices(bool(group & self.not_exhaustive) for group in groups),
+        )
+
     @property
     def present(self) -> frozenset[int]:
         """Classes with a box in the image."""
@@ -86,6 +101,19 @@ class Dataset:
         """The same dataset with other images."""
         return replace(self, images=tuple(images))
 
+    def grouped(self, groups: Mapping[str, Sequence[str]]) -> Self:
+        """The same images with words as classes, each for the boxes of some of the classes.
+
+        A box of two words counts for both, and one of no word for none.
+
+        Args:
+            groups: by word, names of classes.
+        """
+        ids = {name: class_id for class_id, name in enumerate(self.classes)}
+        members = [frozenset(ids[name] for name in names) for names in groups.values()]
+        images = tuple(image.grouped(members) for image in self.images)
+        return replace(self, classes=tuple(groups), images=images, frequencies=None)
+
     def part(self, name: str) -> Self:
         """Select `calibration` or `test`, two halves split by file name, or `all`.
 
@@ -101,3 +129,7 @@ class Dataset:
         if name not in parts:
             raise DatasetError(f"Unknown part {name!r}; use one of {', '.join(parts)}.")
         return self.with_images(parts[name])
+
+
+def _indices(flags: Iterable[bool]) -> frozenset[int]:
+    return frozenset(index for index, flag in enumerate(flags) if flag)

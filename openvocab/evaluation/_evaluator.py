@@ -20,13 +20,12 @@ from openvocab.evaluation import _metrics as metrics
 from openvocab.evaluation._datasets import Dataset, DatasetImage
 from openvocab.evaluation._feature_cache import CachedFeatures, FeatureCache, iter_readable
 from openvocab.evaluation._prompt_variants import EvaluationTask, PromptVariant
+from openvocab.evaluation._relations import MIN_SCORE, RelationResult, find_relations
 from openvocab.types import EncodedRegions, Proposals
 from openvocab.vocabulary._prompts import name_key
 
 RECALL_COUNTS = (10, 30, 100, 300)
-THRESHOLDS = np.arange(0.02, 0.99, 0.01)
 _STAGES = ("propose", "encode", "classify")
-_MIN_SCORE = 0.001  # detections with lower scores do not change AP
 
 Progress = Callable[[Sequence[Any]], Iterable[Any]]
 """Iterates over a sequence and shows how far it is."""
@@ -55,7 +54,7 @@ class TaskClassifier:
             detector.class_head(
                 variant.classes,
                 negatives=task.negatives_for(variant.classes),
-                score_threshold=_MIN_SCORE,
+                score_threshold=MIN_SCORE,
             )
             for variant in task.variants
         ]
@@ -93,22 +92,23 @@ class VariantResult:
     matches: matching.Matches
     encoder_accuracy: float
     """Share of labelled boxes that the encoder alone classifies correctly."""
+    thresholds: NDArray[np.float32]
+    """The preset's lowest score of each prompt."""
 
     @cached_property
     def f1(self) -> NDArray[np.float64]:
-        """F1 `(T,)` at `THRESHOLDS`."""
-        return metrics.f1(*self.matches.counted(), self.matches.label_count, THRESHOLDS)
+        """F1 `(T,)` at `metrics.THRESHOLDS`."""
+        return metrics.f1(*self.matches.counted(), self.matches.label_count, metrics.THRESHOLDS)
 
     def to_dict(self, threshold: float) -> dict[str, Any]:
         """Metrics as a table for JSON, from 0 to 1."""
         counted = self.matches.counted()
-        f1 = metrics.f1(*counted, self.matches.label_count, np.array([threshold]))
         return {
             "classes": len(self.variant.classes),
             **self.precision.metrics,
-            "F1": float(f1[0]),
+            "F1": metrics.f1_above(self.matches, self.thresholds),
             "best_F1": float(self.f1.max()),
-            "best_F1_threshold": round(float(THRESHOLDS[self.f1.argmax()]), 2),
+            "best_F1_threshold": round(float(metrics.THRESHOLDS[self.f1.argmax()]), 2),
             "ECE": metrics.calibration_error(*counted),
             "ECE_above_threshold": metrics.calibration_error(*self.matches.counted(threshold)),
             "encoder_accuracy": self.encoder_accuracy,
@@ -136,6 +136,10 @@ class Evaluation:
     """Per image: `propose` and `encode`, when it was first encoded; `classify`, per variant."""
     unreadable: list[str]
     """Errors of images that were left out."""
+    relations: list[RelationResult]
+    """By relation to the detector's labels; the dataset's own names first."""
+    skipped: list[str]
+    """Why relations were left out."""
 
     @cached_property
     def confusion(self) -> NDArray[np.intp]:
@@ -160,6 +164,9 @@ class Evaluation:
             "detector_alone": alone and alone.metrics,
             "prompt_variants": {
                 result.variant.name: result.to_dict(self.threshold) for result in self.variants
+            },
+            "relations": {
+                result.name: result.to_dict(self.threshold) for result in self.relations
             },
             "proposal_recall": {str(count): value for count, value in self.recall.items()},
             "fp_per_image": self.fp_per_image,
@@ -189,6 +196,7 @@ def evaluate(
     task: EvaluationTask,
     *,
     cache: FeatureCache | None = None,
+    all_relations: bool = False,
     progress: Progress = iter,
 ) -> Evaluation:
     """Evaluate a detector.
@@ -197,6 +205,8 @@ def evaluate(
         detector: a detector with any preset.
         task: labelled images and prompts.
         cache: encodes images; None writes no features.
+        all_relations: also ask for names that the detector lacks, which runs it ten more times on
+            each image, and for example pictures.
         progress: wraps the images, to show progress.
 
     Raises:
@@ -204,19 +214,21 @@ def evaluate(
             from the size in its labels.
         ClassesError: a variant cannot be used.
     """
+    cache = cache or FeatureCache(detector)
     classifier = TaskClassifier(detector, task)
+    runs, skipped = find_relations(detector, task, cache, slow=all_relations)
     threshold = detector.preset.scoring.score_threshold
     images, proposals, results, seconds = [], [], [], []
     fp_counts: dict[str, list[int]] = defaultdict(list)
     unreadable: list[str] = []
     # Features are not kept: they would fill the memory.
-    for image, cached in iter_readable(
-        cache or FeatureCache(detector), progress(task.dataset.images), unreadable
-    ):
+    for image, cached in iter_readable(cache, progress(task.dataset.images), unreadable):
         result = classifier(image, cached)
         images.append(image)
         proposals.append(cached.regions.proposals)
         results.append(result)
+        for run in runs:
+            run.add(image, cached)
         seconds.append([*cached.seconds, result.classify_s])
         for kind, scores in result.fp_scores.items():
             fp_counts[kind].append(int((scores >= threshold).sum()))
@@ -225,29 +237,43 @@ def evaluate(
         raise DatasetError(f"No image of {dataset.name} can be read: {' '.join(unreadable[:1])}")
     if not dataset.box_count:
         raise DatasetError(f"No image of {dataset.name} has a labelled box; label some.")
+    variants = [
+        _variant_result(
+            dataset, variant, index, results, detector.class_head(variant.classes).thresholds
+        )
+        for index, variant in enumerate(task.variants)
+    ]
+    alone = _detector_alone(dataset, proposals, detector.proposer.labels)
+    own_ap50 = np.full(len(dataset.classes), np.nan) if alone is None else alone.by_class[:, 1]
+    same = RelationResult("same", dataset, variants[0].matches, own_ap50)
+    others = [run.result(dataset, detector) for run in runs]
     return Evaluation(
         dataset=dataset,
         threshold=threshold,
-        variants=[
-            _variant_result(dataset, variant, index, results)
-            for index, variant in enumerate(task.variants)
-        ],
-        detector_alone=_detector_alone(dataset, proposals, detector.proposer.labels),
+        variants=variants,
+        detector_alone=alone,
         recall=_proposal_recall(dataset, proposals),
         fp_per_image={kind: fmean(counts) for kind, counts in fp_counts.items()},
         seconds=dict(zip(_STAGES, np.mean(seconds, axis=0).tolist(), strict=True)),
         unreadable=unreadable,
+        relations=[same, *(result for result in others if result is not None)],
+        skipped=skipped,
     )
 
 
 def _variant_result(
-    dataset: Dataset, variant: PromptVariant, index: int, results: Sequence[ImageResult]
+    dataset: Dataset,
+    variant: PromptVariant,
+    index: int,
+    results: Sequence[ImageResult],
+    thresholds: NDArray[np.float32],
 ) -> VariantResult:
     detections = [result.detections[index] for result in results]
     correct = sum(result.correct[index] for result in results)
     precision = matching.precision(dataset, detections)
     matches = matching.match(dataset, detections)
-    return VariantResult(variant, detections, precision, matches, correct / dataset.box_count)
+    accuracy = correct / dataset.box_count
+    return VariantResult(variant, detections, precision, matches, accuracy, thresholds)
 
 
 def _proposal_recall(dataset: Dataset, proposals: Sequence[Proposals]) -> dict[int, float]:

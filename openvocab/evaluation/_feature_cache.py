@@ -3,11 +3,11 @@
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +44,49 @@ class CachedFeatures(NamedTuple):
         return EncodedRegions(proposals, self.features)
 
 
+class ArrayStore:
+    """Arrays of images on disk, one file per image; a damaged file counts as missing."""
+
+    def __init__(self, folder: Path | None, key: Mapping[str, object]) -> None:
+        """Prepare a store; nothing is read yet.
+
+        Args:
+            folder: holds a folder for each key; None stores nothing.
+            key: says how the arrays were made; JSON.
+        """
+        self._folder = None if folder is None else folder / _digest(json.dumps(key))
+
+    def get(self, image: DatasetImage) -> dict[str, Any] | None:
+        """The arrays of an image; None if there are none.
+
+        Raises:
+            ImageError: the image cannot be opened.
+        """
+        return None if self._folder is None else _read(self._file(self._folder, image))
+
+    def put(self, image: DatasetImage, arrays: Mapping[str, Any]) -> None:
+        """Write the arrays of an image.
+
+        Raises:
+            ImageError: the image cannot be opened.
+            OpenVocabError: the folder cannot be written to.
+        """
+        if self._folder is not None:
+            buffer = io.BytesIO()
+            np.savez(buffer, **arrays)
+            write_atomic(self._file(self._folder, image), buffer.getvalue())
+
+    @staticmethod
+    def _file(folder: Path, image: DatasetImage) -> Path:
+        """Another file if the image changed, or its labelled boxes."""
+        try:
+            stat = image.path.stat()
+        except OSError as error:
+            raise ImageError(f"{image.path} cannot be opened ({error.strerror}).") from error
+        identity = f"{image.path.resolve()} {stat.st_size} {stat.st_mtime_ns}"
+        return folder / f"{_digest(identity + image.xyxy.tobytes().hex())}.npz"
+
+
 class FeatureCache:
     """Encodes images, or reads the features that an earlier run with the same networks wrote."""
 
@@ -63,7 +106,8 @@ class FeatureCache:
             "detector": detector_hash(preset),
             "encoder": detector.encoder.fingerprint,
         }
-        self._folder = None if folder is None else folder / _digest(json.dumps(key))
+        self.folder, self.key = folder, key
+        self._store = ArrayStore(folder, key)
 
     def __call__(self, image: DatasetImage) -> CachedFeatures:
         """Encode an image, or read its features.
@@ -73,20 +117,11 @@ class FeatureCache:
             DatasetError: its size differs from the size in the labels.
             OpenVocabError: the folder cannot be written to.
         """
-        if self._folder is None:
-            return self._encode(image)
-        try:
-            stat = image.path.stat()
-        except OSError as error:
-            raise ImageError(f"{image.path} cannot be opened ({error.strerror}).") from error
-        identity = f"{image.path.resolve()} {stat.st_size} {stat.st_mtime_ns}"
-        file = self._folder / f"{_digest(identity + image.xyxy.tobytes().hex())}.npz"
-        cached = _read(file)
-        if cached is None:
-            cached = self._encode(image)
-            buffer = io.BytesIO()
-            np.savez(buffer, **cached._asdict())
-            write_atomic(file, buffer.getvalue())
+        arrays = self._store.get(image)
+        if arrays is not None:
+            return CachedFeatures(**arrays)
+        cached = self._encode(image)
+        self._store.put(image, cached._asdict())
         return cached
 
     def _encode(self, image: DatasetImage) -> CachedFeatures:
@@ -126,10 +161,10 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode(errors="replace")).hexdigest()[:16]
 
 
-def _read(file: Path) -> CachedFeatures | None:
-    """Read cached features; None if the file is missing or damaged."""
+def _read(file: Path) -> dict[str, Any] | None:
+    """Read arrays; None if the file is missing or damaged."""
     try:
         with file.open("rb") as opened, np.load(opened, allow_pickle=False) as arrays:
-            return CachedFeatures(**arrays)
+            return dict(arrays)
     except Exception:  # noqa: BLE001  NumPy and zipfile raise a dozen things on a damaged file
         return None

@@ -70,6 +70,8 @@ class Matches:
     """`(D,)`: `TP`, `FP`, or `IGNORED` (in a crowd, or of a class not verified in the image)."""
     label_counts: NDArray[np.intp]
     """`(P, K)`, labelled boxes per image and class."""
+    label_rows: NDArray[np.intp]
+    """`(D,)`, row of the matched box among the labelled boxes of the image; -1 for none."""
 
     @property
     def label_count(self) -> int:
@@ -97,12 +99,15 @@ def match(dataset: Dataset, detections: Sequence[sv.Detections]) -> Matches:
     run.params.iouThrs = np.array([0.5])
     _run_all_areas(run, [max(map(len, detections), default=0) or 1])
     labels, rows = run.cocoGt.anns, list(run.cocoDt.anns.values())
-    outcomes = np.full(len(rows), FP, np.int8)
+    outcomes, label_rows = np.full(len(rows), FP, np.int8), np.full(len(rows), -1, np.intp)
+    offsets = np.cumsum([0, *(len(image.xyxy) for image in dataset.images)])
     for index, row in enumerate(rows):
         image, class_id = dataset.images[row["image_id"]], row["category_id"]
         is_verified = image.absent is None or class_id in image.absent | image.present
         if "gt_id" in row:
             outcomes[index] = IGNORED if labels[row["gt_id"]]["iscrowd"] else TP
+            # `_annotations` numbers the boxes of all images from 1.
+            label_rows[index] = row["gt_id"] - 1 - offsets[row["image_id"]]
         elif not is_verified or class_id in image.not_exhaustive:
             outcomes[index] = IGNORED
     class_count = len(dataset.classes)
@@ -117,6 +122,7 @@ def match(dataset: Dataset, detections: Sequence[sv.Detections]) -> Matches:
         np.array([row["category_id"] for row in rows], np.intp),
         outcomes,
         np.array(counts).reshape(-1, class_count),
+        label_rows,
     )
 
 

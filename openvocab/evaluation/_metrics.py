@@ -3,7 +3,9 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from openvocab.evaluation._matching import IGNORED, TP, Matches
+from openvocab.evaluation._matching import FP, IGNORED, TP, Matches
+
+THRESHOLDS = np.arange(0.02, 0.99, 0.01)
 
 Floats = NDArray[np.float64]
 _RECALLS = np.linspace(0, 1, 101)
@@ -16,6 +18,13 @@ def ap50(matches: Matches, image_weights: Floats | None = None) -> float:
         matches: matches of P images.
         image_weights: `(P,)`, how often each image counts, as in a bootstrap; None: once.
     """
+    by_class = ap50_by_class(matches, image_weights)
+    labelled = by_class[~np.isnan(by_class)]
+    return float(labelled.mean()) if len(labelled) else float("nan")
+
+
+def ap50_by_class(matches: Matches, image_weights: Floats | None = None) -> Floats:
+    """AP50 of each of K classes `(K,)`; NaN for a class without labelled boxes."""
     if image_weights is None:
         image_weights = np.ones(len(matches.label_counts))
     counted = np.flatnonzero(matches.outcomes != IGNORED)
@@ -24,15 +33,15 @@ def ap50(matches: Matches, image_weights: Floats | None = None) -> float:
     hits = weights * (matches.outcomes[order] == TP)
     positives = image_weights @ matches.label_counts  # (K,)
     edges = np.searchsorted(matches.class_ids[order], np.arange(len(positives) + 1))
-    values = []
+    values = np.full(len(positives), np.nan)
     for class_id in np.flatnonzero(positives):
         rows = slice(edges[class_id], edges[class_id + 1])
         tp, total = hits[rows].cumsum(), weights[rows].cumsum()
         precision = np.divide(tp, total, out=np.zeros_like(tp), where=total > 0)
         envelope = np.append(np.maximum.accumulate(precision[::-1])[::-1], 0)
         indices = np.searchsorted(tp / positives[class_id], _RECALLS, side="left")
-        values.append(envelope[indices].mean())
-    return float(np.mean(values)) if values else float("nan")
+        values[class_id] = envelope[indices].mean()
+    return values
 
 
 def f1(
@@ -54,6 +63,46 @@ def f1(
     tp = np.append(0, np.cumsum((weights * correct)[order]))[above]
     result: Floats = 2 * tp / np.maximum(total + label_count, 1)
     return result
+
+
+def f1_above(matches: Matches, thresholds: NDArray[np.floating]) -> float:
+    """F1 of all boxes together, with a threshold for each class.
+
+    Args:
+        matches: matches of K classes.
+        thresholds: `(K,)` or more, by class.
+    """
+    above = matches.scores >= thresholds[matches.class_ids]
+    found = int((above & (matches.outcomes != IGNORED)).sum())
+    correct = int((above & (matches.outcomes == TP)).sum())
+    return 2 * correct / max(found + matches.label_count, 1)
+
+
+def f1_by_class(matches: Matches, thresholds: Floats) -> Floats:
+    """F1 `(K, T)` of each class at each of T thresholds; NaN for a class without labelled boxes."""
+    counts = matches.label_counts.sum(axis=0)
+    values = np.full((len(counts), len(thresholds)), np.nan)
+    for class_id in np.flatnonzero(counts):
+        rows = (matches.class_ids == class_id) & (matches.outcomes != IGNORED)
+        correct = matches.outcomes[rows] == TP
+        values[class_id] = f1(matches.scores[rows], correct, counts[class_id], thresholds)
+    return values
+
+
+def false_positives(
+    matches: Matches, absent: NDArray[np.bool_], threshold: float
+) -> tuple[float, float]:
+    """False positives per image above a threshold: of all classes, and of an absent one.
+
+    Args:
+        matches: matches of P images.
+        absent: `(P, K)`, which classes are in none of an image's objects.
+        threshold: lowest score that counts.
+    """
+    rows = (matches.outcomes == FP) & (matches.scores >= threshold)
+    images, classes = matches.image_indices[rows], matches.class_ids[rows]
+    share = absent[images, classes].sum() / absent.sum() if absent.any() else float("nan")
+    return len(images) / max(len(absent), 1), float(share)
 
 
 def reliability(

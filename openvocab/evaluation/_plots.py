@@ -11,7 +11,8 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from openvocab.evaluation import _metrics as metrics
-from openvocab.evaluation._evaluator import THRESHOLDS, Evaluation
+from openvocab.evaluation._evaluator import Evaluation
+from openvocab.evaluation._metrics import THRESHOLDS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,6 +26,7 @@ def plots(evaluation: Evaluation) -> dict[str, str]:
     drawings: dict[str, Callable[..., None]] = {
         "AP50 by prompt variant": _variants,
         "Reliability": _reliability,
+        "Reliability by relation to the labels": _reliability_by_relation,
         "F1 by threshold": _f1,
         "Recall of the proposals": _recall,
     }
@@ -81,6 +83,16 @@ def _reliability(evaluation: Evaluation, axes: "Axes") -> None:
     share = rows[:, 2] / max(rows[:, 2].sum(), 1)
     axes.bar(rows[:, 0], share, 0.06, color=GREY, alpha=0.5, label="share of the boxes")
     axes.axvline(evaluation.threshold, color=ORANGE, label="threshold")
+    axes.set(xlabel="score", ylabel="precision", xlim=(0, 1), ylim=(0, 1))
+    axes.legend(loc="upper left")
+
+
+def _reliability_by_relation(evaluation: Evaluation, axes: "Axes") -> None:
+    axes.plot([0, 1], [0, 1], color=GREY, linestyle="--")
+    for result in evaluation.relations:
+        rows = metrics.reliability(*result.matches.counted())
+        axes.plot(rows[:, 0], rows[:, 1], marker=".", label=result.name)
+    axes.axvline(evaluation.threshold, color=ORANGE, linestyle="--", label="threshold")
     axes.set(xlabel="score", ylabel="precision", xlim=(0, 1), ylim=(0, 1))
     axes.legend(loc="upper left")
 

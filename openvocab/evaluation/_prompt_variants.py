@@ -14,7 +14,8 @@ from openvocab.vocabulary._prompts import article, name_key, normalize_name
 
 _DISTRACTOR_COUNTS = (50, 1000)
 _GENERATED = ("names", "upper case", "a photo of")
-_ABSENT_COUNT = 5  # absent classes that are prompted for in each image
+_BROADER = "broader"  # name of the table of broader words
+ABSENT_COUNT = 5  # absent classes that are prompted for in each image
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +39,12 @@ class PromptMap:
     """Prompts for objects that are in none of the images."""
     distractors: tuple[str, ...] = ()
     """Prompts that are not classes, nor kinds or parts of them."""
+    broader: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """By broader word, the classes that are kinds of it: `animal`, of dogs and cats."""
 
     @classmethod
     def from_file(cls, name_or_path: str) -> Self:
-        """Read a TOML file: tables of prompts, `absent`, `distractors` (a list, or a text file).
+        """Read a TOML file: tables of prompts, `broader`, `absent`, `distractors` (list or file).
 
         Args:
             name_or_path: the path, or the name of a bundled file (`coco`).
@@ -56,6 +59,10 @@ class PromptMap:
         absent, distractors = raw.pop("absent", []), raw.pop("distractors", [])
         if isinstance(distractors, str):
             distractors = read_lines(path.parent / distractors)
+        broader = raw.pop(_BROADER, {})
+        if not isinstance(broader, dict):
+            raise DatasetError(f"{path}: broader is not a table; write [broader] above the words.")
+        broader = {word: _check_prompts(path, classes) for word, classes in broader.items()}
         tables = {}
         for name, table in raw.items():
             if not isinstance(table, dict) or name in _GENERATED:
@@ -65,7 +72,8 @@ class PromptMap:
                 )
             prompts = _check_prompts(path, list(table.values()))
             tables[name] = dict(zip(table, prompts, strict=True))
-        return cls(tables, _check_prompts(path, absent), _check_prompts(path, distractors))
+        absent, distractors = _check_prompts(path, absent), _check_prompts(path, distractors)
+        return cls(tables, absent, distractors, broader)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +87,19 @@ class EvaluationTask:
     """Prompts for objects that are in none of the images, besides the dataset's absent classes."""
     negatives: tuple[str, ...] = ()
     """Negatives of every call; those that are classes of a call are left out of it."""
+    broader: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """By broader word, those of the dataset's classes that are kinds of it."""
+    examples: Dataset | None = None
+    """Labelled images for example pictures; those that are in `dataset`, too, are not evaluated
+    with them."""
 
     @classmethod
-    def from_map(cls, dataset: Dataset, prompt_map: PromptMap | None = None) -> Self:
+    def from_map(
+        cls,
+        dataset: Dataset,
+        prompt_map: PromptMap | None = None,
+        examples: Dataset | None = None,
+    ) -> Self:
         """All variants of a dataset's classes.
 
         Raises:
@@ -89,7 +107,10 @@ class EvaluationTask:
         """
         prompt_map = prompt_map or PromptMap()
         variants = prompt_variants(dataset.classes, prompt_map)
-        return cls(dataset, tuple(variants), prompt_map.absent)
+        for word, classes in prompt_map.broader.items():
+            _check_known(word, classes, dataset.classes)
+        broader = prompt_map.broader
+        return cls(dataset, tuple(variants), prompt_map.absent, broader=broader, examples=examples)
 
     def negatives_for(self, classes: Iterable[str]) -> list[str]:
         """The negatives that are none of the classes."""
@@ -114,9 +135,9 @@ class EvaluationTask:
             "absent prompts": [prompt for prompt in self.absent if name_key(prompt) not in keys],
         }
         return {
-            kind: rng.sample(prompts, _ABSENT_COUNT)
+            kind: rng.sample(prompts, ABSENT_COUNT)
             for kind, prompts in kinds.items()
-            if len(prompts) >= _ABSENT_COUNT
+            if len(prompts) >= ABSENT_COUNT
         }
 
 
@@ -139,9 +160,7 @@ def prompt_variants(classes: Sequence[str], prompt_map: PromptMap) -> list[Promp
         PromptVariant(_GENERATED[2], photo_of, generated=True),
     ]
     for name, table in prompt_map.tables.items():
-        unknown = [key for key in table if key not in classes]
-        if unknown:
-            raise DatasetError(f"[{name}] has an unknown class {unknown[0]!r}; remove it.")
+        _check_known(name, table, classes)
         variants.append(PromptVariant(name, tuple(table.get(key, key) for key in classes)))
     taken = {name_key(name) for name in classes}
     by_key = {name_key(prompt): prompt for prompt in prompt_map.distractors}
@@ -157,6 +176,12 @@ def prompt_variants(classes: Sequence[str], prompt_map: PromptMap) -> list[Promp
         except ClassesError as error:
             raise DatasetError(f"{variant.name}: {error}") from error
     return variants
+
+
+def _check_known(table: str, names: Iterable[str], classes: Sequence[str]) -> None:
+    unknown = [name for name in names if name not in classes]
+    if unknown:
+        raise DatasetError(f"[{table}] has an unknown class {unknown[0]!r}; remove it.")
 
 
 def _check_prompts(path: Path, prompts: object) -> tuple[str, ...]:

@@ -1,11 +1,13 @@
 """Runs a proposer on the whole image and on overlapping tiles, to find small objects."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from typing import Self
 
 import numpy as np
 import supervision as sv
 from numpy.typing import NDArray
 
+from openvocab.errors import ModelError
 from openvocab.types import Boxes, Image, Proposals, Proposer
 
 # Chosen on mosaics of COCO images, 3x3 and 2x2 (benchmarks/tiling.py --part calibration), with the
@@ -52,6 +54,22 @@ class TiledProposer:
             slice_wh=tile_size,
             overlap_wh=round(_OVERLAP * tile_size),
             overlap_filter=sv.OverlapFilter.NONE,
+        )
+
+    def with_ignored_labels(self, names: Collection[str]) -> Self:
+        """The same tiles for the proposer without some labels; see `UltralyticsProposer`.
+
+        Raises:
+            ModelError: the proposer cannot leave out these labels.
+        """
+        ignoring = getattr(self._proposer, "with_ignored_labels", None)
+        if ignoring is None:
+            raise ModelError(
+                "The proposer cannot leave out labels; use an UltralyticsProposer, or give yours "
+                "the method with_ignored_labels."
+            )
+        return type(self)(
+            ignoring(names), self._tile_size, iou=self._iou, max_boxes=self._max_boxes
         )
 
     @property

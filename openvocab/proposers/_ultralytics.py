@@ -3,10 +3,11 @@
 import contextlib
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
+from copy import copy
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -79,6 +80,7 @@ class UltralyticsProposer:
         # The runtime runs the network in its own threads; torch only prepares its input.
         self._limit_torch = single_openmp_thread if _is_export(path) else contextlib.nullcontext
         self._lock = threading.Lock()
+        self._ignored_numbers: tuple[int, ...] = ()
         self._arguments = _PINNED | {
             "conf": config.threshold,
             "iou": config.iou,
@@ -90,6 +92,41 @@ class UltralyticsProposer:
         names = self._load(path)
         self._labels = tuple(dict.fromkeys(names.values()))
         self._label_ids = {number: self._labels.index(name) for number, name in names.items()}
+
+    def with_ignored_labels(self, names: Collection[str]) -> Self:
+        """The same network without some of its labels; both share its weights and its lock.
+
+        A box of such a label gets the label with the next highest score, and that score as its
+        objectness, before NMS and the limits apply: as if the network had never learnt the name.
+
+        Args:
+            names: labels, all of which the network has.
+
+        Raises:
+            ModelError: a name is not among the labels, no label would be left, or the network
+                outputs one label per box instead of a score for each.
+        """
+        unknown = [name for name in names if name not in self._labels]
+        if unknown:
+            raise ModelError(f"The detector has no label {unknown[0]!r}; name one of its labels.")
+        if getattr(self._model.predictor.model, "end2end", False):
+            raise ModelError(
+                "An NMS-free detector outputs one label per box, so none can be left out; use one "
+                "that scores every label, or export it with end2end=False."
+            )
+        other, ignored = copy(self), set(names)
+        by_number = {number: self._labels[index] for number, index in self._label_ids.items()}
+        other._labels = tuple(name for name in self._labels if name not in ignored)
+        if not other._labels:
+            raise ModelError("Every label of the detector would be ignored; leave one.")
+        other._label_ids = {
+            number: other._labels.index(name)
+            for number, name in by_number.items()
+            if name not in ignored
+        }
+        numbers = {number for number, name in by_number.items() if name in ignored}
+        other._ignored_numbers = (*self._ignored_numbers, *sorted(numbers))
+        return other
 
     def _load(self, path: Path) -> dict[int, str]:
         """Load the model and run it once; returns its class names by number."""
@@ -142,7 +179,8 @@ class UltralyticsProposer:
         ]
 
     def _predict(self, image: Image) -> Any:  # noqa: ANN401  ultralytics is untyped
-        return self._model.predict(np.ascontiguousarray(image), **self._arguments)
+        with _zeroed_scores(self._model.predictor, self._ignored_numbers):
+            return self._model.predict(np.ascontiguousarray(image), **self._arguments)
 
     def _proposals(self, result: Any, image: Image) -> Proposals:  # noqa: ANN401
         height, width = image.shape[:2]
@@ -179,6 +217,31 @@ class UltralyticsProposer:
             self._iou,
         )
         return rows[keep.numpy()]
+
+
+@contextlib.contextmanager
+def _zeroed_scores(predictor: Any, numbers: Sequence[int]) -> Iterator[None]:  # noqa: ANN401
+    """Zero the scores of some classes in a predictor's raw output, before its NMS.
+
+    Of its own it can only drop boxes whose best class is unwanted. The caller holds the lock.
+    """
+    if not numbers:
+        yield
+        return
+    postprocess = predictor.postprocess
+
+    def masked(outputs: Any, *args: Any, **options: Any) -> Any:  # noqa: ANN401
+        boxes = outputs
+        while isinstance(boxes, list | tuple):  # with training outputs, or with mask prototypes
+            boxes = boxes[0]
+        boxes[:, [4 + number for number in numbers]] = 0  # (1, 4 + classes + masks, anchors)
+        return postprocess(outputs, *args, **options)
+
+    predictor.postprocess = masked
+    try:
+        yield
+    finally:
+        del predictor.postprocess  # the class's own is found again
 
 
 def check_format(path: Path, *, trust_pickle: bool) -> None:

@@ -147,6 +147,51 @@ def test_a_trained_detector_proposes_the_bus_and_the_people(case, photos):
         assert confident.count("person") >= 3
 
 
+def test_a_box_of_an_ignored_label_gets_the_next_best(case, photos):
+    name, proposer = case
+    if name not in TRAINED or "e2e" in name:
+        return
+    (before,) = proposer.propose(photos[:1])
+    without = proposer.with_ignored_labels(["bus", "car"])
+    assert set(proposer.labels) - set(without.labels) == {"bus", "car"}
+    (proposals,) = without.propose(photos[:1])
+    is_bus = before.label_ids == proposer.labels.index("bus")
+    (bus,) = before.xyxy[is_bus & (before.objectness > 0.5)]
+    on_it = sv.box_iou_batch(bus[None], proposals.xyxy)[0] > 0.8
+    assert "truck" in {without.labels[label_id] for label_id in proposals.label_ids[on_it]}
+    assert proposals.objectness[on_it].max() < 0.3
+    people = [
+        boxes.xyxy[(boxes.label_ids == of.labels.index("person")) & (boxes.objectness > 0.5)]
+        for boxes, of in ((before, proposer), (proposals, without))
+    ]
+    np.testing.assert_array_equal(*people)
+    (after,) = proposer.propose(photos[:1])  # the two share a network
+    np.testing.assert_array_equal(after.objectness, before.objectness)
+    with pytest.raises(ModelError, match="no label 'bus'"):
+        without.with_ignored_labels(["bus"])
+    with pytest.raises(ModelError, match="leave one"):
+        proposer.with_ignored_labels(proposer.labels)
+
+
+def test_ignored_labels_leave_the_masks(case, photos):
+    name, proposer = case
+    if not name.endswith("-seg"):
+        return
+    (before,) = proposer.propose(photos[:1])
+    ignored = {proposer.labels[label_id] for label_id in before.label_ids[:5]}
+    without = proposer.with_ignored_labels(ignored)
+    (proposals,) = without.propose(photos[:1])
+    assert not ignored & {without.labels[label_id] for label_id in proposals.label_ids}
+    assert proposals.masks.any(axis=(1, 2)).all()
+
+
+def test_labels_of_a_head_with_one_label_per_box_cannot_be_ignored(case):
+    name, proposer = case
+    if "e2e" in name:
+        with pytest.raises(ModelError, match="NMS-free"):
+            proposer.with_ignored_labels(proposer.labels[:1])
+
+
 @pytest.mark.weights
 @pytest.mark.parametrize("suffix", [".pt", ".PT", ".pth", ".torchscript", ".engine", ".pb", ""])
 def test_a_format_that_can_run_code_needs_trust_pickle(checkpoint, tmp_path, suffix):

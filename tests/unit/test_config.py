@@ -46,6 +46,7 @@ def test_what_is_written_reads_back_equal(tmp_path):
         ModelConfig("a", "b", trust_pickle=True),
         ProposalConfig(image_size=320),
         ScoringConfig(background=("sky", "Fluß"), class_agnostic_nms=True),
+        thresholds={"traffic light": 0.2, "Fluß": 1},
         name="mine",
         description='a "quoted" one',
     )
@@ -58,6 +59,9 @@ def test_what_is_written_reads_back_equal(tmp_path):
     [
         (MODELS + "[scoring]\nscore_treshold = 0.5", "did you mean 'score_threshold'"),
         (MODELS + "[scoring]\nscore_threshold = 'a'", "give a number"),
+        ("thresholds = 0.5\n" + MODELS, "give a table"),
+        (MODELS + "[thresholds]\nbus = 2", "thresholds has 2 for 'bus'; use 0 to 1"),
+        (MODELS + "[thresholds]\nbus = true", "thresholds has True for 'bus'; use 0 to 1"),
         (MODELS + "[scoring]\nscore_threshold = 2", "use 0 to 1"),
         (MODELS + "[scoring]\nscore_threshold = true", "give a number"),
         (MODELS + "[scoring]\nnms_iou = 2.0", "use 0 to 1"),

@@ -2,12 +2,10 @@
 
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
-from fakes import PRESET as FAKE_PRESET
+from drawn import BLUE, CLASSES, GREY, LEFT, PRESET, RED, RIGHT, draw, draw_many, names_only
 from fakes import ColourEncoder, FakeProposer
 
 from openvocab import OpenVocabDetector, Preset
@@ -15,37 +13,14 @@ from openvocab.errors import DatasetError
 from openvocab.evaluation import _calibration as calibration
 from openvocab.evaluation import _report as report
 from openvocab.evaluation._calibration import calibrate
-from openvocab.evaluation._datasets import Dataset, DatasetImage
+from openvocab.evaluation._datasets import Dataset
 from openvocab.evaluation._evaluator import Evaluation, evaluate
 from openvocab.evaluation._feature_cache import FeatureCache
+from openvocab.evaluation._gallery import missed, mistakes
 from openvocab.evaluation._prompt_variants import EvaluationTask, PromptMap, PromptVariant
 from openvocab.evaluation._provenance import provenance
 
-LEFT, RIGHT = (10, 10, 50, 50), (60, 10, 100, 50)
-RED, BLUE, GREY = (0, 0, 255), (255, 0, 0), (128, 128, 128)
-CLASSES = ("red", "blue")
 SWAPPED = PromptVariant("swapped", ("blue", "red"))
-PRESET = replace(
-    FAKE_PRESET, name="mine", scoring=replace(FAKE_PRESET.scoring, background=("background",))
-)
-
-
-def draw(folder: Path, number: int, left: tuple, right: tuple) -> DatasetImage:
-    pixels = np.full((60, 110, 3), 255, np.uint8)
-    for (x1, y1, x2, y2), colour in ((LEFT, left), (RIGHT, right)):
-        pixels[y1:y2, x1:x2] = colour
-    path = folder / f"{number:03}.png"
-    cv2.imwrite(str(path), pixels)
-    class_ids = {RED: 0, BLUE: 1}
-    pairs = [(box, class_ids[c]) for box, c in ((LEFT, left), (RIGHT, right)) if c in class_ids]
-    boxes = np.array([box for box, _ in pairs], np.float32).reshape(-1, 4)
-    ids = np.array([class_id for _, class_id in pairs], np.intp)
-    areas = np.full(len(ids), 1600.0)
-    return DatasetImage(number, path, (110, 60), boxes, ids, np.zeros(len(ids), bool), areas)
-
-
-def names_only(dataset: Dataset, **fields) -> EvaluationTask:
-    return EvaluationTask(dataset, (PromptVariant("names", CLASSES),), **fields)
 
 
 @pytest.fixture
@@ -210,7 +185,8 @@ def test_the_report_is_self_contained_and_escapes_names(detector, dataset):
     text = report.html(evaluation, results)
     assert "<script>" not in text
     assert "<b>red" not in text
-    assert "data:image/jpeg;base64," in text  # mistakes
+    assert text.count("data:image/jpeg;base64,") > len(list(mistakes(evaluation))) > 0
+    assert 'alt="missed' in text
     namespaces = ("http://www.w3.org", "http://purl.org", "http://creativecommons.org")
     for namespace in (*namespaces, "https://matplotlib.org"):
         text = text.replace(namespace, "")
@@ -218,14 +194,18 @@ def test_the_report_is_self_contained_and_escapes_names(detector, dataset):
         assert external not in text
 
 
-def draw_many(folder: Path, count: int) -> EvaluationTask:
-    rng = np.random.default_rng(0)
-    colours = [RED, BLUE, GREY]
-    images = [
-        draw(folder, number, *(colours[index] for index in rng.integers(0, 3, 2)))
-        for number in range(count)
+def test_what_was_missed_is_shown_with_its_nearest_candidate(encoder, dataset):
+    only_left = OpenVocabDetector(FakeProposer(LEFT), encoder, PRESET)
+    found = list(missed(evaluate(only_left, names_only(dataset))))
+    assert [(one.image, one.class_name, one.candidate) for one in found] == [
+        ("001.png", "red", ""),
+        ("000.png", "blue", ""),
     ]
-    return names_only(Dataset("drawn", "coco", CLASSES, tuple(images), "hash"))
+    strict = only_left.with_config(score_threshold=0.99)
+    by_image = {one.image: one for one in missed(evaluate(strict, names_only(dataset)))}
+    assert by_image["002.png"].candidate == "red"
+    assert 0.5 < by_image["002.png"].score < 0.99
+    assert by_image["002.png"].iou == pytest.approx(1)
 
 
 @pytest.fixture
@@ -254,6 +234,16 @@ def test_a_bad_value_is_replaced_and_a_good_one_stays(encoder, tmp_path):
     second = calibrate(detector.with_config(**first.changed), task)
     assert second.fitted.fusion_exponent == first.fitted.fusion_exponent
     assert second.after.objective >= first.after.objective
+
+
+@pytest.mark.usefixtures("few_boxes")
+def test_a_fit_that_is_no_better_on_held_out_images_changes_nothing(detector, tmp_path):
+    task = draw_many(tmp_path, 60)
+    best = calibrate(detector, task)
+    fitted = calibrate(detector.with_config(**best.changed), task)
+    assert not fitted.improves
+    assert (fitted.changed, fitted.after) == ({}, fitted.before)
+    assert "nothing is changed" in fitted.report()[0]
 
 
 @pytest.mark.usefixtures("few_boxes")
