@@ -33,6 +33,7 @@ class _Section:
 
     __slots__ = ()
     RANGES: ClassVar[dict[str, tuple[float, float]]] = {}
+    CHOICES: ClassVar[dict[str, tuple[str, ...]]] = {}
 
     def __post_init__(self) -> None:
         for spec in fields(self):  # type: ignore[arg-type]  # every subclass is a dataclass
@@ -50,6 +51,9 @@ class _Section:
             low, high = self.RANGES.get(spec.name, (None, None))
             if low is not None and not low <= value <= high:
                 raise ConfigError(f"{spec.name} is {value}; use {low} to {high}.")
+            choices = self.CHOICES.get(spec.name, (value,))
+            if value not in choices:
+                raise ConfigError(f"{spec.name} is {value!r}; use one of {', '.join(choices)}.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +70,8 @@ class ModelConfig(_Section):
     """Name of weights, path of an open_clip bundle, or `MODEL:TAG` from open_clip's cache."""
     templates: str = "simple"
     """Prompt templates that the encoder was trained for: `none`, `simple` or `openai`."""
+    prototypes: str | None = None
+    """Path of image prototypes of the detector's labels (`openvocab calibrate --unlabelled`)."""
     trust_pickle: bool = False
     """Allow `.pt` detectors, which can run any code when loaded; only for files that you trust."""
 
@@ -118,11 +124,17 @@ class ScoringConfig(_Section):
     RANGES: ClassVar[dict[str, tuple[float, float]]] = {
         "logit_scale": (0.01, 200),
         "competitor_weight": (1e-3, 1e3),
-        "prior_weight": (0, 50),
+        "label_weight": (0, 10),
+        "rank_weight": (0, 10),
+        "prototype_weight": (0, 1),
+        "novel_weight": (1e-3, 1e6),
+        "novel_fusion_exponent": (0, 1),
+        "example_offset": (-1, 1),
         "fusion_exponent": (0, 1),
         "score_threshold": (0, 1),
         "nms_iou": (0, 1),
     }
+    CHOICES: ClassVar[dict[str, tuple[str, ...]]] = {"pooling": ("examples", "mean", "best")}
 
     logit_scale: float | None = None
     """Factor on the cosine; None uses the encoder's own."""
@@ -131,15 +143,22 @@ class ScoringConfig(_Section):
     labels of its own, they are the only competitors."""
     competitor_weight: float = 4.0
     """Prior odds of a background prompt or of a label of the detector, relative to a class."""
-    prior_weight: float = 8.0
-    """Logits that a fully confident label of the detector is worth, in both terms below."""
-    label_prior: bool = True
-    """The label is evidence for classes that it means, and against others that the detector has
-    labels for."""
-    hyponyms: bool = True
-    """A label that is a kind of the class (dog, of animal) is not evidence against the class."""
-    rank_by_label: bool = True
-    """Between classes that fit a box equally well, the one closest to the label is preferred."""
+    label_weight: float = 1.5
+    """Weight of the log-likelihood of a fully confident label, P(label | class); 0 ignores it."""
+    rank_weight: float = 8.0
+    """The same, once more, in the choice between classes; not in the score."""
+    lexicon: bool = True
+    """What words mean to each other comes from WordNet as well as from the text encoder."""
+    prototype_weight: float = 0.5
+    """Weight of what a label looks like, relative to its text, where the preset has prototypes."""
+    pooling: str = "examples"
+    """Which prototypes of a class are averaged: its `examples`, all (`mean`), or none (`best`)."""
+    novel_weight: float = 12.0
+    """Prior odds of a class that the detector has no label for, relative to one that it has."""
+    novel_fusion_exponent: float = 0.5
+    """`fusion_exponent` of such a class: objectness of a thing without a label is no measure."""
+    example_offset: float = 0.05
+    """Subtracted from the similarity to an example image, besides the modality gap."""
     fusion_exponent: float = 0.3
     """Weight of the posterior relative to objectness, from 0 to 1."""
     score_threshold: float = 0.3
@@ -256,6 +275,10 @@ _RENAMED_KEYS = {
     "proposal_iou": "is 'iou' in [proposals]; rename it",
     "context_scales": "is 'context_scale', one number, in [proposals]; replace it",
     "background_weight": "is 'competitor_weight' in [scoring]; rename it",
+    "prior_weight": "is replaced by 'label_weight' in [scoring]; remove it",
+    "label_prior": "is gone (label_weight = 0 ignores labels); remove it",
+    "hyponyms": "is replaced by 'lexicon' in [scoring]; remove it",
+    "rank_by_label": "is gone; remove it",
     "prior_scale": "is a constant now; remove it",
     "prior_floor": "is a constant now; remove it",
 }
@@ -286,7 +309,8 @@ def _unknown_key(key: str, names: list[str], where: str) -> str:
 
 def _resolve_paths(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Make paths of models absolute: they are relative to the file that names them."""
-    beside = {key: folder / str(values[key]) for key in ("detector", "encoder")}
+    keys = [key for key in ("detector", "encoder", "prototypes") if key in values]
+    beside = {key: folder / str(values[key]) for key in keys}
     return values | {key: str(path) for key, path in beside.items() if path.exists()}
 
 

@@ -5,6 +5,7 @@ import threading
 from collections.abc import Hashable, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
+from functools import cached_property
 from typing import Any, Self, Unpack
 
 import numpy as np
@@ -19,7 +20,7 @@ from openvocab.encoders._text_cache import TextFeatureCache
 from openvocab.errors import ClassesError, ConfigError, ModelError
 from openvocab.io._images import ImageLike, load_image, load_images
 from openvocab.proposers import load_proposer
-from openvocab.scoring import ClassHead
+from openvocab.scoring import ClassHead, ImagePrototypes, LabelModel
 from openvocab.scoring._log_odds import min_objectness
 from openvocab.types import (
     Contribution,
@@ -42,6 +43,7 @@ from openvocab.vocabulary import (
 from openvocab.vocabulary._classes import cache_key, check_score, class_thresholds, parse_negatives
 from openvocab.vocabulary._examples import as_example
 from openvocab.vocabulary._prompts import name_key
+from openvocab.weights._locate import locate_model
 
 _MAX_CLASS_LISTS = 8  # whose ClassHead is cached
 _MIN_ENCODED_SCORE = 0.1  # default of `encode_image`: few boxes below it are ever wanted
@@ -56,9 +58,20 @@ class OpenVocabDetector:
     """
 
     def __init__(
-        self, proposer: Proposer, encoder: Encoder, preset: str | os.PathLike[str] | Preset
+        self,
+        proposer: Proposer,
+        encoder: Encoder,
+        preset: str | os.PathLike[str] | Preset,
+        *,
+        prototypes: ImagePrototypes | None = None,
     ) -> None:
         """Compose a detector from your own parts; no weights of `preset` are loaded.
+
+        Args:
+            proposer: finds boxes.
+            encoder: encodes them.
+            preset: its other settings.
+            prototypes: what the proposer's labels look like to the encoder.
 
         Raises:
             ModelError: the proposer has no labels, or the same label twice.
@@ -69,6 +82,7 @@ class OpenVocabDetector:
         self.proposer = proposer
         self.encoder = encoder
         self.preset = load_preset(preset)
+        self.prototypes = prototypes
         self._text = TextFeatureCache(encoder, self.preset.models.templates)
         self._heads: LRUCache[Hashable, ClassHead] = LRUCache(_MAX_CLASS_LISTS)
 
@@ -90,7 +104,9 @@ class OpenVocabDetector:
             ModelError: a weights file is damaged or of an unsupported kind.
         """
         preset = load_preset(preset)
-        return cls(load_proposer(preset, device), load_encoder(preset, device), preset)
+        encoder = load_encoder(preset, device)
+        prototypes = _load_prototypes(preset, encoder)
+        return cls(load_proposer(preset, device), encoder, preset, prototypes=prototypes)
 
     def with_config(self, **scoring: Any) -> Self:  # noqa: ANN401  fields are of different types
         """A detector with the same models and another scoring, e.g. `fusion_exponent=0.5`.
@@ -110,7 +126,21 @@ class OpenVocabDetector:
     def _with_preset(self, preset: Preset) -> Self:
         other = copy(self)
         other.preset, other._heads = preset, LRUCache(_MAX_CLASS_LISTS)
+        other.__dict__.pop("label_model", None)
         return other
+
+    @cached_property
+    def label_model(self) -> LabelModel:
+        """What the proposer's labels say about any class."""
+        scoring = self.preset.scoring
+        return LabelModel.build(
+            self.proposer.labels,
+            self._text(self.proposer.labels),
+            self._text(scoring.background),
+            self.prototypes,
+            prototype_weight=scoring.prototype_weight,
+            use_lexicon=scoring.lexicon,
+        )
 
     def detect(
         self,
@@ -177,33 +207,31 @@ class OpenVocabDetector:
             ClassesError: the classes, negatives or thresholds cannot be used.
         """
         head, arrays = self.class_head(classes, **options), load_images(images)
-        regions = self.encode_images(arrays, [head.min_score] * len(arrays))
+        regions = self.encode_images(arrays, [head.min_objectness] * len(arrays))
         return [head.classify(image_regions) for image_regions in regions]
 
     def encode_images(
-        self, images: Sequence[Image], min_scores: Sequence[float]
+        self, images: Sequence[Image], min_objectness: Sequence[float]
     ) -> list[EncodedRegions]:
         """First and second stage, `propose` and `encode`, on BGR images."""
-        regions = self.encode(images, self.propose(images, min_scores))
-        pairs = zip(regions, min_scores, strict=True)
-        return [image_regions._replace(min_score=lowest) for image_regions, lowest in pairs]
+        regions = self.encode(images, self.propose(images, min_objectness))
+        pairs = zip(regions, min_objectness, strict=True)
+        return [image_regions._replace(min_objectness=lowest) for image_regions, lowest in pairs]
 
-    def propose(self, images: Sequence[Image], min_scores: Sequence[float]) -> list[Proposals]:
-        """First stage: boxes of each BGR image that can reach a score, whatever the classes.
+    def propose(self, images: Sequence[Image], min_objectness: Sequence[float]) -> list[Proposals]:
+        """First stage: boxes of each BGR image, whatever the classes.
 
         Args:
             images: BGR.
-            min_scores: for each image, the lowest score that is wanted.
+            min_objectness: for each image, the lowest objectness that is wanted, such as
+                `ClassHead.min_objectness`.
         """
-        return [
-            proposals[self.prefilter(proposals, min_score)]
-            for proposals, min_score in zip(self.proposer.propose(images), min_scores, strict=True)
-        ]
+        pairs = zip(self.proposer.propose(images), min_objectness, strict=True)
+        return [proposals[self.prefilter(proposals, lowest)] for proposals, lowest in pairs]
 
-    def prefilter(self, proposals: Proposals, min_score: float) -> NDArray[np.intp]:
-        """Rows of boxes that can reach a score, the best first."""
-        lowest = min_objectness(min_score, self.preset.scoring.fusion_exponent)
-        rows = np.flatnonzero(proposals.objectness >= lowest)
+    def prefilter(self, proposals: Proposals, min_objectness: float) -> NDArray[np.intp]:
+        """Rows of boxes with at least this objectness, the best first."""
+        rows = np.flatnonzero(proposals.objectness >= min_objectness)
         rows = rows[np.argsort(-proposals.objectness[rows], kind="stable")]
         return rows[: self.preset.proposals.max_regions]
 
@@ -245,8 +273,7 @@ class OpenVocabDetector:
         else:
             head = ClassHead.build(
                 self.vocabulary(classes, negatives),
-                self.proposer.labels,
-                self._text(self.proposer.labels),
+                self.label_model,
                 self._text(self.preset.scoring.background),
                 self.encoder,
                 self.preset.scoring,
@@ -306,7 +333,10 @@ class OpenVocabDetector:
             own = self.preset.scoring.score_threshold, *self.preset.thresholds.values()
             score_threshold = min(_MIN_ENCODED_SCORE, *own)
         check_score("score_threshold", score_threshold)
-        (regions,) = self.encode_images([load_image(image)], [score_threshold])
+        scoring = self.preset.scoring
+        exponent = max(scoring.fusion_exponent, scoring.novel_fusion_exponent)
+        lowest = min_objectness(score_threshold, exponent)
+        (regions,) = self.encode_images([load_image(image)], [lowest])
         return regions
 
     def classify(
@@ -379,7 +409,7 @@ class OpenVocabDetector:
         head = self.class_head(classes, negatives=negatives)
         names = [name if isinstance(name, str) else str(as_example(name)) for name in negatives]
         if isinstance(classes, Vocabulary):
-            names = [f"negative {row + 1}" for row in range(len(classes.negatives))]
+            names = [f"negative {row + 1}" for row in range(classes.negative_count)]
         row = np.array([region_id])
         region = EncodedRegions(regions.proposals[row], regions.features[row])
         return head.explain(region, names)
@@ -392,10 +422,11 @@ class OpenVocabDetector:
     ) -> ClassHead:
         """The class head of a call, if its thresholds are those of the regions or higher."""
         head = self.class_head(classes, **options)
-        if head.min_score < np.float32(regions.min_score):  # thresholds are float32
+        # Thresholds are float32.
+        if head.min_objectness < np.float32(regions.min_objectness) * (1 - 1e-5):
             raise ClassesError(
-                f"The image was encoded for scores from {regions.min_score:g}, and the threshold "
-                f"is {head.min_score:g}; encode it with that score_threshold."
+                f"The image was encoded for higher scores than the threshold {head.min_score:g}; "
+                "encode it with that score_threshold."
             )
         return head
 
@@ -419,6 +450,18 @@ class OpenVocabDetector:
             for example, image in zip(examples, images, strict=True)
         ]
         return np.concatenate(self.encoder.encode_regions(images, boxes))
+
+
+def _load_prototypes(preset: Preset, encoder: Encoder) -> ImagePrototypes | None:
+    if preset.models.prototypes is None:
+        return None
+    prototypes = ImagePrototypes.load(locate_model(preset, preset.models.prototypes))
+    if prototypes.fingerprint != encoder.fingerprint:
+        raise ModelError(
+            f"{preset.models.prototypes} was made with another encoder; make it again with "
+            "`openvocab calibrate --unlabelled PHOTOS`, or leave prototypes out of the preset."
+        )
+    return prototypes
 
 
 _detectors: dict[tuple[ModelConfig, ProposalConfig], OpenVocabDetector] = {}

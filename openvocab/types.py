@@ -80,8 +80,8 @@ class EncodedRegions(NamedTuple):
     """N boxes."""
     features: Features
     """`(N, D)`, one unit row per box."""
-    min_score: float = 0.0
-    """Boxes that cannot reach this score were not encoded; no threshold may be lower."""
+    min_objectness: float = 0.0
+    """Boxes with a lower objectness were not encoded."""
 
 
 class Contribution(NamedTuple):

@@ -128,7 +128,7 @@ def calibrate(  # noqa: PLR0913  as above
 ) -> None:
     """Fit a preset's scoring to labelled images.
 
-    Fits logit scale, competitor weight, prior weight, fusion exponent and score threshold, and
+    Fits logit scale, competitor weight, label weight, fusion exponent and score threshold, and
     writes a preset with the measurements as comments. Use images that neither model was trained on.
     Nothing is written if the fit is no better on held-out images (exit code 1).
     """

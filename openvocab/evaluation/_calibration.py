@@ -30,7 +30,7 @@ _ECE_BY_CHANCE = 0.05  # calibration error that is not penalised
 _SCALE_FACTORS = (0.25, 0.5, 0.7, 1.4, 2.0, 4.0)
 _CANDIDATES = {
     "competitor_weight": (1.0, 2.0, 4.0, 8.0),
-    "prior_weight": (2.0, 5.0, 8.0, 12.0),
+    "label_weight": (0.5, 1.0, 1.5, 2.5),
     "fusion_exponent": (0.1, 0.2, 0.3, 0.4, 0.5, 0.6),
 }
 _FITTED = ("logit_scale", *_CANDIDATES)
@@ -232,7 +232,7 @@ def calibrate(
     cache: FeatureCache | None = None,
     progress: Progress = iter,
 ) -> Calibration:
-    """Fit logit scale, competitor weight, prior weight, fusion exponent and score threshold.
+    """Fit logit scale, competitor weight, label weight, fusion exponent and score threshold.
 
     One at a time, in two rounds; each gets the value with the best `Metrics.objective`. A fit that
     is no better than the preset's own values on held-out images (five folds) changes nothing.

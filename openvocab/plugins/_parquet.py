@@ -276,7 +276,7 @@ def _identify(value: object) -> str:
     if isinstance(value, Path) and value.is_file():
         return hashlib.sha256(value.read_bytes()).hexdigest()
     if isinstance(value, Vocabulary):
-        features = value.features.tobytes() + value.negatives.tobytes()
+        features = value.features.tobytes() + value.class_ids.tobytes()
         return f"{value.names} {hashlib.sha256(features).hexdigest()}"
     return str(value)
 

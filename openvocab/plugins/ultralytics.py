@@ -306,7 +306,7 @@ class UltralyticsHandle:
         self, head: ClassHead, images: Sequence[Image], proposals: Sequence[Proposals]
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
         """For each image, the rows to keep, best first, with their classes and scores."""
-        rows = [self._detector.prefilter(boxes, head.min_score) for boxes in proposals]
+        rows = [self._detector.prefilter(boxes, head.min_objectness) for boxes in proposals]
         kept = [boxes[keep] for boxes, keep in zip(proposals, rows, strict=True)]
         for keep, regions in zip(rows, self._detector.encode(images, kept), strict=True):
             detections = head.classify(regions)

@@ -1,5 +1,7 @@
 """From features to scores and detections."""
 
 from openvocab.scoring._class_head import ClassHead, Scores
+from openvocab.scoring._image_prototypes import ImagePrototypes
+from openvocab.scoring._label_model import LabelModel, WordRelations
 
-__all__ = ["ClassHead", "Scores"]
+__all__ = ["ClassHead", "ImagePrototypes", "LabelModel", "Scores", "WordRelations"]

@@ -12,6 +12,7 @@ from openvocab._internal.threads import matmul_nt
 from openvocab.config import ScoringConfig
 from openvocab.errors import ModelError
 from openvocab.scoring import _log_odds as log_odds
+from openvocab.scoring._label_model import LabelModel, WordRelations
 from openvocab.types import Contribution, EncodedRegions, Encoder, Features, NearMiss, Proposals
 from openvocab.vocabulary import Vocabulary
 
@@ -23,7 +24,7 @@ class Scores(NamedTuple):
     """Every box of an image against every class."""
 
     similarity: NDArray[np.float32]
-    """`(N, K)`, cosine."""
+    """`(N, K)`, cosine to the nearest prototype of the class."""
     posterior: NDArray[np.float32]
     """`(N, K)`, probability of the class against everything that competes with it."""
     rank_logits: NDArray[np.float64]
@@ -43,6 +44,8 @@ class ClassHead:
     """`(K,)`, the classes."""
     thresholds: NDArray[np.float32]
     """`(K,)`, the lowest score of each class."""
+    exponents: NDArray[np.float32]
+    """`(K,)`, weight of the posterior relative to objectness."""
     class_agnostic_nms: bool
     """Whether NMS suppresses across classes."""
     labels: tuple[str, ...]
@@ -50,21 +53,21 @@ class ClassHead:
     config: ScoringConfig
     logit_scale: float
     logit_bias: float | None
-    text: Features
-    """`(K + J + B + L, D)`: classes, negatives, background prompts, labels."""
-    prior: NDArray[np.float32]
-    """`(K + J, L)` in [-1, 1], from `log_odds.label_prior`."""
-    label_similarity: NDArray[np.float32]
-    """`(K, L)`, from `log_odds.normalized_similarity`."""
-    competes: NDArray[np.bool_]
-    """`(K, J + B + L)` and a last column if there is a `logit_bias`."""
+    classifier: NDArray[np.float32]
+    """`(P + B + L, D)`: prototypes of classes and negatives, background prompts, labels."""
+    classifier_bias: NDArray[np.float32]
+    """`(P + B + L,)`, added to the product of a region's feature and the classifier."""
+    evidence: "_Evidence"
+    log_likelihood: NDArray[np.float32]
+    """`(B + L, L)`, log P(label | competitor)."""
+    competitor_weights: NDArray[np.float32]
+    """`(K, J + B + L)`, how far each competes; and a last column if there is a `logit_bias`."""
 
     @classmethod
     def build(
         cls,
         vocabulary: Vocabulary,
-        labels: tuple[str, ...],
-        label_features: Features,
+        labels: LabelModel,
         background: Features,
         encoder: Encoder,
         config: ScoringConfig,
@@ -74,48 +77,70 @@ class ClassHead:
         Args:
             vocabulary: K classes and J negatives.
             labels: the detector's own labels, L of them.
-            label_features: `(L, D)`.
             background: `(B, D)`, the features of the background prompts.
-            encoder: gives the logit scale and bias.
+            encoder: gives the logit bias.
             config: gives the weights.
 
         Raises:
             ModelError: the encoder's logit scale is out of range.
         """
-        scale = encoder.logit_scale if config.logit_scale is None else config.logit_scale
-        if not 0 < scale <= _MAX_LOGIT_SCALE:
-            raise ModelError(
-                f"The encoder has a logit scale of {scale:g}; set one up to {_MAX_LOGIT_SCALE:g} "
-                "in the preset (logit_scale under [scoring])."
-            )
-        name_features = np.concatenate([vocabulary.features, vocabulary.negatives])  # (K + J, D)
-        baseline = log_odds.baseline_cosine(np.concatenate([label_features, background]))
-        similarity = log_odds.normalized_similarity(name_features, label_features, baseline)
-        posterior = log_odds.label_posterior(similarity)
-        matches = posterior[:, :-1] > 0.5  # synonyms
-        if config.hyponyms:
-            to_labels = log_odds.normalized_similarity(label_features, label_features, baseline)
-            matches |= log_odds.label_is_hyponym(similarity, to_labels)
+        scale = logit_scale(encoder, config)
+        prototypes = _pool(vocabulary, config.pooling)
+        relations = _relate(prototypes, labels, scale)
         count = len(vocabulary)
+        label_start = len(prototypes) + len(background)
+        is_class = [prototype.class_id < count for prototype in prototypes]
+        features = np.stack([prototype.feature for prototype in prototypes])
+        class_ids = np.array([prototype.class_id for prototype in prototypes], np.intp)
+        is_image = np.array([prototype.is_image for prototype in prototypes], np.bool_)
+        novelty = 1 - relations.base
+        prior = np.where(
+            is_image,
+            -scale * (labels.modality_gap + config.example_offset),
+            novelty * np.log(config.novel_weight),
+        ).astype(np.float32)
+        weights = np.ones((count, vocabulary.negative_count + len(background)), np.float32)
+        label_weights = np.ones((count, len(labels.labels)), np.float32)
+        exponents = np.full(count, config.novel_fusion_exponent, np.float32)
         # If the class is "sky", the background prompt "sky" must not compete with it.
-        is_background = matmul_nt(vocabulary.features, background) > _SAME_PROMPT
-        negatives_compete = np.ones((count, len(vocabulary.negatives)), np.bool_)
-        bias_competes = np.ones((count, int(encoder.logit_bias is not None)), np.bool_)
+        is_background = matmul_nt(features, background) > _SAME_PROMPT
+        for row in np.flatnonzero(is_class):
+            class_id = class_ids[row]
+            weights[class_id, vocabulary.negative_count :][is_background[row]] = 0
+            label_weights[class_id] = np.minimum(
+                label_weights[class_id],
+                np.where(relations.covers[row], 0, np.exp(relations.rivalry[row])),
+            )
+            if not is_image[row]:
+                exponent = config.novel_fusion_exponent + relations.base[row] * (
+                    config.fusion_exponent - config.novel_fusion_exponent
+                )
+                exponents[class_id] = min(exponents[class_id], exponent)
+        bias_competes = np.ones((count, int(encoder.logit_bias is not None)), np.float32)
+        label_count = len(labels.labels)
+        flat = np.full((len(background), label_count), 1 / label_count, np.float32)
         return cls(
             names=vocabulary.names,
             thresholds=np.full(count, config.score_threshold, np.float32),
+            exponents=exponents,
             class_agnostic_nms=config.class_agnostic_nms,
-            labels=labels,
+            labels=labels.labels,
             config=config,
             logit_scale=scale,
             logit_bias=encoder.logit_bias,
-            text=np.concatenate([name_features, background, label_features]),
-            prior=log_odds.label_prior(posterior, matches),
-            label_similarity=similarity[:count],
-            competes=np.hstack(
-                [negatives_compete, ~is_background, ~matches[:count], bias_competes]
+            classifier=np.concatenate([features, background, labels.classifier]),
+            classifier_bias=np.concatenate(
+                [np.zeros(label_start, np.float32), labels.classifier_bias]
             ),
+            evidence=_Evidence.build(class_ids, relations, prior, label_start),
+            log_likelihood=np.log(np.concatenate([flat, labels.likelihood])),
+            competitor_weights=np.hstack([weights, label_weights, bias_competes]),
         )
+
+    @property
+    def min_objectness(self) -> float:
+        """The lowest objectness with which a box can reach the threshold of any class."""
+        return min(map(log_odds.min_objectness, self.thresholds, self.exponents))
 
     @property
     def min_score(self) -> float:
@@ -125,7 +150,7 @@ class ClassHead:
     @property
     def feature_size(self) -> int:
         """Length D of a feature."""
-        return int(self.text.shape[1])
+        return int(self.classifier.shape[1])
 
     def with_thresholds(
         self, thresholds: NDArray[np.float32], *, class_agnostic_nms: bool | None = None
@@ -139,22 +164,27 @@ class ClassHead:
         return self.select(regions.proposals, self.score(regions))
 
     def similarity(self, features: Features) -> NDArray[np.float32]:
-        """Cosine `(N, K)` of features `(N, D)` to the classes."""
-        result: NDArray[np.float32] = matmul_nt(features, self.text[: len(self.names)])
+        """Cosine `(N, K)` of features `(N, D)` to the nearest prototype of each class."""
+        return self._own_similarity(matmul_nt(features, self.classifier))
+
+    def _own_similarity(self, similarity: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The columns of the classes' own prototypes, reduced to `(N, K)`."""
+        prototypes = similarity[:, : len(self.classifier) - len(self.log_likelihood)]
+        result: NDArray[np.float32] = np.maximum.reduceat(
+            prototypes, self.evidence.own_starts, axis=1
+        )[:, : len(self.names)]
         return result
 
     def score(self, regions: EncodedRegions) -> Scores:
-        """Similarity, posterior and rank logits of N regions."""
+        """Similarity, posterior and log-odds of N regions."""
+        similarity, logits, competitors = self._logits(regions)
+        class_log_odds = log_odds.class_log_odds(logits, competitors, self.competitor_weights)
         proposals, count = regions.proposals, len(self.names)
-        similarity, logits = self._logits(regions)
-        class_log_odds = log_odds.class_log_odds(
-            logits[:, :count], logits[:, count:], self.competes
+        to_label = self.evidence.class_log_likelihood[:count, proposals.label_ids].T
+        rank = class_log_odds + self.config.rank_weight * (
+            np.sqrt(proposals.objectness)[:, None] * to_label
         )
-        rank = class_log_odds
-        if self.config.rank_by_label:
-            to_label = self.label_similarity[:, proposals.label_ids].T
-            rank = log_odds.rank_logits(class_log_odds, to_label, self._label_weight(proposals))
-        return Scores(similarity[:, :count], log_odds.sigmoid(class_log_odds), rank)
+        return Scores(self._own_similarity(similarity), log_odds.sigmoid(class_log_odds), rank)
 
     def select(
         self,
@@ -174,7 +204,7 @@ class ClassHead:
         if class_ids is None:
             class_ids = scores.rank_logits.argmax(axis=1)
         posterior = scores.posterior[np.arange(len(proposals)), class_ids]
-        score = log_odds.fuse(proposals.objectness, posterior, self.config.fusion_exponent)
+        score = log_odds.fuse(proposals.objectness, posterior, self.exponents[class_ids])
         rows = np.flatnonzero(score >= self.thresholds[class_ids])
         rows = rows[np.argsort(-score[rows], kind="stable")]
         rows = self._nms(rows, proposals, score, class_ids)
@@ -209,8 +239,11 @@ class ClassHead:
         if not len(regions.proposals):
             return [NearMiss(self.names[index], 0.0, thresholds[index]) for index in missing]
         scores = self.score(regions)
-        objectness, exponent = regions.proposals.objectness[:, None], self.config.fusion_exponent
-        fused = log_odds.fuse(objectness, scores.posterior[:, missing], exponent)  # (N, missing)
+        fused = log_odds.fuse(  # (N, missing)
+            regions.proposals.objectness[:, None],
+            scores.posterior[:, missing],
+            self.exponents[missing],
+        )
         box_classes = scores.rank_logits.argmax(axis=1)
         near_misses = []
         for column, (class_id, row) in enumerate(zip(missing, fused.argmax(axis=0), strict=True)):
@@ -234,16 +267,18 @@ class ClassHead:
             region: one region.
             negatives: names for the vocabulary's negatives.
         """
-        _, (logits,) = self._logits(region)
+        _, (logits,), (competitor_logits,) = self._logits(region)
         (posterior,), (rank,) = self.score(region)[1:]
-        count, best = len(self.names), int(rank.argmax())
-        backgrounds = self.competes.shape[1] - len(negatives) - len(self.labels)
+        best = int(rank.argmax())
+        has_bias = int(self.logit_bias is not None)
+        backgrounds = len(self.log_likelihood) - len(self.labels)
         competitors = [("negative", name) for name in negatives]
         backgrounds -= int(self.logit_bias is not None)
         competitors += [("background", "background")] * backgrounds
         competitors += [("detector", label) for label in self.labels]
-        competitors += [("background", "background")] * int(self.logit_bias is not None)
-        rivals = np.where(self.competes[best], logits[count:], -np.inf)
+        competitors += [("background", "background")] * has_bias
+        with np.errstate(divide="ignore"):  # the logarithm of no weight
+            rivals = competitor_logits + np.log(self.competitor_weights[best])
         shares = log_odds.softmax(np.append(logits[best], rivals))[1:]
         totals: dict[tuple[str, str], float] = {}
         for competitor, share in zip(competitors, shares.tolist(), strict=True):
@@ -254,30 +289,30 @@ class ClassHead:
             *(Contribution(*competitor, share) for competitor, share in totals.items()),
         ]
 
-    def _logits(self, regions: EncodedRegions) -> tuple[Features, Features]:
-        """Cosines `(N, R)` to all texts, and logits of classes and competitors."""
-        proposals, name_count = regions.proposals, len(self.prior)
-        if len(proposals) and int(proposals.label_ids.max()) >= len(self.labels):
+    def _logits(
+        self, regions: EncodedRegions
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+        """Similarities `(N, P + B + L)`, logits of classes `(N, K)` and of competitors `(N, M)`."""
+        proposals, label_count = regions.proposals, len(self.labels)
+        if len(proposals) and int(proposals.label_ids.max()) >= label_count:
             raise ModelError(
                 f"A box has label {int(proposals.label_ids.max())}, but the proposer has "
-                f"{len(self.labels)} labels; add it to them."
+                f"{label_count} labels; add it to them."
             )
-        similarity = matmul_nt(regions.features, self.text)
-        logits = np.float32(self.logit_scale) * similarity
-        if self.config.label_prior:
-            prior = self.prior[:, proposals.label_ids].T
-            logits[:, :name_count] += self._label_weight(proposals) * prior
-        logits[:, name_count:] += np.float32(np.log(self.config.competitor_weight))
+        similarity = matmul_nt(regions.features, self.classifier) + self.classifier_bias
+        scaled = np.float32(self.logit_scale) * similarity
+        # Square root: a label with objectness 0.3 is right far more often than 3 times in 10.
+        label_weight = np.float32(self.config.label_weight) * np.sqrt(proposals.objectness)[:, None]
+        classes = self.evidence.logits(scaled, proposals.label_ids, label_weight)  # (N, K + J)
+        likelihood = self.log_likelihood[:, proposals.label_ids].T
+        others = scaled[:, -len(self.log_likelihood) :] + label_weight * likelihood
+        competitors = np.hstack([classes[:, len(self.names) :], others])
+        competitors += np.float32(np.log(self.config.competitor_weight))
         if self.logit_bias is not None:
             # A sigmoid model's bias is one more competitor, with the same logit for every box.
             bias_logits = np.full((len(proposals), 1), -self.logit_bias, np.float32)
-            logits = np.hstack([logits, bias_logits])
-        return similarity, logits
-
-    def _label_weight(self, proposals: Proposals) -> NDArray[np.float32]:
-        """Logits `(N, 1)` that each label is worth."""
-        # Square root: a label with objectness 0.3 is right far more often than 3 times in 10.
-        return np.float32(self.config.prior_weight) * np.sqrt(proposals.objectness)[:, None]
+            competitors = np.hstack([competitors, bias_logits])
+        return similarity, classes[:, : len(self.names)], competitors
 
     def _nms(
         self,
@@ -295,3 +330,146 @@ class ClassHead:
             return rows[sv.box_non_max_suppression(scored, self.config.nms_iou)]
         keep = sv.mask_non_max_suppression(scored, proposals.masks[rows], self.config.nms_iou)
         return rows[keep]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Prototype:
+    """One prototype of a class: a name, an example image, or the mean of several."""
+
+    class_id: int
+    feature: Features
+    words: tuple[str, ...]
+    """Empty for example images."""
+    word_features: Features
+
+    @property
+    def is_image(self) -> bool:
+        return not self.words
+
+
+def _pool(vocabulary: Vocabulary, pooling: str) -> list[_Prototype]:
+    """The prototypes of a vocabulary, after averaging those that `pooling` says."""
+    groups: dict[tuple[int, int], list[int]] = {}
+    for row, (class_id, word) in enumerate(
+        zip(vocabulary.class_ids.tolist(), vocabulary.words, strict=True)
+    ):
+        averaged = pooling == "mean" or (pooling == "examples" and word is None)
+        groups.setdefault((class_id, -1 if averaged else row), []).append(row)
+    prototypes = []
+    for (class_id, _), rows in sorted(groups.items()):
+        mean = vocabulary.features[rows].mean(axis=0)
+        named = [row for row in rows if vocabulary.words[row] is not None]
+        prototypes.append(
+            _Prototype(
+                class_id=class_id,
+                feature=mean / max(float(np.linalg.norm(mean)), 1e-12),
+                words=tuple(word for row in named if (word := vocabulary.words[row])),
+                word_features=vocabulary.features[named],
+            )
+        )
+    return prototypes
+
+
+def _relate(prototypes: list[_Prototype], labels: LabelModel, scale: float) -> WordRelations:
+    """The relations of each prototype, those of its words together."""
+    words = [word for prototype in prototypes for word in prototype.words]
+    features = np.concatenate([prototype.word_features for prototype in prototypes])
+    relations = labels.relate(words, features)
+    shape = len(prototypes), len(labels.labels)
+    likelihood, rivalry = np.empty(shape, np.float32), np.zeros(shape, np.float32)
+    covers, base = np.zeros(shape, np.bool_), np.zeros(len(prototypes), np.float32)
+    start = 0
+    for row, prototype in enumerate(prototypes):
+        if prototype.is_image:
+            likelihood[row] = labels.relate_images(prototype.feature[None], scale / 2)[0]
+            continue
+        rows = slice(start, start + len(prototype.words))
+        likelihood[row] = relations.likelihood[rows].mean(axis=0)
+        covers[row], rivalry[row] = relations.covers[rows].any(0), relations.rivalry[rows].min(0)
+        base[row] = relations.base[rows].max()
+        start = rows.stop
+    return WordRelations(likelihood, covers, rivalry, base)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Evidence:
+    """What speaks for each class: its prototypes, and the labels that mean it or kinds of it."""
+
+    columns: NDArray[np.intp]
+    """`(R,)`, the row of the classifier that each piece of evidence compares with."""
+    log_likelihood: NDArray[np.float32]
+    """`(R, L)`, log P(label | class)."""
+    class_log_likelihood: NDArray[np.float32]
+    """`(K + J, L)`, the largest of each class."""
+    prior: NDArray[np.float32]
+    """`(R,)`, prior log-odds."""
+    starts: NDArray[np.intp]
+    """`(K + J,)`, the first piece of evidence for each class and negative."""
+    own_starts: NDArray[np.intp]
+    """`(K + J,)`, the first prototype of each class and negative."""
+
+    @classmethod
+    def build(
+        cls,
+        class_ids: NDArray[np.intp],
+        relations: WordRelations,
+        prior: NDArray[np.float32],
+        label_start: int,
+    ) -> Self:
+        """Combine P prototypes, of classes `(P,)`, with the labels that they cover.
+
+        Args:
+            class_ids: rising.
+            relations: of the prototypes to the labels.
+            prior: `(P,)`, prior log-odds of the prototypes; a label's are 0.
+            label_start: the row of the classifier where the labels start.
+        """
+        rows, labels = np.nonzero(relations.covers)
+        prototype = np.concatenate([np.arange(len(class_ids)), rows])
+        order = np.argsort(class_ids[prototype], kind="stable")
+        prototype = prototype[order]
+        columns = np.concatenate([np.arange(len(class_ids)), label_start + labels])[order]
+        sets = np.arange(class_ids[-1] + 1)
+        starts = np.searchsorted(class_ids[prototype], sets)
+        log_likelihood = np.log(relations.likelihood)[prototype]
+        return cls(
+            columns=columns,
+            log_likelihood=log_likelihood,
+            class_log_likelihood=np.maximum.reduceat(log_likelihood, starts, axis=0),
+            prior=np.concatenate([prior, np.zeros(len(rows), np.float32)])[order],
+            starts=starts,
+            own_starts=np.searchsorted(class_ids, sets),
+        )
+
+    def logits(
+        self,
+        scaled: NDArray[np.float32],
+        label_ids: NDArray[np.intp],
+        label_weight: NDArray[np.float32],
+    ) -> NDArray[np.float32]:
+        """Logits `(N, K + J)` of classes and negatives.
+
+        Args:
+            scaled: `(N, P + B + L)`, similarities times the logit scale.
+            label_ids: `(N,)`, the label of each box.
+            label_weight: `(N, 1)`, weight of its log-likelihood.
+        """
+        likelihood = self.log_likelihood[:, label_ids].T
+        evidence = scaled[:, self.columns] + label_weight * likelihood + self.prior
+        result: NDArray[np.float32] = np.maximum.reduceat(evidence, self.starts, axis=1)
+        return result
+
+
+def logit_scale(encoder: Encoder, config: ScoringConfig) -> float:
+    """The factor on similarities.
+
+    Raises:
+        ModelError: the encoder's is out of range.
+    """
+    scale = encoder.logit_scale if config.logit_scale is None else config.logit_scale
+    if not 0 < scale <= _MAX_LOGIT_SCALE:
+        raise ModelError(
+            f"The encoder has a logit scale of {scale:g}; set one up to {_MAX_LOGIT_SCALE:g} "
+            "in the preset (logit_scale under [scoring])."
+        )
+    return scale

@@ -1,17 +1,20 @@
 r"""The mathematics of a score, in log-odds; pure NumPy.
 
-For box `n` with objectness `o` and detector label `l`, class `k`, and the competitors `C_k` of the
-class (negatives, background prompts, and the labels that do not mean the class):
+For box `n` with objectness `o` and detector label `l`, class `k` with prototypes `P_k`, and the
+competitors `C_k` of the class (negatives, background prompts, and the labels that do not mean it):
 
-    z[n, k]   = s * cos(f_n, t_k) + w * sqrt(o_n) * prior[k, l_n]
+    z[n, p]   = s * similarity(f_n, p) + w * sqrt(o_n) * log P(l_n | p) + prior log-odds of p
+    z[n, k]   = max over p in P_k of z[n, p]
     lo[n, k]  = z[n, k] - logsumexp over m in C_k of (z[n, m] + log b)
     posterior = sigmoid(lo)
-    score     = o ** (1 - a) * posterior ** a
-    class     = argmax over k of (lo + w * sqrt(o_n) * (near[k, l_n] - 1))
+    score     = o ** (1 - a_k) * posterior ** a_k
+    class     = argmax over k of lo
 
-`s` is the logit scale, `w` the prior weight, `b` the competitor weight and `a` the fusion exponent
-of a `ScoringConfig`; `prior` is `label_prior`, `near` is `normalized_similarity`. Classes do not
-compete with each other, so a score does not depend on the other classes of the call.
+`s` is the logit scale, `w` the label weight and `b` the competitor weight of a `ScoringConfig`.
+`P(l | p)` is in `_label_model`. The prior log-odds and the exponent `a_k` are those of a base class
+(one that the detector has labels for), of a novel class, or in between, by the share of its meaning
+that the labels cover. Classes do not compete with each other, so a score does not depend on the
+other classes of the call.
 """
 
 import numpy as np
@@ -21,14 +24,13 @@ from openvocab._internal.threads import matmul_nt
 from openvocab.types import Features
 
 Floats = NDArray[np.float32]
-Mask = NDArray[np.bool_]
 
-# Constants of the label prior. Changing them has no significant effect (docs/accuracy.md of commit
+# Constants of `label_posterior`. Changing them has no significant effect (docs/accuracy.md of commit
 # 2244b9a): scale 10 -0.1 (-0.7 to +0.3), 40 -0.0 (-0.3 to +0.1); floor 0.4 +0.1 (-0.2 to +0.3), 0.6
 # -0.2 (-0.6 to 0).
+_TINY = 1e-300  # its logarithm is finite
 LABEL_SCALE = 20.0  # of the softmax over the labels
 LABEL_FLOOR = 0.5  # similarity, 0 (unrelated) to 1 (the same), of "none of the labels"
-HYPONYM_FLOOR = 0.35  # similarity from which a label may be a kind of the class
 
 
 def softmax(logits: Floats) -> Floats:
@@ -53,49 +55,28 @@ def sigmoid(log_odds: NDArray[np.floating]) -> Floats:
     return result
 
 
-def class_log_odds(logits: Floats, competitors: Floats, competes: Mask) -> NDArray[np.float64]:
+def class_log_odds(logits: Floats, competitors: Floats, weights: Floats) -> NDArray[np.float64]:
     """Log-odds `(N, K)` of each class against its competitors.
 
     Args:
         logits: `(N, K)`, logits of the classes.
         competitors: `(N, M)`, logits of the competitors, within 600 of each other.
-        competes: `(K, M)`; False if a competitor means the class. A class without competitors has
-            infinite log-odds.
+        weights: `(K, M)` in [0, 1], how far a competitor counts: 0 if it means the class. A class
+            without competitors has log-odds of several hundred.
 
     >>> bus, road, coach = np.float32([[2.0]]), [1.0], [2.0]
-    >>> class_log_odds(bus, np.float32([road + coach]), np.array([[True, False]]))
+    >>> class_log_odds(bus, np.float32([road + coach]), np.float32([[1, 0]])).round(3)
     array([[1.]])
     """
     exact = competitors.astype(np.float64)
-    top = exact.max(axis=1, keepdims=True)
-    sums = matmul_nt(np.exp(exact - top), competes.astype(np.float64))
-    with np.errstate(divide="ignore"):  # no competitor: log 0
-        result: NDArray[np.float64] = logits - (np.log(sums) + top)
+    top = exact.max(axis=1, keepdims=True, initial=-600)
+    sums = matmul_nt(np.exp(exact - top), weights.astype(np.float64))
+    result: NDArray[np.float64] = logits - (np.log(sums + _TINY) + top)
     return result
 
 
-def rank_logits(
-    log_odds: NDArray[np.float64], similarity: Floats, label_weight: Floats
-) -> NDArray[np.float64]:
-    """Log-odds `(N, K)` lowered for classes that are less similar to the box's label.
-
-    The class of a box is the largest in its row: "laptop" and "laptop computer" are both right,
-    and it is chance which of their features is closer to the crop.
-
-    Args:
-        log_odds: `(N, K)`, from `class_log_odds`.
-        similarity: `(N, K)`, normalized similarity of each class to the label of each box.
-        label_weight: `(N, 1)`, logits that the label is worth.
-
-    >>> rank_logits(np.array([[4.0, 4.1]]), np.float32([[1.0, 0.9]]), np.float32([[8.0]])).round(1)
-    array([[4. , 3.3]])
-    """
-    result: NDArray[np.float64] = log_odds + label_weight * (similarity - 1)
-    return result
-
-
-def fuse(objectness: Floats, posterior: Floats, exponent: float) -> Floats:
-    """Geometric fusion `objectness**(1 - exponent) * posterior**exponent` of `(N,)` and `(N,)`.
+def fuse(objectness: Floats, posterior: Floats, exponent: Floats | float) -> Floats:
+    """Geometric fusion `objectness**(1 - exponent) * posterior**exponent`, elementwise.
 
     Source: F-VLM (Kuo et al., ICLR 2023).
 
@@ -162,51 +143,11 @@ def label_posterior(similarity: Floats) -> Floats:
     return softmax(np.float32(LABEL_SCALE) * np.hstack([similarity, none]))
 
 
-def label_is_hyponym(similarity: Floats, between_labels: Floats) -> Mask:
-    """Which of the detector's labels are kinds of a broader name, `(K, L)`.
-
-    A broader name (animal) is more similar to each of its kinds (cow) than its closest label (dog)
-    is, by at least one logit. This finds most kinds of animal, fruit, vehicle and furniture among
-    COCO's labels.
-
-    Args:
-        similarity: `(K, L)`, of names to labels.
-        between_labels: `(L, L)`, of the labels to each other.
-
-    >>> label_is_hyponym(np.float32([[0.8, 0.6]]), np.eye(2, dtype=np.float32))
-    array([[False,  True]])
-    """
-    to_closest = between_labels[similarity.argmax(axis=1)]
-    closer = np.float32(LABEL_SCALE) * (similarity - to_closest) >= 1
-    result: Mask = (similarity >= HYPONYM_FLOOR) & closer
-    return result
-
-
-def label_prior(posterior: Floats, matches: Mask) -> Floats:
-    """Evidence of each label for or against each name: `(K, L)` in [-1, 1].
-
-    +1: the label is another word for it. -1: the detector has a label for it, but used another.
-    0: the detector has no label for it, so its labels are no evidence.
-
-    Args:
-        posterior: `(K, L + 1)`, from `label_posterior`.
-        matches: `(K, L)`, labels that are synonyms or kinds of the name: never evidence against it.
-
-    >>> rows = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]], np.float32)
-    >>> label_prior(rows, rows[:, :-1] > 0.5)
-    array([[ 1., -1.],
-           [ 0.,  0.]], dtype=float32)
-    """
-    agree, none = posterior[:, :-1], posterior[:, -1:]
-    result: Floats = 2 * agree + none - 1  # P(this label) - P(another label)
-    return np.where(matches, result.clip(min=0), result)
-
-
 def top2_margin(posterior: Floats, class_ids: NDArray[np.intp]) -> Floats:
     """Lead of each row's class over the next best class or "none of them"; `(N, K)` to `(N,)`.
 
     The posterior of the class, minus the larger of the next best class's and one minus its own.
-    Negative if the posterior is below 0.5, or if `rank_logits` chose a class with a lower one.
+    Negative if the posterior is below 0.5.
 
     >>> top2_margin(np.float32([[0.9, 0.4], [0.6, 0.1]]), np.array([0, 0])).round(1)
     array([0.5, 0.2], dtype=float32)

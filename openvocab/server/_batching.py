@@ -21,7 +21,7 @@ class _Job:
     """One image, with what its request wants to know of it."""
 
     image: Image
-    min_score: float
+    min_objectness: float
     classify: Callable[[EncodedRegions], Any]
     future: "Future[Any]"
     proposals: Proposals | None = None
@@ -60,19 +60,19 @@ class Batcher:
         self._thread.start()
 
     def submit(
-        self, image: Image, min_score: float, classify: Callable[[EncodedRegions], T]
+        self, image: Image, min_objectness: float, classify: Callable[[EncodedRegions], T]
     ) -> "Future[T]":
         """Queue an image; a future that is cancelled before its turn costs nothing.
 
         Args:
             image: BGR.
-            min_score: the lowest score that is wanted.
+            min_objectness: the lowest objectness that is wanted.
             classify: called with the encoded regions in the thread; what it returns is the result.
 
         Raises:
             ShuttingDownError: the server is shutting down.
         """
-        job = _Job(image, min_score, classify, Future())
+        job = _Job(image, min_objectness, classify, Future())
         with self._changed:
             if self._stopped:
                 raise ShuttingDownError("The server is shutting down; try another one.")
@@ -118,7 +118,7 @@ class Batcher:
         queued = _pending(self._queued)
         room = self._max_batch - len(self._proposed)
         oldest = queued[: room > 1]
-        others = sorted(queued[len(oldest) :], key=lambda job: -job.min_score)
+        others = sorted(queued[len(oldest) :], key=lambda job: -job.min_objectness)
         taken = [*oldest, *others][:room]
         self._queued = [job for job in queued if job not in taken]
         return taken
@@ -134,8 +134,8 @@ class Batcher:
         return batch
 
     def _propose(self, jobs: Sequence[_Job]) -> None:
-        min_scores = [job.min_score for job in jobs]
-        proposals = self._detector.propose([job.image for job in jobs], min_scores)
+        lowest = [job.min_objectness for job in jobs]
+        proposals = self._detector.propose([job.image for job in jobs], lowest)
         for job, proposed in zip(jobs, proposals, strict=True):
             job.proposals = proposed
 

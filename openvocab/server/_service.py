@@ -88,7 +88,7 @@ class Service:
             futures: list[Future[_Result]] = []
             try:
                 futures += (
-                    self.batcher.submit(image, head.min_score, classify) for image in decoded
+                    self.batcher.submit(image, head.min_objectness, classify) for image in decoded
                 )
                 results = await asyncio.gather(*map(asyncio.wrap_future, futures))
             finally:

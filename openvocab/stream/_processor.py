@@ -243,7 +243,7 @@ class SourceState:
 
     def _detect(self, image: Image, head: ClassHead, metrics: Metrics) -> sv.Detections:
         """Detections of one frame without tracks."""
-        (regions,) = self.detector.encode_images([image], [head.min_score])
+        (regions,) = self.detector.encode_images([image], [head.min_objectness])
         metrics.regions_seen += len(regions.proposals)
         metrics.regions_encoded += len(regions.proposals)
         return head.classify(regions)

@@ -1,4 +1,4 @@
-"""`Vocabulary`: classes and negatives as unit features of one encoder."""
+"""`Vocabulary`: classes and negatives as sets of prototypes of one encoder."""
 
 import io
 import json
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from openvocab._internal.files import write_atomic
 from openvocab.errors import ClassesError
@@ -21,44 +22,66 @@ _LENGTH_TOLERANCE = 0.01  # of a unit row
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Vocabulary:
-    """Classes and negatives as features of one encoder; immutable and thread-safe.
+    """Classes and negatives as sets of prototypes of one encoder; immutable and thread-safe.
 
-    Source: a class is the renormalized mean of its prompts' features, as in CLIP's zero-shot
-    classifier (Radford et al., ICML 2021). Example images are pooled with the prompts.
+    A prototype is the feature of one name (the mean over its prompt templates, renormalized, as in
+    CLIP's zero-shot classifier; Radford et al., ICML 2021) or of one example image. The best
+    prototype of a class counts.
 
-    >>> vocabulary = Vocabulary(("bus",), np.eye(2, dtype=np.float32)[:1], np.empty((0, 2)), "test")
-    >>> vocabulary, vocabulary.names
-    (Vocabulary(1 class, 0 negatives, D=2), ('bus',))
+    >>> prototypes = np.eye(2, dtype=np.float32)
+    >>> vocabulary = Vocabulary(("bus",), prototypes, np.array([0, 0]), ("bus", "coach"), "test")
+    >>> vocabulary, vocabulary.names, vocabulary.is_image
+    (Vocabulary(1 class, 0 negatives, D=2), ('bus',), array([False, False]))
     """
 
     names: tuple[str, ...]
     """`(K,)`, exactly the caller's strings; the `class_id` of a result is an index into them."""
     features: Features
-    """`(K, D)`, one unit row per class."""
-    negatives: Features
-    """`(J, D)`, unit rows that compete with the classes and are never returned."""
+    """`(P, D)`, unit rows: the prototypes, those of one class together."""
+    class_ids: NDArray[np.intp]
+    """`(P,)`, rising: 0 to K - 1 for the classes, K to K + J - 1 for the J negatives, which compete
+    with the classes and are never returned."""
+    words: tuple[str | None, ...]
+    """`(P,)`, the name that each prototype encodes; None for an example image."""
     fingerprint: str
     """Identifies the encoder and the templates that made the features."""
 
     def __post_init__(self) -> None:
         check_names(self.names, "classes")
-        if not (np.isfinite(self.features).all() and np.isfinite(self.negatives).all()):
+        if not np.isfinite(self.features).all():
             raise ClassesError("The vocabulary has features that are not numbers; build it again.")
-        shapes = self.features.shape, self.negatives.shape
-        if shapes[0] != (len(self.names), *shapes[1][1:]) or len(shapes[1]) != 2:
+        count = len(self.class_ids)
+        steps = np.diff(self.class_ids, prepend=-1)
+        if (
+            self.features.ndim != 2
+            or not len(self.features) == len(self.words) == count
+            or ((steps != 0) & (steps != 1)).any()
+            or steps[:1].tolist() != [1]
+            or self.class_ids[-1] + 1 < len(self.names)
+        ):
             raise ClassesError(
-                f"The vocabulary has {len(self.names)} names, but features {shapes[0]} and "
-                f"negatives {shapes[1]}; build it with a detector's vocabulary()."
+                f"The vocabulary has {len(self.names)} names, but features {self.features.shape} "
+                f"for {count} prototypes; build it with a detector's vocabulary()."
             )
-        lengths = np.linalg.norm(np.vstack([self.features, self.negatives]), axis=1)
+        lengths = np.linalg.norm(self.features, axis=1)
         if np.abs(lengths - 1).max() > _LENGTH_TOLERANCE:
             raise ClassesError("The vocabulary's features are not unit rows; build it again.")
+
+    @property
+    def negative_count(self) -> int:
+        """How many negatives there are, J."""
+        return int(self.class_ids[-1]) + 1 - len(self.names)
+
+    @property
+    def is_image(self) -> NDArray[np.bool_]:
+        """`(P,)`: the prototype is of an example image."""
+        return np.array([word is None for word in self.words], np.bool_)
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __repr__(self) -> str:
-        classes, negatives = len(self), len(self.negatives)
+        classes, negatives = len(self), self.negative_count
         return (
             f"Vocabulary({classes} class{'es' if classes != 1 else ''}, "
             f"{negatives} negative{'s' if negatives != 1 else ''}, D={self.features.shape[1]})"
@@ -73,7 +96,7 @@ class Vocabulary:
         encode_examples: Callable[[Sequence[Example]], Features],
         fingerprint: str,
     ) -> Self:
-        """Encode all names in one call, all example images in another, and pool by class.
+        """Encode all names in one call, and all example images in another.
 
         Args:
             classes: from `parse_classes`.
@@ -82,16 +105,17 @@ class Vocabulary:
             encode_examples: example images to unit features `(N, D)`.
             fingerprint: identifies the encoder and the templates.
         """
-        parts = [*(part for parts in classes.values() for part in parts), *negatives]
+        sets = [*classes.values(), *((negative,) for negative in negatives)]
+        parts = [part for of_class in sets for part in of_class]
         examples = [part for part in parts if isinstance(part, Example)]
         encoded = encode_names([part for part in parts if isinstance(part, str)])
-        names, pictures = iter(encoded), iter(encode_examples(examples) if examples else ())
-        rows = np.empty((len(parts), encoded.shape[1]), np.float32)
-        for row, part in zip(rows, parts, strict=True):
-            row[:] = next(names if isinstance(part, str) else pictures)
-        ends = np.cumsum([len(parts) for parts in classes.values()])
-        pooled = [_pool(of_class) for of_class in np.split(rows, ends)[:-1]]
-        return cls(tuple(classes), np.stack(pooled), rows[ends[-1] :], fingerprint)
+        names, images = iter(encoded), iter(encode_examples(examples) if examples else ())
+        features = np.empty((len(parts), encoded.shape[1]), np.float32)
+        for row, part in zip(features, parts, strict=True):
+            row[:] = next(names if isinstance(part, str) else images)
+        class_ids = np.repeat(np.arange(len(sets)), [len(of_class) for of_class in sets])
+        words = tuple(part if isinstance(part, str) else None for part in parts)
+        return cls(tuple(classes), features, class_ids, words, fingerprint)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write an `.npz` file of plain arrays (no pickle).
@@ -104,7 +128,8 @@ class Vocabulary:
             buffer,
             names=np.array(json.dumps(self.names)),  # NumPy strings lose trailing NULs
             features=self.features,
-            negatives=self.negatives,
+            class_ids=self.class_ids,
+            words=np.array(json.dumps(self.words)),
             fingerprint=np.array(self.fingerprint),
         )
         write_atomic(path, buffer.getvalue())
@@ -120,16 +145,11 @@ class Vocabulary:
             with Path(path).open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
                 names = check_names(json.loads(str(arrays["names"])), "names")
                 fingerprint = str(arrays["fingerprint"])
-                return cls(names, arrays["features"], arrays["negatives"], fingerprint)
+                words = tuple(json.loads(str(arrays["words"])))
+                return cls(names, arrays["features"], arrays["class_ids"], words, fingerprint)
         # NumPy, zipfile, zlib and json raise a dozen kinds of errors on a damaged file.
         except Exception as error:
             raise ClassesError(
                 f"{path} is not a saved vocabulary ({type(error).__name__}); "
                 "write one with Vocabulary.save."
             ) from error
-
-
-def _pool(rows: Features) -> Features:
-    mean = np.mean(rows, axis=0)
-    result: Features = (mean / max(float(np.linalg.norm(mean)), 1e-12)).astype(np.float32)
-    return result

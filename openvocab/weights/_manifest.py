@@ -43,7 +43,8 @@ class WeightsFile:
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """A named bundle; `kind` is `detector` (one file) or `encoder` (the files of one folder)."""
+    """A named bundle; `kind` is `encoder` (the files of one folder), `detector` or `prototypes` (one
+    file each)."""
 
     name: str
     kind: str
@@ -54,8 +55,8 @@ class Weights:
 
     def __post_init__(self) -> None:
         folders = {PurePosixPath(file.path).parent for file in self.files}
-        is_detector = self.kind == "detector" and len(self.files) == 1
-        if len(folders) != 1 or not (is_detector or self.kind == "encoder"):
+        is_file = self.kind in {"detector", "prototypes"} and len(self.files) == 1
+        if len(folders) != 1 or not (is_file or self.kind == "encoder"):
             raise WeightsError(
                 f"{self.name} is neither a detector of one file nor an encoder of one folder; "
                 "correct the manifest."
