@@ -149,15 +149,15 @@ class ScoringConfig(_Section):
     """The same, once more, in the choice between classes; not in the score."""
     lexicon: bool = True
     """What words mean to each other comes from WordNet as well as from the text encoder."""
-    prototype_weight: float = 0.5
+    prototype_weight: float = 0.35
     """Weight of what a label looks like, relative to its text, where the preset has prototypes."""
     pooling: str = "examples"
     """Which prototypes of a class are averaged: its `examples`, all (`mean`), or none (`best`)."""
-    novel_weight: float = 12.0
+    novel_weight: float = 8.0
     """Prior odds of a class that the detector has no label for, relative to one that it has."""
     novel_fusion_exponent: float = 0.5
     """`fusion_exponent` of such a class: objectness of a thing without a label is no measure."""
-    example_offset: float = 0.05
+    example_offset: float = 0.04
     """Subtracted from the similarity to an example image, besides the modality gap."""
     fusion_exponent: float = 0.3
     """Weight of the posterior relative to objectness, from 0 to 1."""

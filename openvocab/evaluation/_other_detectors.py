@@ -80,7 +80,10 @@ class LeftOutLabels:
                 "the method with_ignored_labels."
             )
         self.detectors = [
-            OpenVocabDetector(ignoring(names), detector.encoder, detector.preset) for names in folds
+            OpenVocabDetector(
+                ignoring(names), detector.encoder, detector.preset, prototypes=detector.prototypes
+            )
+            for names in folds
         ]
         key = cache.key | {"left out": [list(names) for names in folds]}
         self._store = ArrayStore(cache.folder, key)
