@@ -73,20 +73,42 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "logit_scale": (10.0, 40.0),
     "background": ((),),
     "competitor_weight": (1.0, 8.0),
-    "prior_weight": (0.0, 5.0, 12.0),
-    "label_prior": (True, False),
-    "hyponyms": (True, False),
-    "rank_by_label": (True, False),
+    "label_weight": (0.0, 1.0, 2.0),
+    "rank_weight": (0.0, 5.0, 20.0),
+    "lexicon": (True, False),
+    "prototype_weight": (0.0, 0.25, 1.0),
+    "pooling": ("mean", "best"),
+    "novel_weight": (1.0, 5.0, 80.0),
+    "novel_fusion_exponent": (0.3, 0.7),
+    "example_offset": (0.0, 0.06),
     "fusion_exponent": (0.0, 0.2, 0.4, 1.0),
     "nms_iou": (0.7, 1.0),
     "class_agnostic_nms": (True, False),
 }
+# Changes that matter for other words than the detector's own names.
+RELATION_CHANGES: dict[str, dict[str, Any]] = {
+    "unchanged": {},
+    "no lexicon": {"lexicon": False},
+    "no evidence from the label (`label_weight` 0)": {"label_weight": 0.0},
+    "the label does not choose (`rank_weight` 0)": {"rank_weight": 0.0},
+    "labels compete by their texts alone (`prototype_weight` 0)": {"prototype_weight": 0.0},
+    "all prototypes of a class averaged (`pooling` mean)": {"pooling": "mean"},
+    "no prototypes averaged (`pooling` best)": {"pooling": "best"},
+    "novel classes as base classes (`novel_weight` 1, exponent .3)": {
+        "novel_weight": 1.0,
+        "novel_fusion_exponent": 0.3,
+    },
+}
 NOTES = {
     "`background` []": "no background prompts",
-    "`prior_weight` 0.0": "the label counts for nothing",
-    "`label_prior` false": "the label ranks classes, but is no evidence",
-    "`hyponyms` false": "a kind of the class is evidence against it",
-    "`rank_by_label` false": "the posterior alone chooses the class",
+    "`label_weight` 0.0": "the label is no evidence",
+    "`rank_weight` 0.0": "the posterior alone chooses the class",
+    "`lexicon` false": "the text encoder alone relates words to labels",
+    "`prototype_weight` 0.0": "labels compete by their texts alone",
+    "`prototype_weight` 1.0": "labels compete by their looks alone",
+    '`pooling` "mean"': "all prototypes of a class are averaged",
+    '`pooling` "best"': "examples are not averaged",
+    "`novel_weight` 1.0": "novel classes have the prior odds of base classes",
     "`fusion_exponent` 0.0": "objectness is the score",
     "`fusion_exponent` 1.0": "the posterior is the score",
     "`nms_iou` 1.0": "no NMS",
@@ -177,7 +199,9 @@ def _detector(detector: OpenVocabDetector, change: Change) -> OpenVocabDetector:
         return detector.with_config(**change.config)  # shares the text features
     preset = _changed(detector.preset, change.config)
     encoder = load_encoder(preset) if "encoder" in change.config else detector.encoder
-    return OpenVocabDetector(ChangedProposer(detector.proposer, change), encoder, preset)
+    prototypes = None if "encoder" in change.config else detector.prototypes
+    proposer = ChangedProposer(detector.proposer, change)
+    return OpenVocabDetector(proposer, encoder, preset, prototypes=prototypes)
 
 
 def _select(cached: CachedFeatures, change: Change) -> CachedFeatures:
@@ -216,6 +240,10 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "preset": dataclasses.asdict(detector.preset),
         "dataset": {"name": dataset.name, "sha256": dataset.sha256, "images": len(dataset)},
         "rows": rows,
+        "relations": {
+            name: _evaluate_relations(detector.with_config(**change), task, folder)
+            for name, change in RELATION_CHANGES.items()
+        },
         **halves,
         "masks": _blurred(detector, dataset, find_labels(options.dataset)),
     }
@@ -234,6 +262,17 @@ def _evaluate_part(
     for row in table["relations"].values():
         del row["by_word"], row["reliability"]
     return {key: value for key, value in table.items() if key not in {"confusion", "classes"}}
+
+
+def _evaluate_relations(
+    detector: OpenVocabDetector, task: EvaluationTask, folder: Path
+) -> dict[str, dict[str, float]]:
+    """AP50 and mean F1 at the threshold, by relation."""
+    cache = FeatureCache(detector, folder)
+    table = evaluate(detector, task, cache=cache, all_relations=True).to_dict()["relations"]
+    return {
+        name: {key: row[key] for key in ("AP50", "mean_F1", "ECE")} for name, row in table.items()
+    }
 
 
 def _rows(

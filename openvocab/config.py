@@ -125,7 +125,7 @@ class ScoringConfig(_Section):
         "logit_scale": (0.01, 200),
         "competitor_weight": (1e-3, 1e3),
         "label_weight": (0, 10),
-        "rank_weight": (0, 10),
+        "rank_weight": (0, 50),
         "prototype_weight": (0, 1),
         "novel_weight": (1e-3, 1e6),
         "novel_fusion_exponent": (0, 1),
@@ -145,19 +145,19 @@ class ScoringConfig(_Section):
     """Prior odds of a background prompt or of a label of the detector, relative to a class."""
     label_weight: float = 1.5
     """Weight of the log-likelihood of a fully confident label, P(label | class); 0 ignores it."""
-    rank_weight: float = 8.0
+    rank_weight: float = 10.0
     """The same, once more, in the choice between classes; not in the score."""
     lexicon: bool = True
     """What words mean to each other comes from WordNet as well as from the text encoder."""
-    prototype_weight: float = 0.35
+    prototype_weight: float = 0.5
     """Weight of what a label looks like, relative to its text, where the preset has prototypes."""
     pooling: str = "examples"
     """Which prototypes of a class are averaged: its `examples`, all (`mean`), or none (`best`)."""
-    novel_weight: float = 8.0
+    novel_weight: float = 20.0
     """Prior odds of a class that the detector has no label for, relative to one that it has."""
     novel_fusion_exponent: float = 0.5
     """`fusion_exponent` of such a class: objectness of a thing without a label is no measure."""
-    example_offset: float = 0.04
+    example_offset: float = 0.03
     """Subtracted from the similarity to an example image, besides the modality gap."""
     fusion_exponent: float = 0.3
     """Weight of the posterior relative to objectness, from 0 to 1."""

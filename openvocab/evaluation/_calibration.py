@@ -32,6 +32,8 @@ _CANDIDATES = {
     "competitor_weight": (1.0, 2.0, 4.0, 8.0),
     "label_weight": (0.5, 1.0, 1.5, 2.5),
     "fusion_exponent": (0.1, 0.2, 0.3, 0.4, 0.5, 0.6),
+    "novel_weight": (2.0, 8.0, 32.0),
+    "novel_fusion_exponent": (0.1, 0.3, 0.5, 0.7),
 }
 _FITTED = ("logit_scale", *_CANDIDATES)
 
@@ -232,9 +234,10 @@ def calibrate(
     cache: FeatureCache | None = None,
     progress: Progress = iter,
 ) -> Calibration:
-    """Fit logit scale, competitor weight, label weight, fusion exponent and score threshold.
+    """Fit the numbers of the scoring that have the most effect.
 
-    One at a time, in two rounds; each gets the value with the best `Metrics.objective`. A fit that
+    These are logit scale, the weights of competitors, labels and novel classes, both fusion
+    exponents, and the score threshold. One at a time, in two rounds; each gets the value with the best `Metrics.objective`. A fit that
     is no better than the preset's own values on held-out images (five folds) changes nothing.
 
     Args:

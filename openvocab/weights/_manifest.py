@@ -43,8 +43,7 @@ class WeightsFile:
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """A named bundle; `kind` is `encoder` (the files of one folder), `detector` or `prototypes` (one
-    file each)."""
+    """A named bundle; `kind` is `encoder` (a folder), `detector` or `prototypes` (one file)."""
 
     name: str
     kind: str

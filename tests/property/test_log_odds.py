@@ -75,15 +75,6 @@ def test_a_larger_logit_never_lowers_its_own_posterior(scene):
     assert (posterior(logits + np.float32(1), rivals, competes) >= before - 1e-6).all()
 
 
-@given(scenes(), st.floats(0, 50, width=32))
-def test_ranking_by_label_changes_nothing_between_classes_equally_close_to_it(scene, weight):
-    lo = log_odds.class_log_odds(*scene)
-    similarity = np.full(lo.shape, 0.7, np.float32)
-    ranked = log_odds.rank_logits(lo, similarity, np.full((len(lo), 1), weight, np.float32))
-    best = ranked.argmax(axis=1)
-    assert (lo[np.arange(len(lo)), best] >= lo.max(axis=1) - 1e-9).all()
-
-
 @given(UNIT, UNIT, UNIT, st.floats(0, 1))
 def test_fusion_is_monotone_and_stays_between_its_parts(objectness, low, high, exponent):
     low, high = sorted((low, high))
@@ -100,15 +91,6 @@ def test_no_box_below_the_lowest_objectness_reaches_the_score(objectness, value,
     fused = float(log_odds.fuse(np.float32([objectness]), np.float32([value]), exponent)[0])
     if objectness < log_odds.min_objectness(score, exponent):
         assert fused < score + 1e-6
-
-
-@given(LOGITS)
-def test_the_label_prior_stays_between_minus_one_and_one(logits):
-    probabilities = log_odds.softmax(np.hstack([logits, logits[:, :1]]))
-    matches = probabilities[:, :-1] > 0.5
-    prior = log_odds.label_prior(probabilities, matches)
-    assert (np.abs(prior) <= 1 + 1e-5).all()
-    assert (prior[matches] >= 0).all()
 
 
 @settings(deadline=None)

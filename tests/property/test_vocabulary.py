@@ -30,7 +30,8 @@ def test_saving_and_loading_changes_nothing(detector, tmp_path_factory, classes,
     assert loaded.names == vocabulary.names == tuple(classes)
     assert loaded.fingerprint == vocabulary.fingerprint
     np.testing.assert_array_equal(loaded.features, vocabulary.features)
-    np.testing.assert_array_equal(loaded.negatives, vocabulary.negatives)
+    np.testing.assert_array_equal(loaded.class_ids, vocabulary.class_ids)
+    assert loaded.words == vocabulary.words
 
 
 @given(CLASSES)

@@ -65,7 +65,7 @@ def test_what_is_written_reads_back_equal(tmp_path):
         (MODELS + "[scoring]\nscore_threshold = 2", "use 0 to 1"),
         (MODELS + "[scoring]\nscore_threshold = true", "give a number"),
         (MODELS + "[scoring]\nnms_iou = 2.0", "use 0 to 1"),
-        (MODELS + "[scoring]\nprior_weight = nan", "use 0 to"),
+        (MODELS + "[scoring]\nlabel_weight = nan", "use 0 to"),
         (MODELS + "[scoring]\nlogit_scale = 0.0", "use 0.01 to"),
         (MODELS + "[scoring]\nlogit_scale = 201", "use 0.01 to 200"),
         (MODELS + "[scoring]\nbackground = 'sky'", "give a list"),

@@ -225,22 +225,25 @@ def test_a_bad_value_is_replaced_and_a_good_one_stays(encoder, tmp_path):
     task = draw_many(tmp_path, 60)
     # Grey boxes score as high as coloured ones if the posterior does not count.
     detector = OpenVocabDetector(FakeProposer(LEFT, RIGHT), encoder, PRESET).with_config(
-        fusion_exponent=0.0
+        novel_fusion_exponent=0.0  # no label means "red" or "blue"
     )
     first = calibrate(detector, task)
     assert first.improves
-    assert first.fitted.fusion_exponent > 0
+    assert first.fitted.novel_fusion_exponent > 0
     assert first.after.objective > first.before.objective
     second = calibrate(detector.with_config(**first.changed), task)
-    assert second.fitted.fusion_exponent == first.fitted.fusion_exponent
+    assert second.fitted.novel_fusion_exponent == first.fitted.novel_fusion_exponent
     assert second.after.objective >= first.after.objective
 
 
 @pytest.mark.usefixtures("few_boxes")
 def test_a_fit_that_is_no_better_on_held_out_images_changes_nothing(detector, tmp_path):
     task = draw_many(tmp_path, 60)
-    best = calibrate(detector, task)
-    fitted = calibrate(detector.with_config(**best.changed), task)
+    for _ in range(4):  # one number at a time, so that the first fit need not be the best
+        fitted = calibrate(detector, task)
+        if not fitted.improves:
+            break
+        detector = detector.with_config(**fitted.changed)
     assert not fitted.improves
     assert (fitted.changed, fitted.after) == ({}, fitted.before)
     assert "nothing is changed" in fitted.report()[0]

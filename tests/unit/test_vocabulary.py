@@ -50,10 +50,12 @@ def test_an_unknown_template_set_is_refused():
         get_templates("loud")
 
 
-def test_synonyms_are_pooled_into_one_row(detector):
-    vocabulary = detector.vocabulary({"warm": ["red", "green"]})
-    both = detector.vocabulary(["red", "green"]).features.sum(axis=0)
-    np.testing.assert_allclose(vocabulary.features[0], both / np.linalg.norm(both), rtol=1e-6)
+def test_every_synonym_is_a_prototype_of_its_class(detector):
+    vocabulary = detector.vocabulary({"warm": ["red", "green"], "cold": "blue"}, ["gold"])
+    assert vocabulary.words == ("red", "green", "blue", "gold")
+    assert vocabulary.class_ids.tolist() == [0, 0, 1, 2] and vocabulary.negative_count == 1
+    names = detector.vocabulary(["red", "green", "blue", "gold"])
+    np.testing.assert_array_equal(vocabulary.features, names.features)
 
 
 def test_the_words_of_lvis_cost_one_text_forward_and_then_none(detector, encoder):
@@ -120,11 +122,17 @@ def test_an_npz_with_pickles_or_of_something_else_is_refused(tmp_path):
         ({"features": np.zeros((2, 4), np.float32)}, "not unit rows"),
         ({"features": np.full((2, 4), np.nan, np.float32)}, "not numbers"),
         ({"features": np.eye(3, 4, dtype=np.float32)}, "2 names, but features"),
+        ({"class_ids": np.array([0, 2])}, "2 names, but features"),
+        ({"class_ids": np.array([0, 0])}, "2 names, but features"),
+        ({"words": ("red",)}, "2 names, but features"),
     ],
 )
 def test_arrays_that_are_no_vocabulary_are_refused(change, message):
     rows = np.eye(2, 4, dtype=np.float32)
-    whole = {"names": ("red", "blue"), "features": rows, "negatives": rows[:0], "fingerprint": "x"}
+    words, class_ids = ("red", "blue"), np.arange(2)
+    whole = {
+        "names": words, "features": rows, "class_ids": class_ids, "words": words, "fingerprint": "x"
+    }  # fmt: skip
     assert len(Vocabulary(**whole)) == 2
     with pytest.raises(ClassesError, match=message):
         Vocabulary(**(whole | change))

@@ -116,7 +116,8 @@ def ends_with_remedy(error: pytest.ExceptionInfo[Exception]) -> bool:
 
 def test_bundled_entries_equal_the_files_on_disk() -> None:
     bundled = [entry for entry in weights.manifest().values() if entry.bundled]
-    assert {entry.name for entry in bundled} == {"starter-detector", "starter-encoder"}
+    parts = {"detector", "encoder", "prototypes"}
+    assert {entry.name for entry in bundled} == {f"starter-{part}" for part in parts}
     for entry in bundled:
         for file in entry.files:
             payload = (weights.bundled_root() / file.path).read_bytes()
