@@ -15,6 +15,7 @@ from openvocab.cli import _parquet as parquet
 from openvocab.cli import _serve as serve
 from openvocab.cli import _stream as stream
 from openvocab.cli import _weights as weights
+from openvocab.cli import _words as words
 from openvocab.cli._console import complain, out
 from openvocab.errors import OpenVocabError
 
@@ -29,6 +30,7 @@ app.command()(stream.stream)
 app.command()(demo.demo)
 app.command("eval")(evaluate.evaluate)
 app.command()(evaluate.calibrate)
+app.command("explain-word")(words.explain_word)
 app.command()(export.export)
 app.command()(serve.serve)
 app.command()(doctor.doctor)

@@ -16,7 +16,9 @@ from openvocab._internal.environment import require_packages
 from openvocab._internal.files import write_atomic
 from openvocab.cli._console import complain, out, progress
 from openvocab.cli._options import Device, ImageSize, PresetName, TileSize, read_preset
+from openvocab.cli._unlabelled import calibrate_unlabelled, refuse_labelled_options
 from openvocab.config import Preset, preset_path
+from openvocab.errors import ConfigError
 
 if TYPE_CHECKING:
     from openvocab.evaluation._prompt_variants import EvaluationTask
@@ -103,8 +105,22 @@ def evaluate(  # noqa: PLR0913  a command has as many parameters as it has optio
 
 
 def calibrate(  # noqa: PLR0913  as above
-    dataset: Labels,
+    dataset: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="DATASET",
+            help="COCO or LVIS .json, YOLO .yaml or its folder; not with --unlabelled.",
+        ),
+    ] = None,
     *,
+    unlabelled: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PHOTOS",
+            help="Instead of fitting to a DATASET, learn what the detector's labels look like from "
+            "any photos: a file, a folder or a glob; repeat it for more.",
+        ),
+    ] = None,
     preset: PresetName = "starter",
     classes_map: ClassesMap = None,
     limit: Limit = 300,
@@ -126,17 +142,54 @@ def calibrate(  # noqa: PLR0913  as above
     tile: TileSize = None,
     device: Device = None,
 ) -> None:
-    """Fit a preset's scoring to labelled images.
+    """Fit a preset to labelled images, or to unlabelled ones.
 
     Fits logit scale, competitor weight, label weight, fusion exponent and score threshold, and
     writes a preset with the measurements as comments. Use images that neither model was trained on.
     Nothing is written if the fit is no better on held-out images (exit code 1).
-    """
-    task = _load_task(dataset, images, split, part, limit, classes_map)
-    config = read_preset(preset, imgsz, tile)
-    folder = folder or _default_folder(task, config)
-    target = preset_path(preset) if in_place else folder / f"{config.name}.toml"
 
+    With --unlabelled PHOTOS, the photos need no labels: the detector labels them itself, and the
+    mean features of its confident boxes are written as prototypes.npz beside the preset.
+    """
+    config = read_preset(preset, imgsz, tile)
+    own_file = preset_path(preset) if in_place else None
+    if unlabelled:
+        labelled_only = {
+            "DATASET": dataset is not None,
+            "--classes-map": classes_map is not None,
+            "--images": images is not None,
+            "--split": split != "val",
+            "--part": part != "all",
+            "--thresholds-only": thresholds_only,
+        }
+        refuse_labelled_options([name for name, given in labelled_only.items() if given])
+        calibrate_unlabelled(unlabelled, config, folder, own_file, limit=limit, device=device)
+        return
+    if dataset is None:
+        raise ConfigError("calibrate has no images; give a DATASET or --unlabelled PHOTOS.")
+    task = _load_task(dataset, images, split, part, limit, classes_map)
+    folder = folder or _default_folder(task, config)
+    _fit(
+        task,
+        config,
+        folder,
+        own_file or folder / f"{config.name}.toml",
+        part=part,
+        thresholds_only=thresholds_only,
+        device=device,
+    )
+
+
+def _fit(
+    task: "EvaluationTask",
+    config: Preset,
+    folder: Path,
+    target: Path,
+    *,
+    part: str,
+    thresholds_only: bool,
+    device: str | None,
+) -> None:
     from openvocab.detector import OpenVocabDetector
     from openvocab.evaluation import _calibration as calibration
     from openvocab.evaluation import _thresholds as thresholds

@@ -213,8 +213,8 @@ def fitted_toml(
     # A path is relative to the file it is in, and this is another file.
     models: dict[str, Any] = {
         key: str(Path(path).resolve())
-        for key in ("detector", "encoder")
-        if (path := getattr(preset.models, key)) not in manifest() and Path(path).exists()
+        for key in ("detector", "encoder", "prototypes")
+        if (path := getattr(preset.models, key)) not in (None, *manifest()) and Path(path).exists()
     }
     return comments + replace(preset, models=replace(preset.models, **models)).to_toml()
 

@@ -30,11 +30,12 @@ def make_prototypes(
         The prototypes of labels with two boxes or more, and the errors of unreadable images.
 
     Raises:
-        DatasetError: no label has two confident boxes.
+        DatasetError: no label has two confident boxes, or no photo can be read.
     """
     features = defaultdict(list)
     errors: list[str] = []
-    for path in paths:
+    count = 0
+    for count, path in enumerate(paths, 1):  # noqa: B007  counted for the error below
         try:
             image = load_image(path)
         except ImageError as error:
@@ -44,6 +45,8 @@ def make_prototypes(
         for label_id, feature in zip(regions.proposals.label_ids, regions.features, strict=True):
             features[int(label_id)].append(feature)
     kept = sorted(label for label, rows in features.items() if len(rows) >= _MIN_BOXES)
+    if errors and len(errors) == count:
+        raise DatasetError(f"None of the photos can be read; the first: {errors[0]}")
     if not kept:
         raise DatasetError(
             "No label of the detector has two confident boxes in these photos; give more photos."

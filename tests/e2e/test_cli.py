@@ -446,3 +446,21 @@ def test_wrong_options_are_refused_before_anything_is_loaded(run, assets, argume
     code, _, err = run(*(argument.format(photo=photo) for argument in arguments))
     assert code == 2
     assert err.strip().endswith(message)
+
+
+def test_explain_word_says_what_the_starter_makes_of_a_word(run, tmp_path):
+    report = tmp_path / "coach.json"
+    code, text, error = run("explain-word", "coach", "--json", report)
+    assert (code, error) == (0, "")
+    assert text.startswith("coach means bus.n.01 0.44, ")
+    assert "base class" in text and "not at all: bus\n" in text
+    record = json.loads(report.read_text())
+    assert (record["preset"], record["class"], record["labels"]) == ("starter", "base", 80)
+    assert record["related"][0]["label"] == record["likely_labels"][0]["label"] == "bus"
+    code, text, error = run("explain-word", "raccoon", "--json", "-")
+    assert (code, error) == (0, "")
+    record = json.loads(text)
+    assert (record["class"], record["covered"], record["prior_odds"]) == ("novel", 0, 8)
+    assert {"dog", "bear", "cat"} <= {row["label"] for row in record["related"]}
+    code, text, error = run("explain-word", "  ")
+    assert (code, text) == (2, "") and error.startswith("error: ")

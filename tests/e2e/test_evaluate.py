@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from openvocab import OpenVocabDetector, Preset
 from openvocab._internal.files import package_data
+from openvocab.scoring import ImagePrototypes
 
 LABELS = {
     "images": [
@@ -181,3 +183,45 @@ def test_calibrate_writes_a_preset_of_its_own(shared, assets, tmp_path):
     written = (tmp_path / "mine.toml").read_text() != text  # fitted again, from the first fit
     assert again.returncode == (0 if written else 1)
     assert written or "no better on held-out images" in again.stderr
+
+
+def test_calibrate_makes_prototypes_from_unlabelled_photos(assets, tmp_path):
+    photos = tmp_path / "photos"
+    shutil.copytree(assets, photos, ignore=lambda _, names: {n for n in names if n[-3:] != "jpg"})
+    (photos / "broken.jpg").write_bytes(b"no image")
+    bundled = (package_data("configs") / "starter.toml").read_text()
+    bare = "".join(line for line in bundled.splitlines(keepends=True) if "prototypes" not in line)
+    (tmp_path / "bare.toml").write_text(bare)
+    done = run("calibrate", "--unlabelled", photos, "-p", "bare.toml", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "of 80 labels have a prototype, from 2 of 3 photos" in done.stdout
+    assert "broken.jpg is not a whole image" in done.stderr
+    home = tmp_path / "runs/photos-bare"
+    assert sorted(path.name for path in home.iterdir()) == ["bare.toml", "prototypes.npz"]
+    assert Preset.from_file(home / "bare.toml").models.prototypes == str(home / "prototypes.npz")
+    assert "person" in ImagePrototypes.load(home / "prototypes.npz").labels
+    # With prototypes that cannot be used, too: they are what is to be made anew.
+    (home / "prototypes.npz").write_bytes(b"damaged")
+    arguments = "calibrate", "--unlabelled", photos / "*.jpg", "-p", home / "bare.toml"
+    again = run(*arguments, "--in-place", "--limit", 3, cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    detector = OpenVocabDetector.from_preset(home / "bare.toml", device="cpu")
+    assert "person" in detector.prototypes.labels
+    assert (home / "bare-prototypes.npz").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "calibrate has no images; give a DATASET or --unlabelled PHOTOS."),
+        (
+            ("street.json", "--unlabelled", ".", "--part", "test"),
+            "--unlabelled makes no use of DATASET and --part; leave that out, or --unlabelled.",
+        ),
+        (("--unlabelled", "nowhere"), "give an image file, a folder or a glob of them."),
+    ],
+)
+def test_calibrate_takes_labelled_images_or_unlabelled_ones(tmp_path, arguments, message):
+    done = run("calibrate", *arguments, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.endswith(message + "\n") and done.stderr.count("\n") == 1

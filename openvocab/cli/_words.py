@@ -1,0 +1,236 @@
+"""`openvocab explain-word`: what the lexicon and the text encoder make of a word for a preset."""
+
+import json
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import numpy as np
+import typer
+from numpy.typing import NDArray
+from rich.table import Table
+
+from openvocab._internal.files import write_atomic
+from openvocab.cli import _options as options
+from openvocab.cli._console import out
+from openvocab.errors import one_line
+
+if TYPE_CHECKING:
+    from openvocab.detector import OpenVocabDetector
+    from openvocab.scoring import ClassHead
+
+_MAX_RELATED = 8
+_MAX_LIKELY = 5
+_SMALLEST_SHARE = 0.01  # of a word's meaning; smaller ones would be printed as 0.00
+_NEAR_FROM = 0.25  # similarity; unrelated things of one kind (two animals) are at 0.3
+_RELATIONS = ("the same as", "a kind of", "broader than")
+
+Floats = NDArray[np.float32]
+
+
+def explain_word(
+    word: Annotated[str, typer.Argument(help="A name as you would give it in --classes.")],
+    *,
+    preset: options.PresetName = "starter",
+    json_file: Annotated[
+        str | None, typer.Option("--json", metavar="FILE|-", help="Write the result as JSON.")
+    ] = None,
+    device: options.Device = None,
+) -> None:
+    """Say what the lexicon and the text encoder make of WORD.
+
+    Prints the senses of the word, how it is related to the detector's labels, which labels its
+    boxes are likely to get, which labels compete with it, and how it is scored therefore.
+    """
+    from openvocab.detector import OpenVocabDetector
+
+    detector = OpenVocabDetector.from_preset(options.read_preset(preset), device=device)
+    record = {"preset": preset} | describe_word(detector, word)
+    payload = (json.dumps(record, ensure_ascii=False, indent=1) + "\n").encode()
+    if json_file == "-":
+        sys.stdout.buffer.write(payload)
+        sys.stdout.flush()
+        return
+    if json_file is not None:
+        write_atomic(json_file, payload)
+    for line in word_lines(record):
+        out.print(one_line(line), soft_wrap=True)
+    if record["related"]:
+        out.print(_table(record))
+
+
+def describe_word(detector: "OpenVocabDetector", word: str) -> dict[str, Any]:
+    """What a word means to a detector, as a JSON-able record of rounded numbers.
+
+    Args:
+        detector: gives the labels, the encoder and the scoring.
+        word: one name.
+
+    Raises:
+        ClassesError: the word is empty.
+    """
+    from openvocab.vocabulary import load_lexicon
+
+    head = detector.class_head([word])
+    words = _Words.of(detector, head, word)
+    senses = load_lexicon().senses(word) if detector.label_model.use_lexicon else ()
+    return {
+        "word": word,
+        "labels": len(head.labels),
+        "lexicon": detector.label_model.use_lexicon,
+        "senses": [
+            {"synset": sense.synset, "share": _rounded(sense.weight), "head_only": sense.is_head}
+            for sense in senses
+        ],
+        "class": "base" if words.base >= 0.5 else "novel",
+        "covered": _rounded(words.base),
+        "fusion_exponent": _rounded(head.exponents[0]),
+        "prior_odds": _rounded(np.exp(head.evidence.prior[0])),
+        "likely_labels": _best(head.labels, words.likelihood, "probability"),
+        "text_encoder": _best(head.labels, words.text, "similarity"),
+        "competitors": _competitors(detector, head, words.competes),
+        "related": words.related(head.labels),
+    }
+
+
+class _Words(NamedTuple):
+    """One word and the L labels of a detector; arrays are `(L,)`."""
+
+    relations: Floats
+    """`(3, L)`, shares of its meaning: the same, a kind of the label, broader than the label."""
+    nearness: Floats
+    """By the lexicon; NaN if it does not know the word or the label."""
+    text: Floats
+    """Similarity of the texts, 0 unrelated to 1 the same."""
+    likelihood: Floats
+    competes: Floats
+    base: float
+
+    @classmethod
+    def of(cls, detector: "OpenVocabDetector", head: "ClassHead", word: str) -> "_Words":
+        from openvocab.scoring._log_odds import normalized_similarity
+        from openvocab.vocabulary import load_lexicon, synsets_for
+
+        model = detector.label_model
+        features = detector.vocabulary([word]).features
+        found = model.relate([word], features)
+        # Without the lexicon, a label that covers the word means the same to the text encoder.
+        relations = np.zeros((3, len(model.labels)), np.float32)
+        relations[0] = found.covers[0]
+        nearness = np.full(len(model.labels), np.nan, np.float32)
+        if model.use_lexicon:
+            lexicon = load_lexicon().relations([word], model.labels, synsets_for(model.labels))
+            if lexicon.known[0]:
+                relations = np.concatenate([lexicon.same, lexicon.kind, lexicon.broader])
+                nearness = np.where(lexicon.label_known, lexicon.nearness[0], nearness)
+        start = head.competitor_weights.shape[1] - len(model.labels) - (head.logit_bias is not None)
+        return cls(
+            relations=relations,
+            nearness=nearness,
+            text=normalized_similarity(features, model.text, model.baseline)[0],
+            likelihood=found.likelihood[0],
+            competes=head.competitor_weights[0, start : start + len(model.labels)],
+            base=float(found.base[0]),
+        )
+
+    def related(self, labels: tuple[str, ...]) -> list[dict[str, Any]]:
+        """The labels that matter: those related to the word, then the nearest others."""
+        near = np.where(np.isnan(self.nearness), self.text, (self.text + self.nearness) / 2)
+        share = self.relations.max(axis=0)
+        share = np.where(share >= _SMALLEST_SHARE, share, 0)
+        order = np.lexsort((-near, -share))
+        rows = [at for at in order.tolist() if share[at] > 0 or near[at] >= _NEAR_FROM]
+        return [
+            {
+                "label": labels[at],
+                "relation": _RELATIONS[self.relations[:, at].argmax()] if share[at] else "near",
+                "share": _rounded(share[at]),
+                "nearness": None if np.isnan(self.nearness[at]) else _rounded(self.nearness[at]),
+                "text_similarity": _rounded(self.text[at]),
+                "probability": _rounded(self.likelihood[at]),
+                "competes": _rounded(self.competes[at]),
+            }
+            for at in rows[:_MAX_RELATED]
+        ]
+
+
+def _competitors(
+    detector: "OpenVocabDetector", head: "ClassHead", competes: Floats
+) -> dict[str, Any]:
+    """Labels that compete fully are many: their number; the others by name, the least first."""
+    background = detector.preset.scoring.background
+    order = np.argsort(competes, kind="stable").tolist()
+    return {
+        "fully": int((competes == 1).sum()),
+        "less": {head.labels[at]: _rounded(competes[at]) for at in order if 0 < competes[at] < 1},
+        "not_at_all": [head.labels[at] for at in order if competes[at] == 0],
+        "background_not_at_all": [
+            prompt
+            for prompt, weight in zip(background, head.competitor_weights[0].tolist(), strict=False)
+            if weight == 0
+        ],
+    }
+
+
+def _best(labels: tuple[str, ...], values: Floats, name: str) -> list[dict[str, Any]]:
+    order = np.argsort(-values, kind="stable")[:_MAX_LIKELY].tolist()
+    return [{"label": labels[at], name: _rounded(values[at])} for at in order]
+
+
+def _rounded(value: float | np.floating) -> float:
+    """To four digits, without negative zero."""
+    return round(float(value), 4) + 0.0
+
+
+def word_lines(record: dict[str, Any]) -> Iterator[str]:
+    """The record of `describe_word`, without its table of related labels."""
+    word = record["word"]
+    if record["senses"]:
+        yield f"{word} means {', '.join(map(_sense, record['senses']))}"
+    elif record["lexicon"]:
+        yield f"{word} is not in the lexicon: only the text encoder relates it to the labels"
+    else:
+        yield "the lexicon is not used: only the text encoder relates words to the labels"
+    nearest = [f"{row['label']} {row['similarity']:.2f}" for row in record["text_encoder"]]
+    yield f"nearest to the text encoder: {', '.join(nearest)}"
+    yield (
+        f"{record['class']} class: the detector's {record['labels']} labels cover "
+        f"{100 * record['covered']:.0f} % of its meaning; so its fusion exponent is "
+        f"{record['fusion_exponent']:.2f} and its prior odds are {record['prior_odds']:.1f}"
+    )
+    likely = [f"{row['label']} {row['probability']:.2f}" for row in record["likely_labels"]]
+    yield f"P(label | {word}): {', '.join(likely)}"
+    competitors = record["competitors"]
+    less = [f"{name} {weight:.2f}" for name, weight in competitors["less"].items()]
+    none = [*competitors["not_at_all"]]
+    none += [f"{name} (background)" for name in competitors["background_not_at_all"]]
+    parts = [f"{competitors['fully']} labels fully"]
+    parts += [f"less: {_few(less)}"] if less else []
+    parts += [f"not at all: {_few(none)}"] if none else []
+    yield f"compete with it: {'; '.join(parts)}"
+    if not record["related"]:
+        yield "no label is related to it"
+
+
+def _sense(sense: dict[str, Any]) -> str:
+    """One sense and its share."""
+    kind = " (a kind of it: only its head noun is known)" if sense["head_only"] else ""
+    return f"{sense['synset']} {sense['share']:.2f}{kind}"
+
+
+def _few(names: list[str]) -> str:
+    rest = len(names) - _MAX_RELATED
+    return ", ".join(names[:_MAX_RELATED]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _table(record: dict[str, Any]) -> Table:
+    headers = ("relation", "label", "share", "nearness", "text", "P(label)", "competes")
+    table = Table(*headers, box=None, pad_edge=False)
+    for row in record["related"]:
+        share = f"{row['share']:.2f}" if row["share"] else "-"
+        nearness = "-" if row["nearness"] is None else f"{row['nearness']:.2f}"
+        numbers = (row[key] for key in ("text_similarity", "probability", "competes"))
+        table.add_row(
+            row["relation"], row["label"], share, nearness, *(f"{value:.2f}" for value in numbers)
+        )
+    return table
