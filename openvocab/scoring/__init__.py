@@ -2,6 +2,6 @@
 
 from openvocab.scoring._class_head import ClassHead, Scores
 from openvocab.scoring._image_prototypes import ImagePrototypes
-from openvocab.scoring._label_model import LabelModel, WordRelations
+from openvocab.scoring._label_model import LabelModel
 
-__all__ = ["ClassHead", "ImagePrototypes", "LabelModel", "Scores", "WordRelations"]
+__all__ = ["ClassHead", "ImagePrototypes", "LabelModel", "Scores"]
