@@ -80,6 +80,7 @@ starter: .venv-training/.installed ## Train the bundled encoder anew (about 70 m
 	test -f $(STARTER)/upper.pt || $(TRAIN) training/images.py --data $(STARTER)/data --work $(STARTER) --yolo $(DATA)/models/yolo11n.onnx
 	$(TRAIN) training/bundle.py --work $(STARTER)
 	$(TRAIN) training/export.py
+	$(TRAIN) -m openvocab calibrate --unlabelled $(STARTER)/data/coco-train --out weights/starter  # prototypes.npz
 	$(TRAIN) training/evaluate.py --data $(STARTER)/data --coco $(DATA)/coco-dev --json $(STARTER)/figures.json
 	$(TRAIN) -m openvocab calibrate $(DATA)/coco-dev --part calibration --classes-map coco --out $(STARTER)/accuracy || test $$? -eq 1  # 1: no better
 	$(TRAIN) -m openvocab eval $(DATA)/coco-dev --part test --classes-map coco --out $(STARTER)/accuracy
