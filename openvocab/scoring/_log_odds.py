@@ -11,10 +11,9 @@ competitors `C_k` of the class (negatives, background prompts, and the labels th
     class     = argmax over k of (lo + r * sqrt(o_n) * log P(l_n | k))
 
 `s` is the logit scale, `w` the label weight, `r` the rank weight and `b` the competitor weight of a
-`ScoringConfig`.
-`P(l | p)` is in `_label_model`. The prior log-odds and the exponent `a_k` are those of a base class
-(one that the detector has labels for), of a novel class, or in between, by the share of its meaning
-that the labels cover. Classes do not compete with each other, so a score does not depend on the
+`ScoringConfig`. `P(l | p)` is in `_label_model`. The prior log-odds and the exponent `a_k` are those
+of a base class (one that the detector has labels for), of a novel class, or in between, by the share
+of its meaning that the labels cover. Classes do not compete with each other, so a score does not depend on the
 other classes of the call.
 """
 

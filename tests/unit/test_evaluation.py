@@ -239,7 +239,7 @@ def test_a_bad_value_is_replaced_and_a_good_one_stays(encoder, tmp_path):
 @pytest.mark.usefixtures("few_boxes")
 def test_a_fit_that_is_no_better_on_held_out_images_changes_nothing(detector, tmp_path):
     task = draw_many(tmp_path, 60)
-    for _ in range(4):  # one number at a time, so that the first fit need not be the best
+    for _ in range(8):  # one number at a time, so that the first fit need not be the best
         fitted = calibrate(detector, task)
         if not fitted.improves:
             break
