@@ -80,7 +80,7 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "pooling": ("mean", "best"),
     "novel_weight": (1.0, 5.0, 80.0),
     "novel_fusion_exponent": (0.3, 0.7),
-    "example_offset": (0.0, 0.06),
+    "example_offset": (0.0, 0.12),
     "fusion_exponent": (0.0, 0.2, 0.4, 1.0),
     "nms_iou": (0.7, 1.0),
     "class_agnostic_nms": (True, False),

@@ -195,6 +195,9 @@ class Golden:
             config = dataclasses.replace(config, prototype_weight=0.0)
         needed = setting.prototypes or setting.examples
         labels = self.label_model(sources if needed else None, config, gap=setting.gap_corrected)
+        if setting.gap_corrected:  # on top of the offset
+            offset = config.example_offset + labels.modality_gap
+            config = dataclasses.replace(config, example_offset=offset)
         head = ClassHead.build(
             self._vocabulary(setting, sources), labels, self.text[:0], Stored(), config
         )

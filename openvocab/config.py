@@ -157,8 +157,9 @@ class ScoringConfig(_Section):
     """Prior odds of a class that the detector has no label for, relative to one that it has."""
     novel_fusion_exponent: float = 0.5
     """`fusion_exponent` of such a class: objectness of a thing without a label is no measure."""
-    example_offset: float = 0.03
-    """Subtracted from the similarity to an example image, besides the modality gap."""
+    example_offset: float = 0.06
+    """Subtracted from the similarity to an example image: images are more similar to each other
+    than to texts. 0.5 for CLIP."""
     fusion_exponent: float = 0.3
     """Weight of the posterior relative to objectness, from 0 to 1."""
     score_threshold: float = 0.3

@@ -96,7 +96,7 @@ class ClassHead:
         novelty = 1 - relations.base
         prior = np.where(
             is_image,
-            -scale * (labels.modality_gap + config.example_offset),
+            -scale * config.example_offset,
             novelty * np.log(config.novel_weight),
         ).astype(np.float32)
         weights = np.ones((count, vocabulary.negative_count + len(background)), np.float32)

@@ -19,7 +19,7 @@ Floats = NDArray[np.float32]
 CONFUSION = 0.2  # share of a thing's boxes that get another label than its own
 SHARPNESS = 8.0  # of the softmax by which look-alikes share those boxes
 UNIFORM = 0.05  # share that no likeness explains
-RIVAL_LOG_ODDS = 4.5  # by which a label competes less with a kind of it
+RIVAL_LOG_ODDS = 6.0  # by which a label competes less with a kind of it
 NEAR = (0.5, 0.65)  # similarities from which a label competes less, and as little as with a kind
 RELATED = 0.25  # share of a word's meaning from which a relation to a label counts
 # Detectors of a word list (YOLOE's 4,585 labels) would need a gigabyte for all pairs in the lexicon.
