@@ -204,6 +204,7 @@ print(events, [])
 """
 
 EXPORT_DETECTOR = """
+import platform
 from pathlib import Path
 import numpy as np
 from openvocab.export._detector import export_detector
