@@ -105,7 +105,7 @@ class OpenVocabDetector:
         """
         preset = load_preset(preset)
         encoder = load_encoder(preset, device)
-        prototypes = _load_prototypes(preset, encoder)
+        prototypes = load_prototypes(preset, encoder)
         return cls(load_proposer(preset, device), encoder, preset, prototypes=prototypes)
 
     def with_config(self, **scoring: Any) -> Self:  # noqa: ANN401  fields are of different types
@@ -452,7 +452,13 @@ class OpenVocabDetector:
         return np.concatenate(self.encoder.encode_regions(images, boxes))
 
 
-def _load_prototypes(preset: Preset, encoder: Encoder) -> ImagePrototypes | None:
+def load_prototypes(preset: Preset, encoder: Encoder) -> ImagePrototypes | None:
+    """The image prototypes of a preset, if it has some.
+
+    Raises:
+        WeightsNotFoundError: they are not on this machine.
+        ModelError: they are damaged, or were made with another encoder.
+    """
     if preset.models.prototypes is None:
         return None
     prototypes = ImagePrototypes.load(locate_model(preset, preset.models.prototypes))

@@ -12,7 +12,7 @@ import torch
 
 from openvocab._internal.runtimes import isolated_ultralytics
 from openvocab.config import Preset, load_preset
-from openvocab.detector import OpenVocabDetector
+from openvocab.detector import OpenVocabDetector, load_prototypes
 from openvocab.encoders import load_encoder
 from openvocab.errors import ModelError, first_line
 from openvocab.io._images import ImageLike, load_image
@@ -75,7 +75,9 @@ def attach(
         raise ModelError(
             f"The model cannot be loaded ({first_line(error)}); check its file, or export it again."
         ) from error
-    detector = OpenVocabDetector(ExternalProposer(labels), load_encoder(preset, device), preset)
+    encoder = load_encoder(preset, device)
+    prototypes = load_prototypes(preset, encoder)
+    detector = OpenVocabDetector(ExternalProposer(labels), encoder, preset, prototypes=prototypes)
     head = detector.class_head(classes, **options)
     handle = UltralyticsHandle(yolo, detector, head, options.get("score_threshold"))
     handle._add_callbacks()
