@@ -84,7 +84,7 @@ class ClassHead:
         Raises:
             ModelError: the encoder's logit scale is out of range.
         """
-        scale = logit_scale(encoder, config)
+        scale = _logit_scale(encoder, config)
         prototypes = _pool(vocabulary, config.pooling)
         relations = _relate(prototypes, labels, scale)
         count = len(vocabulary)
@@ -177,10 +177,18 @@ class ClassHead:
 
     def score(self, regions: EncodedRegions) -> Scores:
         """Similarity, posterior and log-odds of N regions."""
-        similarity, logits, competitors = self._logits(regions)
+        return self._score(regions.proposals, *self._logits(regions))
+
+    def _score(
+        self,
+        proposals: Proposals,
+        similarity: NDArray[np.float32],
+        logits: NDArray[np.float32],
+        competitors: NDArray[np.float32],
+    ) -> Scores:
+        """The scores of N boxes from what `_logits` returns for them."""
         class_log_odds = log_odds.class_log_odds(logits, competitors, self.competitor_weights)
-        proposals, count = regions.proposals, len(self.names)
-        to_label = self.evidence.class_log_likelihood[:count, proposals.label_ids].T
+        to_label = self.evidence.class_log_likelihood[: len(self.names), proposals.label_ids].T
         rank = class_log_odds + self.config.rank_weight * (
             np.sqrt(proposals.objectness)[:, None] * to_label
         )
@@ -267,16 +275,17 @@ class ClassHead:
             region: one region.
             negatives: names for the vocabulary's negatives.
         """
-        _, (logits,), (competitor_logits,) = self._logits(region)
-        (posterior,), (rank,) = self.score(region)[1:]
+        similarity, all_logits, all_competitors = self._logits(region)
+        (logits,), (competitor_logits,) = all_logits, all_competitors
+        _, (posterior,), (rank,) = self._score(
+            region.proposals, similarity, all_logits, all_competitors
+        )
         best = int(rank.argmax())
-        has_bias = int(self.logit_bias is not None)
-        backgrounds = len(self.log_likelihood) - len(self.labels)
+        background = ("background", "background")
         competitors = [("negative", name) for name in negatives]
-        backgrounds -= int(self.logit_bias is not None)
-        competitors += [("background", "background")] * backgrounds
+        competitors += [background] * (len(self.log_likelihood) - len(self.labels))
         competitors += [("detector", label) for label in self.labels]
-        competitors += [("background", "background")] * has_bias
+        competitors += [background] * int(self.logit_bias is not None)
         with np.errstate(divide="ignore"):  # the logarithm of no weight
             rivals = competitor_logits + np.log(self.competitor_weights[best])
         shares = log_odds.softmax(np.append(logits[best], rivals))[1:]
@@ -460,7 +469,7 @@ class _Evidence:
         return result
 
 
-def logit_scale(encoder: Encoder, config: ScoringConfig) -> float:
+def _logit_scale(encoder: Encoder, config: ScoringConfig) -> float:
     """The factor on similarities.
 
     Raises:

@@ -464,6 +464,20 @@ def test_the_negatives_of_a_vocabulary_are_explained_by_number(detector, image):
     assert {"negative 1", "negative 2"} <= names
 
 
+def test_the_bias_of_a_sigmoid_encoder_is_explained_as_background(image):
+    encoder = ColourEncoder()
+    encoder.logit_bias = -10.0
+    detector = OpenVocabDetector(FakeProposer(LEFT), encoder, PRESET)
+    regions = detector.encode_image(image)
+    plain = OpenVocabDetector(FakeProposer(LEFT), ColourEncoder(), PRESET)
+    shares = [
+        {part.name: part.share for part in d.explain(regions, 0, ["red"], negatives=["gold"])}
+        for d in (detector, plain)
+    ]
+    assert set(shares[0]) == set(shares[1]) == {"red", "gold", "background", "thing"}
+    assert shares[0]["background"] > shares[1]["background"]
+
+
 def test_switches_leave_a_term_out(image):
     labelled = FakeProposer(LEFT, labels=["red"])
     detector = OpenVocabDetector(labelled, ColourEncoder(), PRESET)
