@@ -14,7 +14,7 @@ from rich.table import Table
 
 from openvocab._internal.files import numbered_paths, write_atomic
 from openvocab.cli import _options as options
-from openvocab.cli._console import complain, err, out, progress
+from openvocab.cli._console import complain, err, out, progress, write_json
 from openvocab.cli._findings import (
     MAX_NEAR_MISSES,
     Finder,
@@ -210,12 +210,8 @@ def _report(
     text = json.dumps(header | {"images": records}, ensure_ascii=False, indent=1) + "\n"
     # A file name may contain bytes that are not UTF-8; JSON has the same escape for them.
     payload = text.encode(errors="backslashreplace")
-    if json_file == "-":
-        sys.stdout.buffer.write(payload)
-        sys.stdout.flush()
+    if write_json(payload, json_file):
         return
-    if json_file is not None:
-        write_atomic(json_file, payload)
     if len(records) > MAX_ROWS:
         out.print(_summary(records))
         return

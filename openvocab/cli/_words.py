@@ -1,7 +1,6 @@
 """`openvocab explain-word`: what the lexicon and the text encoder make of a word for a preset."""
 
 import json
-import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -10,9 +9,8 @@ import typer
 from numpy.typing import NDArray
 from rich.table import Table
 
-from openvocab._internal.files import write_atomic
 from openvocab.cli import _options as options
-from openvocab.cli._console import out
+from openvocab.cli._console import out, write_json
 from openvocab.errors import one_line
 
 if TYPE_CHECKING:
@@ -47,12 +45,8 @@ def explain_word(
     detector = OpenVocabDetector.from_preset(options.read_preset(preset), device=device)
     record = {"preset": preset} | describe_word(detector, word)
     payload = (json.dumps(record, ensure_ascii=False, indent=1) + "\n").encode()
-    if json_file == "-":
-        sys.stdout.buffer.write(payload)
-        sys.stdout.flush()
+    if write_json(payload, json_file):
         return
-    if json_file is not None:
-        write_atomic(json_file, payload)
     for line in word_lines(record):
         out.print(one_line(line), soft_wrap=True)
     if record["related"]:
@@ -73,11 +67,11 @@ def describe_word(detector: "OpenVocabDetector", word: str) -> dict[str, Any]:
 
     head = detector.class_head([word])
     words = _Words.of(detector, head, word)
-    senses = load_lexicon().senses(word) if detector.label_model.use_lexicon else ()
+    senses = load_lexicon().senses(word) if detector.label_model.synsets is not None else ()
     return {
         "word": word,
         "labels": len(head.labels),
-        "lexicon": detector.label_model.use_lexicon,
+        "lexicon": detector.label_model.synsets is not None,
         "senses": [
             {"synset": sense.synset, "share": _rounded(sense.weight), "head_only": sense.is_head}
             for sense in senses
@@ -118,7 +112,7 @@ class _Words(NamedTuple):
         relations = np.zeros((3, len(model.labels)), np.float32)
         relations[0] = found.covers[0]
         nearness = np.full(len(model.labels), np.nan, np.float32)
-        if model.use_lexicon:
+        if model.synsets is not None:
             lexicon = load_lexicon().relations([word], model.labels, synsets_for(model.labels))
             if lexicon.known[0]:
                 relations = np.concatenate([lexicon.same, lexicon.kind, lexicon.broader])

@@ -1,6 +1,6 @@
 """Fits the scoring of a preset to labelled images, and measures the gain on held-out images."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -222,9 +222,14 @@ def fitted_toml(
 def _line(of: Metrics) -> str:
     ap50 = ", ".join(f"{variant} {100 * value:.1f}" for variant, value in of.ap50.items())
     line = f"AP50 {ap50}; F1 {100 * of.f1:.1f} at {of.threshold:.2f}; ECE {of.ece:.3f}"
-    if np.isnan(of.fp_per_image):
-        return line
-    return f"{line}; {of.fp_per_image:.3f} false positives per image for five absent classes"
+    return line + fp_phrase(of.fp_per_image)
+
+
+def fp_phrase(fp_per_image: float) -> str:
+    """The end of a line of figures: false positives, if they were measured."""
+    if np.isnan(fp_per_image):
+        return ""
+    return f"; {fp_per_image:.3f} false positives per image for five absent classes"
 
 
 def calibrate(
@@ -237,8 +242,9 @@ def calibrate(
     """Fit the numbers of the scoring that have the most effect.
 
     These are logit scale, the weights of competitors, labels and novel classes, both fusion
-    exponents, and the score threshold. One at a time, in two rounds; each gets the value with the best `Metrics.objective`. A fit that
-    is no better than the preset's own values on held-out images (five folds) changes nothing.
+    exponents, and the score threshold. One at a time, in two rounds; each gets the value with the
+    best `Metrics.objective`. A fit that is no better than the preset's own values on held-out
+    images (five folds) changes nothing.
 
     Args:
         detector: detector of the preset.
@@ -249,15 +255,31 @@ def calibrate(
     Raises:
         DatasetError: there are fewer than 50 images or 300 boxes.
     """
-    _check_size(task.dataset)
-    images = progress(task.dataset.images)
-    pairs = list(iter_readable(cache or FeatureCache(detector), images, []))
+    task, features = encode_task(cache or FeatureCache(detector), task, _check_size, progress)
+    return _Search(detector, task, features).run(progress)
+
+
+def encode_task(
+    cache: FeatureCache,
+    task: EvaluationTask,
+    check_size: Callable[[Dataset], None],
+    progress: Progress,
+) -> tuple[EvaluationTask, list[CachedFeatures]]:
+    """The task with its readable images by file name, and their features.
+
+    Args:
+        cache: encodes the images.
+        task: images and prompts.
+        check_size: raises an error if a dataset is too small; before and after reading.
+        progress: wraps the images, to show progress.
+    """
+    check_size(task.dataset)
+    pairs = list(iter_readable(cache, progress(task.dataset.images), []))
     # Neighbouring frames of a video go into the same fold.
     pairs.sort(key=lambda pair: (pair[0].path.name, str(pair[0].path)))
     readable = task.dataset.with_images([image for image, _ in pairs])
-    _check_size(readable)
-    features = [cached for _, cached in pairs]
-    return _Search(detector, replace(task, dataset=readable), features).run(progress)
+    check_size(readable)
+    return replace(task, dataset=readable), [cached for _, cached in pairs]
 
 
 def _check_size(dataset: Dataset) -> None:

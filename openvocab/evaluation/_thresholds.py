@@ -15,12 +15,14 @@ from openvocab.evaluation import _metrics as metrics
 from openvocab.evaluation._calibration import (
     TaskMatches,
     compute_metrics,
+    encode_task,
     fitted_toml,
+    fp_phrase,
     match_task,
 )
 from openvocab.evaluation._datasets import Dataset
 from openvocab.evaluation._evaluator import Progress
-from openvocab.evaluation._feature_cache import FeatureCache, iter_readable
+from openvocab.evaluation._feature_cache import FeatureCache
 from openvocab.evaluation._prompt_variants import EvaluationTask
 
 MIN_BOXES = 20  # of all classes for one threshold, and of a class for one of its own
@@ -104,10 +106,7 @@ class ThresholdFit:
 
 
 def _line(figures: Figures) -> str:
-    line = f"F1 {100 * figures.f1:.1f}"
-    if np.isnan(figures.fp_per_image):
-        return line
-    return f"{line}; {figures.fp_per_image:.3f} false positives per image for five absent classes"
+    return f"F1 {100 * figures.f1:.1f}{fp_phrase(figures.fp_per_image)}"
 
 
 def fit_thresholds(
@@ -131,17 +130,11 @@ def fit_thresholds(
     Raises:
         DatasetError: there are fewer than 20 boxes, or only one image.
     """
-    _check_size(task.dataset)
-    images = progress(task.dataset.images)
-    pairs = list(iter_readable(cache or FeatureCache(detector), images, []))
-    # Neighbouring frames of a video go into the same fold.
-    pairs.sort(key=lambda pair: (pair[0].path.name, str(pair[0].path)))
-    readable = task.dataset.with_images([image for image, _ in pairs])
-    _check_size(readable)
-    task = replace(task, dataset=readable, variants=task.variants[:1])
-    found = match_task(detector, task, [cached for _, cached in pairs])
+    cache = cache or FeatureCache(detector)
+    readable, features = encode_task(cache, task, _check_size, progress)
+    found = match_task(detector, replace(readable, variants=task.variants[:1]), features)
     scoring, own = detector.preset.scoring, detector.preset.thresholds
-    return _fit_folds(found, readable.classes, Thresholds(scoring.score_threshold, own))
+    return _fit_folds(found, readable.dataset.classes, Thresholds(scoring.score_threshold, own))
 
 
 def _check_size(dataset: Dataset) -> None:

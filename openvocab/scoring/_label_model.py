@@ -15,7 +15,8 @@ from openvocab.vocabulary import load_lexicon, synsets_for
 
 Floats = NDArray[np.float32]
 
-# Constants of P(label | class); docs/accuracy.md has a row for each.
+# Constants of P(label | class), chosen on coco-dev and on photos of novel things; they have no rows
+# in docs/accuracy.md yet.
 CONFUSION = 0.2  # share of a thing's boxes that get another label than its own
 SHARPNESS = 8.0  # of the softmax by which look-alikes share those boxes
 UNIFORM = 0.05  # share that no likeness explains
@@ -70,7 +71,8 @@ class LabelModel:
     there are no prototypes to measure it."""
     baseline: float
     """Cosine of two unrelated texts."""
-    use_lexicon: bool
+    synsets: tuple[str | None, ...] | None
+    """`(L,)`, of the labels, from `synsets_for`; None leaves the lexicon out."""
 
     @classmethod
     def build(
@@ -94,6 +96,7 @@ class LabelModel:
             use_lexicon: False compares texts only.
         """
         use_lexicon = use_lexicon and len(labels) <= _MAX_LEXICON_LABELS
+        synsets = synsets_for(labels) if use_lexicon else None
         classifier, gap = text.astype(np.float32), 0.0
         bias = np.zeros(len(labels), np.float32)
         if prototypes is not None and prototype_weight:
@@ -104,14 +107,14 @@ class LabelModel:
             bias = -weight * np.float32(gap)
         baseline = log_odds.baseline_cosine(np.concatenate([text, background]))
         similarity = log_odds.normalized_similarity(text, text, baseline)
-        if use_lexicon:
-            relations = load_lexicon().relations(labels, labels, synsets_for(labels))
+        if synsets is not None:
+            relations = load_lexicon().relations(labels, labels, synsets)
             both = np.outer(relations.label_known, relations.label_known)
             similarity = _mean_where(both, similarity, relations.nearness)
         np.fill_diagonal(similarity, -np.inf)
         likelihood = np.float32(CONFUSION) * _spread(similarity, SHARPNESS)
         np.fill_diagonal(likelihood, likelihood.diagonal() + np.float32(1 - CONFUSION))
-        return cls(labels, text, classifier, bias, likelihood, gap, baseline, use_lexicon)
+        return cls(labels, text, classifier, bias, likelihood, gap, baseline, synsets)
 
     def relate(self, words: Sequence[str], features: Features) -> WordRelations:
         """Relate R words, with features `(R, D)`, to the labels."""
@@ -120,8 +123,8 @@ class LabelModel:
         same = log_odds.label_posterior(similarity)[:, :-1]
         same = np.where(same > 0.5, same, np.float32(0))
         kind, broader = np.zeros_like(same), np.zeros_like(same)
-        if self.use_lexicon and words:
-            lexicon = load_lexicon().relations(words, self.labels, synsets_for(self.labels))
+        if self.synsets is not None and words:
+            lexicon = load_lexicon().relations(words, self.labels, self.synsets)
             known = lexicon.known[:, None]
             same = np.where(known, lexicon.same, same)
             kind, broader = lexicon.kind * known, lexicon.broader * known
