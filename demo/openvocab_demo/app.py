@@ -7,19 +7,22 @@ import numpy as np
 
 from openvocab import OpenVocabDetector
 
-from . import api, camera, image, video
+from . import api, camera, drawn_examples, image, video
 from .detectors import add_detectors, get_detector
 from .video import UPLOAD_MB
 
 __all__ = ["CSS", "UPLOAD_MB", "build", "theme"]
 
-CSS = """
+CSS = (
+    """
 .gradio-container {max-width: 1280px !important; margin: auto;}
 #image-status {min-height: 1.7em;} #image-status p, #camera-status p {font-size: 1.1em; margin: .2em 0;}
 #detections th span {overflow-wrap: normal !important; word-break: normal !important;}
 #detections {max-width: calc(100vw - 64px);}  /* otherwise as wide as its words, even on a phone */
 .dark {--color-accent: #34d399 !important;}
 """
+    + drawn_examples.CSS
+)
 
 
 def theme() -> gr.Theme:

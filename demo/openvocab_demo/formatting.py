@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import cv2
 import gradio as gr
 import numpy as np
 import supervision as sv
@@ -33,15 +32,6 @@ def draw_near_miss(image: Image, near_miss: NearMiss) -> Image:
         image.copy(), box
     )
     return outlined
-
-
-def draw_corner(image: Image, x: int, y: int) -> Image:
-    """Mark a clicked corner with a cross."""
-    marked = image.copy()
-    size = max(8, sum(image.shape[:2]) // 80)
-    for thickness, colour in ((5, (0, 0, 0)), (2, (255, 255, 255))):  # on any background
-        cv2.drawMarker(marked, (x, y), colour, cv2.MARKER_CROSS, 2 * size, thickness)
-    return marked
 
 
 def swap_channels(image: Image) -> Image:

@@ -13,11 +13,10 @@ from openvocab.io import detections_to_rows, load_image, shorten_label
 from openvocab.types import EncodedRegions, Image
 
 from .detectors import get_detector, local_presets
-from .drawn_examples import DrawnExamples
+from .drawn_examples import SCRIPT, DrawnExamples
 from .formatting import (
     count_classes,
     draw,
-    draw_corner,
     draw_near_miss,
     error_message,
     shorten_near_miss,
@@ -91,10 +90,6 @@ def classify(
     if not isinstance(encoded, EncodedImage):
         hint = "Choose an image: drop or paste one, or use an example."
         return None, status(encoded or hint), [], None
-    if (corner := drawn.corner_on(encoded.image)) is not None:
-        marked = draw_corner(encoded.image, corner.x, corner.y)
-        hint = "This is one corner of the example; click the opposite one."
-        return swap_channels(marked), status(hint), [], None
     try:
         classes = drawn.add_to(parse_classes(class_text, examples))
         negatives = parse_names(negative_text)
@@ -118,15 +113,14 @@ def classify(
     return swap_channels(annotated), status(text), table(rows), Result(rows, classes, negatives)
 
 
-def click(
-    event: gr.SelectData, encoded: EncodedImage | str | None, name: str, drawn: DrawnExamples
+def add_example(
+    event: gr.EventData, encoded: EncodedImage | str | None, name: str, drawn: DrawnExamples
 ) -> DrawnExamples:
-    """Take a click on the annotated image as a corner of an example of the class."""
+    """Take a box drawn on the annotated image as an example of the class."""
     if not isinstance(encoded, EncodedImage):
         return drawn
-    x, y = map(int, event.index)
     with shown_errors():
-        return drawn.click(encoded.image, name, x, y)
+        return drawn.add(encoded.image, name, getattr(event, "box", None))
 
 
 def table(rows: list[dict[str, Any]]) -> list[list[Any]]:
@@ -212,7 +206,7 @@ def build_tab() -> None:
             annotated, message, baseline = _result_images()
     with gr.Row():
         with gr.Column():
-            example_name, forget = _example_options()
+            example_name, remove = _example_options()
             if EXAMPLES:
                 gr.Examples(EXAMPLES, [image, classes], label="Examples")
             compare = gr.Checkbox(label="Compare with the detector's own labels", elem_id="compare")
@@ -236,9 +230,10 @@ def build_tab() -> None:
         encoding.then(**on_classify).then(**on_compare)
     options = [classes.change, negatives.change, threshold.change, examples.change]
     gr.on(options, **on_classify, trigger_mode="always_last")
-    clicked = annotated.select(click, [encoded, example_name, drawn], drawn, **PRIVATE)
-    forgotten = forget.click(DrawnExamples, None, drawn, **PRIVATE)
-    for changed in (clicked, forgotten):
+    box = gr.HTML(js_on_load=SCRIPT)
+    added = box.select(add_example, [encoded, example_name, drawn], drawn, **PRIVATE)
+    removed = remove.click(DrawnExamples, None, drawn, **PRIVATE)
+    for changed in (added, removed):
         changed.then(**on_classify)
     gr.on([compare.change, threshold.change], **on_compare, trigger_mode="always_last")
     detection_table.select(explain, [encoded, result], [bars, explanation], **PRIVATE)
@@ -261,11 +256,11 @@ def _example_options() -> tuple[gr.Textbox, gr.Button]:
     with gr.Accordion("Use an object in the image as an example", open=False):
         name = gr.Textbox(
             "", label="Class of the example", elem_id="example-name", max_length=MAX_NAME_LENGTH,
-            info="Enter a class name, then click two opposite corners of the object in the "
-            "detections. The example stays when you choose another image.",
+            info="Enter a class name, then drag a box around the object in the detections. The "
+            "example stays when you choose another image.",
         )  # fmt: skip
-        forget = gr.Button("Remove these examples", size="sm")
-    return name, forget
+        remove = gr.Button("Remove these examples", size="sm")
+    return name, remove
 
 
 def _advanced_options() -> tuple[gr.Slider, gr.Textbox, gr.Dropdown, gr.File]:

@@ -114,17 +114,15 @@ def test_no_detections_and_no_classes_have_messages(page, assets):
     wait_for_text(page, "#image-status", "Enter class names")
 
 
-def test_two_clicks_on_an_object_make_it_an_example(page, assets):
+def test_a_box_around_an_object_makes_it_an_example(page, assets):
     upload(page, "#image", assets / "bus.jpg")
     wait_for_text(page, "#image-status", "3 person")
     enter_classes(page, "")
     wait_for_text(page, "#image-status", "Enter class names")
     page.get_by_text("Use an object in the image as an example").click()
-    click_pixel(page, 49, 395)  # without a name, a click means nothing
+    drag_box(page, (49, 395), (213, 898))  # without a name, a box means nothing
     page.fill("#example-name input, #example-name textarea", "guest")
-    click_pixel(page, 213, 898)
-    wait_for_text(page, "#image-status", "click the opposite one")
-    click_pixel(page, 49, 395)
+    drag_box(page, (213, 898), (49, 395))
     wait_for_text(page, "#image-status", "Found: 3 guest")
     upload(page, "#image", assets / "zidane.jpg")
     page.wait_for_function(
@@ -135,15 +133,20 @@ def test_two_clicks_on_an_object_make_it_an_example(page, assets):
     wait_for_text(page, "#image-status", "Enter class names")
 
 
-def click_pixel(page, x, y):
-    """Click a pixel of bus.jpg in the annotated image."""
+def drag_box(page, start, end):
+    """Drag from one corner to the other, in pixels of bus.jpg, over the annotated image."""
+    width, height = 810, 1080
+    page.wait_for_function(
+        "width => { const image = document.querySelector('#image-result img');"
+        " return image.complete && image.naturalWidth == width }",
+        arg=width,
+    )
     shown = page.locator("#image-result img")
-    shown.scroll_into_view_if_needed()
-    box, (width, height) = shown.bounding_box(), (810, 1080)
+    box = shown.bounding_box()
     scale = min(box["width"] / width, box["height"] / height)
-    left = (box["width"] - scale * width) / 2
-    top = (box["height"] - scale * height) / 2
-    shown.click(position={"x": left + scale * x, "y": top + scale * y})
+    left, top = (box["width"] - scale * width) / 2, (box["height"] - scale * height) / 2
+    positions = [{"x": left + scale * x, "y": top + scale * y} for x, y in (start, end)]
+    shown.drag_to(shown, source_position=positions[0], target_position=positions[1])
 
 
 @pytest.mark.parametrize(
