@@ -12,7 +12,8 @@ from openvocab._internal.threads import matmul_nt
 from openvocab.config import ScoringConfig
 from openvocab.errors import ModelError
 from openvocab.scoring import _log_odds as log_odds
-from openvocab.scoring._label_model import LabelModel, WordRelations
+from openvocab.scoring._class_prototypes import ClassPrototypes, Evidence
+from openvocab.scoring._label_model import LabelModel
 from openvocab.types import Contribution, EncodedRegions, Encoder, Features, NearMiss, Proposals
 from openvocab.vocabulary import Vocabulary
 
@@ -57,7 +58,7 @@ class ClassHead:
     """`(P + B + L, D)`: prototypes of classes and negatives, background prompts, labels."""
     classifier_bias: NDArray[np.float32]
     """`(P + B + L,)`, added to the product of a region's feature and the classifier."""
-    evidence: "_Evidence"
+    evidence: Evidence
     log_likelihood: NDArray[np.float32]
     """`(B + L, L)`, log P(label | competitor)."""
     competitor_weights: NDArray[np.float32]
@@ -85,56 +86,34 @@ class ClassHead:
             ModelError: the encoder's logit scale is out of range.
         """
         scale = _logit_scale(encoder, config)
-        prototypes = _pool(vocabulary, config.pooling)
-        relations = _relate(prototypes, labels, scale)
-        count = len(vocabulary)
-        label_start = len(prototypes) + len(background)
-        is_class = [prototype.class_id < count for prototype in prototypes]
-        features = np.stack([prototype.feature for prototype in prototypes])
-        class_ids = np.array([prototype.class_id for prototype in prototypes], np.intp)
-        is_image = np.array([prototype.is_image for prototype in prototypes], np.bool_)
-        novelty = 1 - relations.base
+        prototypes = ClassPrototypes.build(vocabulary, labels, config.pooling, scale)
+        label_start = len(prototypes.features) + len(background)
+        base = prototypes.relations.base
         prior = np.where(
-            is_image,
+            prototypes.is_image,
             -scale * config.example_offset,
-            novelty * np.log(config.novel_weight),
+            (1 - base) * np.log(config.novel_weight),
         ).astype(np.float32)
-        weights = np.ones((count, vocabulary.negative_count + len(background)), np.float32)
-        label_weights = np.ones((count, len(labels.labels)), np.float32)
-        exponents = np.full(count, config.novel_fusion_exponent, np.float32)
-        # If the class is "sky", the background prompt "sky" must not compete with it.
-        is_background = matmul_nt(features, background) > _SAME_PROMPT
-        for row in np.flatnonzero(is_class):
-            class_id = class_ids[row]
-            weights[class_id, vocabulary.negative_count :][is_background[row]] = 0
-            label_weights[class_id] = np.minimum(
-                label_weights[class_id],
-                np.where(relations.covers[row], 0, np.exp(relations.rivalry[row])),
-            )
-            if not is_image[row]:
-                exponent = config.novel_fusion_exponent + relations.base[row] * (
-                    config.fusion_exponent - config.novel_fusion_exponent
-                )
-                exponents[class_id] = min(exponents[class_id], exponent)
-        bias_competes = np.ones((count, int(encoder.logit_bias is not None)), np.float32)
+        weights = _competitor_weights(prototypes, vocabulary, background)
+        bias_competes = np.ones((len(vocabulary), int(encoder.logit_bias is not None)), np.float32)
         label_count = len(labels.labels)
         flat = np.full((len(background), label_count), 1 / label_count, np.float32)
         return cls(
             names=vocabulary.names,
-            thresholds=np.full(count, config.score_threshold, np.float32),
-            exponents=exponents,
+            thresholds=np.full(len(vocabulary), config.score_threshold, np.float32),
+            exponents=_exponents(prototypes, len(vocabulary), config),
             class_agnostic_nms=config.class_agnostic_nms,
             labels=labels.labels,
             config=config,
             logit_scale=scale,
             logit_bias=encoder.logit_bias,
-            classifier=np.concatenate([features, background, labels.classifier]),
+            classifier=np.concatenate([prototypes.features, background, labels.classifier]),
             classifier_bias=np.concatenate(
                 [np.zeros(label_start, np.float32), labels.classifier_bias]
             ),
-            evidence=_Evidence.build(class_ids, relations, prior, label_start),
+            evidence=Evidence.build(prototypes, prior, label_start),
             log_likelihood=np.log(np.concatenate([flat, labels.likelihood])),
-            competitor_weights=np.hstack([weights, label_weights, bias_competes]),
+            competitor_weights=np.hstack([weights, bias_competes]),
         )
 
     @property
@@ -168,12 +147,9 @@ class ClassHead:
         return self._own_similarity(matmul_nt(features, self.classifier))
 
     def _own_similarity(self, similarity: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The columns of the classes' own prototypes, reduced to `(N, K)`."""
-        prototypes = similarity[:, : len(self.classifier) - len(self.log_likelihood)]
-        result: NDArray[np.float32] = np.maximum.reduceat(
-            prototypes, self.evidence.own_starts, axis=1
-        )[:, : len(self.names)]
-        return result
+        """Reduce the columns of the classifier to the classes `(N, K)`."""
+        prototype_count = len(self.classifier) - len(self.log_likelihood)
+        return self.evidence.own_similarity(similarity[:, :prototype_count])[:, : len(self.names)]
 
     def score(self, regions: EncodedRegions) -> Scores:
         """Similarity, posterior and log-odds of N regions."""
@@ -341,134 +317,6 @@ class ClassHead:
         return rows[keep]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Prototype:
-    """One prototype of a class: a name, an example image, or the mean of several."""
-
-    class_id: int
-    feature: Features
-    words: tuple[str, ...]
-    """Empty for example images."""
-    word_features: Features
-
-    @property
-    def is_image(self) -> bool:
-        return not self.words
-
-
-def _pool(vocabulary: Vocabulary, pooling: str) -> list[_Prototype]:
-    """The prototypes of a vocabulary, after averaging those that `pooling` says."""
-    groups: dict[tuple[int, int], list[int]] = {}
-    for row, (class_id, word) in enumerate(
-        zip(vocabulary.class_ids.tolist(), vocabulary.words, strict=True)
-    ):
-        averaged = pooling == "mean" or (pooling == "examples" and word is None)
-        groups.setdefault((class_id, -1 if averaged else row), []).append(row)
-    prototypes = []
-    for (class_id, _), rows in sorted(groups.items()):
-        mean = vocabulary.features[rows].mean(axis=0)
-        named = [row for row in rows if vocabulary.words[row] is not None]
-        prototypes.append(
-            _Prototype(
-                class_id=class_id,
-                feature=mean / max(float(np.linalg.norm(mean)), 1e-12),
-                words=tuple(word for row in named if (word := vocabulary.words[row])),
-                word_features=vocabulary.features[named],
-            )
-        )
-    return prototypes
-
-
-def _relate(prototypes: list[_Prototype], labels: LabelModel, scale: float) -> WordRelations:
-    """The relations of each prototype, those of its words together."""
-    words = [word for prototype in prototypes for word in prototype.words]
-    features = np.concatenate([prototype.word_features for prototype in prototypes])
-    relations = labels.relate(words, features)
-    shape = len(prototypes), len(labels.labels)
-    likelihood, rivalry = np.empty(shape, np.float32), np.zeros(shape, np.float32)
-    covers, base = np.zeros(shape, np.bool_), np.zeros(len(prototypes), np.float32)
-    start = 0
-    for row, prototype in enumerate(prototypes):
-        if prototype.is_image:
-            likelihood[row] = labels.relate_images(prototype.feature[None], scale / 2)[0]
-            continue
-        rows = slice(start, start + len(prototype.words))
-        likelihood[row] = relations.likelihood[rows].mean(axis=0)
-        covers[row], rivalry[row] = relations.covers[rows].any(0), relations.rivalry[rows].min(0)
-        base[row] = relations.base[rows].max()
-        start = rows.stop
-    return WordRelations(likelihood, covers, rivalry, base)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Evidence:
-    """What speaks for each class: its prototypes, and the labels that mean it or kinds of it."""
-
-    columns: NDArray[np.intp]
-    """`(R,)`, the row of the classifier that each piece of evidence compares with."""
-    log_likelihood: NDArray[np.float32]
-    """`(R, L)`, log P(label | class)."""
-    class_log_likelihood: NDArray[np.float32]
-    """`(K + J, L)`, the largest of each class."""
-    prior: NDArray[np.float32]
-    """`(R,)`, prior log-odds."""
-    starts: NDArray[np.intp]
-    """`(K + J,)`, the first piece of evidence for each class and negative."""
-    own_starts: NDArray[np.intp]
-    """`(K + J,)`, the first prototype of each class and negative."""
-
-    @classmethod
-    def build(
-        cls,
-        class_ids: NDArray[np.intp],
-        relations: WordRelations,
-        prior: NDArray[np.float32],
-        label_start: int,
-    ) -> Self:
-        """Combine P prototypes, of classes `(P,)`, with the labels that they cover.
-
-        Args:
-            class_ids: rising.
-            relations: of the prototypes to the labels.
-            prior: `(P,)`, prior log-odds of the prototypes; a label's are 0.
-            label_start: the row of the classifier where the labels start.
-        """
-        rows, labels = np.nonzero(relations.covers)
-        prototype = np.concatenate([np.arange(len(class_ids)), rows])
-        order = np.argsort(class_ids[prototype], kind="stable")
-        prototype = prototype[order]
-        columns = np.concatenate([np.arange(len(class_ids)), label_start + labels])[order]
-        sets = np.arange(class_ids[-1] + 1)
-        starts = np.searchsorted(class_ids[prototype], sets)
-        log_likelihood = np.log(relations.likelihood)[prototype]
-        return cls(
-            columns=columns,
-            log_likelihood=log_likelihood,
-            class_log_likelihood=np.maximum.reduceat(log_likelihood, starts, axis=0),
-            prior=np.concatenate([prior, np.zeros(len(rows), np.float32)])[order],
-            starts=starts,
-            own_starts=np.searchsorted(class_ids, sets),
-        )
-
-    def logits(
-        self,
-        scaled: NDArray[np.float32],
-        label_ids: NDArray[np.intp],
-        label_weight: NDArray[np.float32],
-    ) -> NDArray[np.float32]:
-        """Logits `(N, K + J)` of classes and negatives.
-
-        Args:
-            scaled: `(N, P + B + L)`, similarities times the logit scale.
-            label_ids: `(N,)`, the label of each box.
-            label_weight: `(N, 1)`, weight of its log-likelihood.
-        """
-        likelihood = self.log_likelihood[:, label_ids].T
-        evidence = scaled[:, self.columns] + label_weight * likelihood + self.prior
-        result: NDArray[np.float32] = np.maximum.reduceat(evidence, self.starts, axis=1)
-        return result
-
-
 def _logit_scale(encoder: Encoder, config: ScoringConfig) -> float:
     """The factor on similarities.
 
@@ -482,3 +330,44 @@ def _logit_scale(encoder: Encoder, config: ScoringConfig) -> float:
             "in the preset (logit_scale under [scoring])."
         )
     return scale
+
+
+def _competitor_weights(
+    prototypes: ClassPrototypes, vocabulary: Vocabulary, background: Features
+) -> NDArray[np.float32]:
+    """How far negatives, background prompts and labels compete with each class, `(K, J + B + L)`.
+
+    What means a class, or one of its prototypes, does not compete with it.
+    """
+    class_count, negative_count = len(vocabulary), vocabulary.negative_count
+    relations = prototypes.relations
+    # If the class is "sky", the background prompt "sky" must not compete with it.
+    same_prompt = matmul_nt(prototypes.features, background) > _SAME_PROMPT
+    weights = np.hstack(
+        [
+            np.ones((len(same_prompt), negative_count), np.float32),
+            np.where(same_prompt, np.float32(0), np.float32(1)),
+            np.where(relations.covers, np.float32(0), np.exp(relations.rivalry)),
+        ]
+    )
+    starts = np.searchsorted(prototypes.class_ids, np.arange(class_count))
+    end = np.searchsorted(prototypes.class_ids, class_count)
+    result: NDArray[np.float32] = np.minimum.reduceat(weights[:end], starts, axis=0)
+    return result
+
+
+def _exponents(
+    prototypes: ClassPrototypes, class_count: int, config: ScoringConfig
+) -> NDArray[np.float32]:
+    """Weight of the posterior `(K,)`, by the largest share of a word's meaning that labels cover.
+
+    A class of example images alone has that of a novel class.
+    """
+    base = np.zeros(class_count, np.float32)
+    is_class = prototypes.class_ids < class_count
+    np.maximum.at(base, prototypes.class_ids[is_class], prototypes.relations.base[is_class])
+    difference = config.fusion_exponent - config.novel_fusion_exponent
+    result: NDArray[np.float32] = (config.novel_fusion_exponent + base * difference).astype(
+        np.float32
+    )
+    return result
