@@ -73,22 +73,17 @@ def _relate(
     flat = [row for rows in word_rows for row in rows]
     words = [word for row in flat if (word := vocabulary.words[row]) is not None]
     by_word = labels.relate(words, vocabulary.features[flat])
-    shape = len(word_rows), len(labels.labels)
-    likelihood, rivalry = np.empty(shape, np.float32), np.zeros(shape, np.float32)
-    covers, base = np.zeros(shape, np.bool_), np.zeros(len(word_rows), np.float32)
+    relations = labels.relate_images(features, logit_scale)
     start = 0
     for prototype, rows in enumerate(word_rows):
-        if not rows:
-            images = features[prototype, None]
-            likelihood[prototype] = labels.relate_images(images, logit_scale / 2)[0]
-            continue
-        own = slice(start, start + len(rows))
-        likelihood[prototype] = by_word.likelihood[own].mean(axis=0)
-        covers[prototype] = by_word.covers[own].any(axis=0)
-        rivalry[prototype] = by_word.rivalry[own].min(axis=0)
-        base[prototype] = by_word.base[own].max()
-        start = own.stop
-    return WordRelations(likelihood, covers, rivalry, base)
+        if rows:
+            own = slice(start, start + len(rows))
+            relations.likelihood[prototype] = by_word.likelihood[own].mean(axis=0)
+            relations.covers[prototype] = by_word.covers[own].any(axis=0)
+            relations.rivalry[prototype] = by_word.rivalry[own].min(axis=0)
+            relations.base[prototype] = by_word.base[own].max()
+            start = own.stop
+    return relations
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -145,15 +145,21 @@ class LabelModel:
             base=(1 - rest[:, 0]).astype(np.float32),
         )
 
-    def relate_images(self, features: Features, sharpness: float) -> Floats:
-        """P(label | class) `(R, L)` of the classes of R example images `(R, D)`.
+    def relate_images(self, features: Features, logit_scale: float) -> WordRelations:
+        """Relate the classes of R example images, unit rows `(R, D)`, to the labels.
 
-        Args:
-            features: unit rows.
-            sharpness: of the softmax over the similarities to the labels.
+        As a label classifies the example, it says what else the class looks like; the label
+        competes only as far as the example is none of its own.
         """
         similarity = self.similarity(features)
-        return matmul_nt(_spread(similarity, sharpness, 2 * UNIFORM), self.likelihood.T)
+        shares = _spread(similarity, logit_scale, 2 * UNIFORM)
+        own = _spread(similarity, logit_scale, 0)
+        return WordRelations(
+            likelihood=matmul_nt(shares, self.likelihood.T),
+            covers=np.zeros(own.shape, np.bool_),
+            rivalry=np.log(np.maximum(1 - own, np.float32(np.exp(-RIVAL_LOG_ODDS)))),
+            base=np.zeros(len(own), np.float32),
+        )
 
     def similarity(self, features: Features) -> Floats:
         """Similarity `(N, L)` of regions or images `(N, D)` to the labels."""

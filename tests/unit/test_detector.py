@@ -307,6 +307,14 @@ def test_an_example_picture_defines_a_class(detector, image):
     assert found == {"ours": list(RIGHT)}
 
 
+def test_a_label_that_an_example_shows_does_not_compete_with_it(encoder, image):
+    proposer = FakeProposer(LEFT, RIGHT, labels=("red", "blue"))
+    detector = OpenVocabDetector(proposer, encoder, PRESET)
+    detections = detector.detect(image, {"ours": [image[:, :20]]})
+    assert by_name(detections) == {"ours": list(LEFT)}
+    assert detections.data["posterior"][0] > 0.9  # against the label "red" alone, it would be half
+
+
 def test_a_single_picture_or_word_need_not_be_in_a_list(detector, image, tmp_path):
     example = np.zeros((8, 8, 3), np.uint8)
     example[..., 0] = 255
