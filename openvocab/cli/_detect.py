@@ -24,7 +24,6 @@ from openvocab.cli._findings import (
 from openvocab.errors import ConfigError, ImageError, one_line
 from openvocab.io import _images as images
 from openvocab.types import Image
-from openvocab.vocabulary._prompts import split_class_list
 
 if TYPE_CHECKING:
     import supervision as sv
@@ -43,6 +42,7 @@ def detect(  # noqa: PLR0913  a command has as many parameters as it has options
     example: options.Examples = None,
     preset: options.PresetName = "starter",
     negatives: options.Negatives = "",
+    negative_example: options.NegativeExamples = None,
     threshold: options.Threshold = None,
     imgsz: options.ImageSize = None,
     tile: options.TileSize = None,
@@ -84,7 +84,7 @@ def detect(  # noqa: PLR0913  a command has as many parameters as it has options
     detector = OpenVocabDetector.from_preset(
         options.read_preset(preset, imgsz, tile), device=device
     )
-    similar = split_class_list(negatives)
+    similar = options.read_negative_options(negatives, negative_example)
     vocabulary = detector.vocabulary(prompts, similar)
     run = Finder(
         detector, vocabulary, similar, threshold, explain=explain, thorough=len(paths) == 1

@@ -25,8 +25,8 @@ class Finder:
 
     detector: "OpenVocabDetector"
     vocabulary: "Vocabulary"
-    negatives: Sequence[str]
-    """Names of the vocabulary's negatives, if they are known."""
+    negatives: Sequence[object]
+    """The vocabulary's negatives, names and images, if they are known."""
     threshold: float | None
     explain: bool
     """Whether every row says what contributed to its class."""
@@ -68,7 +68,7 @@ class Finder:
         """A vocabulary has only the features of its negatives; `explain` numbers them."""
         if part.kind != "negative" or not self.negatives:
             return part.name
-        return self.negatives[int(part.name.rpartition(" ")[2]) - 1]
+        return str(self.negatives[int(part.name.rpartition(" ")[2]) - 1])
 
 
 def near_miss_lines(record: dict[str, Any], *, explain: bool) -> Iterator[str]:

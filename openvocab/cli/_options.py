@@ -49,6 +49,15 @@ PresetName = Annotated[
 Negatives = Annotated[
     str, typer.Option(help="Similar classes that compete with yours and are never returned.")
 ]
+NegativeExamples = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--negative-example",
+        metavar="FILE[#BOX]",
+        help="Image, or box of one, that competes with your classes and is never returned; repeat "
+        "it for more.",
+    ),
+]
 Threshold = Annotated[
     float | None,
     typer.Option("--threshold", "--conf", help="Lowest score, 0 to 1.  (default: the preset's)"),
@@ -132,10 +141,20 @@ def _read_example(text: str) -> tuple[str, Example]:
     name, separator, file = (part.strip() for part in text.partition("="))
     if not (name and separator and file):
         raise ClassesError(f'--example is {text!r}; give it as "NAME=FILE" or "NAME=FILE#BOX".')
-    boxed = _BOX.fullmatch(file)
-    if boxed is None or Path(file).is_file():  # a name may end like a box
-        return name, Example(Path(file))
-    return name, Example(Path(boxed[1]), [float(edge) for edge in boxed[2].split(",")])
+    return name, _read_picture(file)
+
+
+def _read_picture(text: str) -> Example:
+    """`FILE` or `FILE#x1,y1,x2,y2`."""
+    boxed = _BOX.fullmatch(text)
+    if boxed is None or Path(text).is_file():  # a name may end like a box
+        return Example(Path(text))
+    return Example(Path(boxed[1]), [float(edge) for edge in boxed[2].split(",")])
+
+
+def read_negative_options(negatives: str, examples: Sequence[str] | None) -> "list[str | Example]":
+    """Names of --negatives and images of --negative-example."""
+    return [*split_class_list(negatives), *map(_read_picture, examples or ())]
 
 
 def _prompt(file: Path, value: Any) -> str | Path:  # noqa: ANN401  from a file: anything

@@ -17,16 +17,17 @@ from openvocab.cli._options import (
     Device,
     Examples,
     ImageSize,
+    NegativeExamples,
     Negatives,
     PresetName,
     Threshold,
     TileSize,
     has_display,
     read_class_options,
+    read_negative_options,
     read_preset,
 )
 from openvocab.errors import ConfigError, SinkError
-from openvocab.vocabulary._prompts import split_class_list
 
 if TYPE_CHECKING:
     from openvocab.stream import Event, EventLog, StreamProcessor, VideoSources
@@ -45,6 +46,7 @@ def stream(  # noqa: PLR0913  a command has as many parameters as it has options
     example: Examples = None,
     preset: PresetName = "starter",
     negatives: Negatives = "",
+    negative_example: NegativeExamples = None,
     threshold: Threshold = None,
     imgsz: ImageSize = None,
     tile: TileSize = None,
@@ -96,6 +98,7 @@ def stream(  # noqa: PLR0913  a command has as many parameters as it has options
     option is wrong, or a file could not be written.
     """
     names = read_class_options(classes, example)
+    similar = read_negative_options(negatives, negative_example)
     if show and (sys.platform == "darwin" or not has_display()):  # macOS: main thread only
         raise ConfigError("--show needs a display it can use; use --save FILE instead.")
     if save is not None and save.resolve() in {Path(source).resolve() for source in sources}:
@@ -136,7 +139,7 @@ def stream(  # noqa: PLR0913  a command has as many parameters as it has options
         if show:
             sinks.append(WindowSink(lambda: processor.stop(), drawing(watched)))  # noqa: PLW0108
         processor = StreamProcessor(
-            detector, names, negatives=split_class_list(negatives), score_threshold=threshold,
+            detector, names, negatives=similar, score_threshold=threshold,
             tracking=tracking, frame_stride=frame_stride, zones=watched,
             sinks=sinks, on_event=on_event,
         )  # fmt: skip

@@ -317,6 +317,19 @@ def test_example_images_and_boxes_of_pictures_are_classes(run, tmp_path, assets)
     assert (code, "leave --example out" in error) == (2, True)
 
 
+def test_a_picture_may_be_a_negative(run, assets):
+    bus = assets / "bus.jpg"
+    code, text, _ = run(
+        "detect", bus, "-c", "pedestrian", "--negative-example", f"{bus}#49,395,212,900",
+        "--explain", "--json", "-",
+    )  # fmt: skip
+    assert code == 0
+    rows = json.loads(text)["images"][0]["detections"]
+    assert all(row["xyxy"][0] > 212 for row in rows)  # not the person of the negative
+    competitors = [part["name"] for part in rows[0]["contributions"]]
+    assert "bus.jpg#49,395,212,900" in competitors
+
+
 def test_what_came_closest_is_printed_and_in_json(run, assets):
     code, text, _ = run("detect", assets / "bus.jpg", "-c", "bus, giraffe")
     assert code == 0
