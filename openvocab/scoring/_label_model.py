@@ -15,8 +15,7 @@ from openvocab.vocabulary import load_lexicon, synsets_for
 
 Floats = NDArray[np.float32]
 
-# Constants of P(label | class), chosen on coco-dev and on photos of novel things; they have no rows
-# in docs/accuracy.md yet.
+# Constants of P(label | class); docs/accuracy.md says what changing them does.
 CONFUSION = 0.2  # share of a thing's boxes that get another label than its own
 SHARPNESS = 8.0  # of the softmax by which look-alikes share those boxes
 UNIFORM = 0.05  # share that no likeness explains
