@@ -5,15 +5,16 @@ from typing import Any
 import gradio as gr
 
 from openvocab.io import detections_to_rows
+from openvocab.io._rows import near_misses_to_rows
 
 from .detectors import get_detector
-from .formatting import shown_errors
+from .formatting import MIN_NEAR_SCORE, shown_errors
 from .inputs import image_path, parse_classes, parse_names
 
 
 def detect(
     image: str | None, classes: str, negatives: str = "", threshold: float = 0.3
-) -> list[dict[str, Any]]:
+) -> dict[str, list[dict[str, Any]]]:
     """Detect objects in an image.
 
     Args:
@@ -23,21 +24,27 @@ def detect(
         threshold: lowest score that is returned, 0 to 1.
 
     Returns:
-        The detections, best first: class_name, score, and box [x1, y1, x2, y2] in pixels.
+        `detections`, best first: class_name, score, and box [x1, y1, x2, y2] in pixels. And
+        `near_misses`: for each class without a detection, the box that came closest; no detection.
     """
     if image is None:
         raise gr.Error("There is no image; send one.", print_exception=False)
     with shown_errors():
-        detections = get_detector().detect(
-            image,
-            parse_classes(classes),
-            negatives=parse_names(negatives),
-            score_threshold=threshold,
-        )
-    return [
-        {"class_name": row["class_name"], "score": row["confidence"], "box": row["xyxy"]}
-        for row in detections_to_rows(detections)
-    ]
+        detector = get_detector()
+        vocabulary = detector.vocabulary(parse_classes(classes), parse_names(negatives))
+        regions = detector.encode_image(image, score_threshold=min(threshold, MIN_NEAR_SCORE))
+        detections = detector.classify(regions, vocabulary, score_threshold=threshold)
+        near_misses = detector.near_misses(regions, vocabulary, score_threshold=threshold)
+    return {
+        "detections": [
+            {"class_name": row["class_name"], "score": row["confidence"], "box": row["xyxy"]}
+            for row in detections_to_rows(detections)
+        ],
+        "near_misses": [
+            {"class_name": row["class_name"], "score": row["score"], "box": row["xyxy"]}
+            for row in near_misses_to_rows(near_misses)
+        ],
+    }
 
 
 def build_endpoint() -> None:
@@ -49,4 +56,4 @@ def build_endpoint() -> None:
             gr.Textbox("", label="negatives"),
             gr.Slider(0, 1, 0.3, label="threshold"),
         ]
-        gr.Button().click(detect, inputs, gr.JSON(label="detections"), api_name="detect")
+        gr.Button().click(detect, inputs, gr.JSON(label="result"), api_name="detect")

@@ -31,10 +31,10 @@ def test_eight_visitors_for_a_minute(assets, tmp_path):
                 client = Client(address, verbose=False)
                 classes, expected = CASES[image]
                 while time.monotonic() < deadline:
-                    detections = client.predict(
+                    result = client.predict(
                         handle_file(str(assets / image)), classes, "", 0.3, api_name="/detect"
                     )
-                    names = {row["class_name"] for row in detections}
+                    names = {row["class_name"] for row in result["detections"]}
                     results.append((names == expected, server.memory_info().rss / 2**20))
             except Exception as error:  # noqa: BLE001  asserted below
                 errors.append(repr(error))
