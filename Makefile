@@ -19,8 +19,9 @@ demo: $(STAMP) ## Open the demo page.
 docs: $(STAMP) ## Build the documentation in out/site.
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-screenshots: $(STAMP) chromium ## Pictures of the demo's tabs, in docs/images/.
-	PYTHONPATH=tests $(BIN)/python tests/browser/screenshots.py docs/images
+screenshots: $(STAMP) chromium ## Pictures of the demo's tabs, in out/screenshots/, and the one that README shows.
+	PYTHONPATH=tests $(BIN)/python tests/browser/screenshots.py out/screenshots
+	cp out/screenshots/demo-image-light-1440.jpg docs/images/
 
 # The browser tests skip, with their reason, where there is no Chromium.
 chromium:

@@ -3,7 +3,8 @@
     .venv/bin/python benchmarks/novel.py PHOTOS/animals --others ../shared/data/coco-dev/images
 
 PHOTOS/animals has a folder of photos for each class, named as the class. The most confident box of
-the first photo is the example picture; the others are searched for the class, one class at a time.
+the first photo is the example picture (the first photo in which that box is not a person, who may
+hold the thing); the others are searched for the class, one class at a time.
 Photos count, not boxes: a photo of the class in which it is detected is a true positive, and
 another photo in which it is detected is a false positive, weighted as if there were as many photos
 of the class as others. So F1 = 2 TPR / (1 + TPR + FPR).
@@ -58,14 +59,25 @@ def f1(own: np.ndarray, others: np.ndarray, threshold: float) -> float:
     return float(2 * found / (1 + found + wrong))
 
 
+def _top_label(regions: EncodedRegions) -> int | None:
+    """The detector's label of the most confident box, if there is a box."""
+    proposals = regions.proposals
+    if not len(proposals):
+        return None
+    return int(proposals.label_ids[proposals.objectness.argmax()])
+
+
 def measure(detector: OpenVocabDetector, folder: Path, others: Path) -> dict[str, Any]:
     """F1 and false boxes of each class, by name, by one example and by both."""
     other_regions = [regions for _, regions in encode(detector, find_images([others]), "others")]
+    people = {None, detector.proposer.labels.index("person")}
     rows = []
     for class_folder in sorted(path for path in folder.iterdir() if path.is_dir()):
         name = class_folder.name
         photos = list(encode(detector, find_images([class_folder]), name))
-        position = next(i for i, (_, regions) in enumerate(photos) if len(regions.proposals))
+        position = next(
+            i for i, (_, regions) in enumerate(photos) if _top_label(regions) not in people
+        )
         photo, regions = photos.pop(position)
         box = regions.proposals.xyxy[int(regions.proposals.objectness.argmax())]
         example = Example(photo, tuple(box.tolist()))
