@@ -1,9 +1,9 @@
-"""Write `lexicon/nouns.npz`: WordNet's nouns as arrays that are read without parsing.
+"""Write `lexicon/nouns.npz`: WordNet's nouns as arrays, which load without parsing.
 
     python training/build_lexicon.py [FOLDER]
 
-Needs Debian's `wordnet-base`. The same WordNet and zlib give the same file. Left out are the
-instances (named persons, places and things), which no detector knows. What the arrays mean is said
+Needs Debian's `wordnet-base`. The same WordNet and zlib give the same file. Instances (named
+persons, places and things) are left out: no detector has them as labels. The arrays are documented
 in `openvocab/vocabulary/_nouns.py`, which reads them.
 """
 
@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 ROOT = Path(__file__).parents[1]
 ABSTRACT, THING, PERSON, ANIMAL, PRODUCT, PLANT = range(6)  # as `openvocab.vocabulary._nouns.Kind`
 SKINS = frozenset({"animal skin", "animal product", "leather"})
-TOPS = 3  # lexicographer file of the broadest synsets, of which some are things
-SPECIAL = {5: ANIMAL, 13: PRODUCT, 18: PERSON, 20: PLANT}
+TOPS = 3  # lexicographer file of the broadest synsets, some of which are things
+KIND_OF_FILE = {5: ANIMAL, 13: PRODUCT, 18: PERSON, 20: PLANT}
 
 
 def build(net: wordnet.WordNet, counts: Mapping[tuple[str, int], int]) -> dict[str, NDArray]:
@@ -29,7 +29,7 @@ def build(net: wordnet.WordNet, counts: Mapping[tuple[str, int], int]) -> dict[s
     order = _by_descent(net)
     number = {synset: index for index, synset in enumerate(order)}
     lemmas = sorted(
-        (word for word in net.synsets if any(s in number for s in net.synsets[word])),
+        (word for word, synsets in net.synsets.items() if any(map(number.__contains__, synsets))),
         key=lambda word: (_key(word), word),
     )
     senses = [
@@ -38,10 +38,12 @@ def build(net: wordnet.WordNet, counts: Mapping[tuple[str, int], int]) -> dict[s
         for rank, synset in enumerate(net.synsets[word], 1)
         if synset in number
     ]
-    parents = [sorted(number[above] for above in net.broader[synset]) for synset in order]
+    parents = [sorted(number[parent] for parent in net.broader[synset]) for synset in order]
     return {
         "lemmas": _text(lemmas),
-        "irregular": _text([f"{many} {one}" for many, one in _irregular(set(lemmas))]),
+        "irregular": _text(
+            [f"{plural} {singular}" for plural, singular in _irregular(set(lemmas))]
+        ),
         "lemma_senses": np.array(
             [sum(synset in number for synset in net.synsets[word]) for word in lemmas], np.uint8
         ),
@@ -52,16 +54,17 @@ def build(net: wordnet.WordNet, counts: Mapping[tuple[str, int], int]) -> dict[s
             [min(counts.get((word, rank), 0), 255) for word, rank, _ in senses], np.uint8
         ),
         "synset_kind": np.array([_kind(net, synset) for synset in order], np.uint8),
-        "synset_parents": np.array([len(above) for above in parents], np.uint8),
+        "synset_parents": np.array([len(indices) for indices in parents], np.uint8),
         "parent_step": np.array(
-            [index - each for index, above in enumerate(parents) for each in above], np.int32
+            [child - parent for child, indices in enumerate(parents) for parent in indices],
+            np.int32,
         ),
         "hyponyms": _hyponyms(parents),
     }
 
 
 def write(arrays: Mapping[str, NDArray], path: Path) -> None:
-    """An `.npz` file without the time of day, compressed as far as zlib goes."""
+    """Write an `.npz` file without timestamps, at the highest compression level."""
     with zipfile.ZipFile(path, "w") as archive:
         for name, array in arrays.items():
             buffer = io.BytesIO()
@@ -71,52 +74,54 @@ def write(arrays: Mapping[str, NDArray], path: Path) -> None:
 
 
 def _by_descent(net: wordnet.WordNet) -> list[str]:
-    """Synsets depth first from the root: parents are near their children, so steps are short."""
-    below: dict[str, list[str]] = {}
-    for synset, above in net.broader.items():
-        for each in above:
+    """Synsets depth first from the root, so that most are close to their parents."""
+    children: dict[str, list[str]] = {}
+    for synset, parents in net.broader.items():
+        for parent in parents:
             if synset not in net.instances:
-                below.setdefault(each, []).append(synset)
-    stack = [synset for synset, above in net.broader.items() if not above]
-    found: dict[str, None] = {}
+                children.setdefault(parent, []).append(synset)
+    stack = [synset for synset, parents in net.broader.items() if not parents]
+    visited: dict[str, None] = {}  # a dict keeps the order
     while stack:
         synset = stack.pop()
-        if synset not in found:
-            found[synset] = None
-            stack += reversed(below.get(synset, ()))
-    return list(found)
+        if synset not in visited:
+            visited[synset] = None
+            stack += reversed(children.get(synset, ()))
+    return list(visited)
 
 
 def _hyponyms(parents: list[list[int]]) -> NDArray:
-    """How many different synsets lie below each."""
+    """The number of distinct synsets below each synset."""
     counts = np.zeros(len(parents), np.int32)
     for index in range(len(parents)):
-        above, level = set(), set(parents[index])
+        ancestors, level = set(), set(parents[index])
         while level:
-            above |= level
-            level = {each for one in level for each in parents[one]} - above
-        counts[list(above)] += 1
+            ancestors |= level
+            level = {parent for child in level for parent in parents[child]} - ancestors
+        counts[list(ancestors)] += 1
     return counts
 
 
 def _kind(net: wordnet.WordNet, synset: str) -> int:
     file = net.lexicon[synset]
-    above = {net.words[each][0] for each in (synset, *net.ancestors(synset))}
+    names = {net.words[ancestor][0] for ancestor in (synset, *net.ancestors(synset))}
     if file == TOPS:
-        if above & {"person", "animal"}:
-            return PERSON if "person" in above else ANIMAL
-        return THING if above & {"object", "substance", "thing"} else ABSTRACT
-    if above & SKINS:
+        if names & {"person", "animal"}:
+            return PERSON if "person" in names else ANIMAL
+        return THING if names & {"object", "substance", "thing"} else ABSTRACT
+    if names & SKINS:
         return PRODUCT
-    return SPECIAL.get(file, THING if file in wordnet.CONCRETE else ABSTRACT)
+    return KIND_OF_FILE.get(file, THING if file in wordnet.CONCRETE else ABSTRACT)
 
 
 def _irregular(lemmas: set[str]) -> list[tuple[str, str]]:
-    return sorted((many, one) for many, one in wordnet.irregular().items() if one in lemmas)
+    return sorted(
+        (plural, singular) for plural, singular in wordnet.irregular().items() if singular in lemmas
+    )
 
 
 def _key(lemma: str) -> str:
-    """What a lemma is found by: as `openvocab.vocabulary._nouns` makes it."""
+    """The look-up key of a lemma, the same as in `openvocab.vocabulary._nouns`."""
     return lemma.replace("-", " ").replace("'", "").replace(".", "")
 
 

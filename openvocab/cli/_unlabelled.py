@@ -1,4 +1,4 @@
-"""`openvocab calibrate --unlabelled`: what a detector's labels look like, from any photos."""
+"""`openvocab calibrate --unlabelled`: image prototypes of the labels, from unlabelled photos."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,14 +13,14 @@ from openvocab.config import Preset
 from openvocab.errors import ConfigError, one_line
 from openvocab.io._images import find_images
 
-_MAX_NAMES = 20  # of labels without a prototype
+_MAX_NAMES = 20  # listed labels without a prototype
 
 
 def refuse_labelled_options(given: Sequence[str]) -> None:
-    """Check that no option came along that only labelled images need.
+    """Check that no options for labelled images were given.
 
     Raises:
-        ConfigError: some did.
+        ConfigError: some were given.
     """
     if given:
         raise ConfigError(
@@ -41,29 +41,29 @@ def calibrate_unlabelled(
 
     Args:
         sources: files, folders and globs of photos.
-        preset: the two models; its own prototypes, if any, are replaced.
-        folder: where both files are written; None is `runs/PHOTOS-PRESET`.
-        own_file: the preset's file if that is to be changed; the prototypes are put beside it.
-        limit: most photos, evenly spread over those that were found; None uses all.
-        device: of the networks.
+        preset: names the two models; its prototypes, if any, are replaced.
+        folder: where both files are written; None for `runs/PHOTOS-PRESET`.
+        own_file: the preset's file, to update it; the prototypes are written beside it.
+        limit: the maximum number of photos, evenly spaced; None uses all.
+        device: device of the networks.
 
     Raises:
         ImageError: there are no photos.
         DatasetError: no label has two confident boxes in them.
     """
-    found = find_images(sources)
-    paths = _spread(found, limit)
+    all_paths = find_images(sources)
+    paths = _sample_evenly(all_paths, limit)
     name = "prototypes.npz"
-    target = (folder or _default_folder(sources[0], found[0], preset)) / f"{preset.name}.toml"
+    target = (folder or _default_folder(sources[0], all_paths[0], preset)) / f"{preset.name}.toml"
     if own_file is not None:  # presets in one folder may have different encoders
         target, name = own_file, f"{own_file.stem}-prototypes.npz"
 
     from openvocab.detector import OpenVocabDetector
     from openvocab.evaluation._prototypes import make_prototypes
 
-    # Without the preset's prototypes, which may be missing, or of another encoder.
-    bare = replace(preset, models=replace(preset.models, prototypes=None))
-    detector = OpenVocabDetector.from_preset(bare, device=device)
+    # The preset's prototypes may be missing, or made with another encoder.
+    without_prototypes = replace(preset, models=replace(preset.models, prototypes=None))
+    detector = OpenVocabDetector.from_preset(without_prototypes, device=device)
     try:
         with progress(MofNCompleteColumn(), TimeRemainingColumn()) as bar:
             prototypes, errors = make_prototypes(detector, bar.track(paths, description="encoding"))
@@ -74,7 +74,7 @@ def calibrate_unlabelled(
         complain(message)
     summary = (
         f"{len(prototypes.labels)} of {len(detector.proposer.labels)} labels have a prototype, "
-        f"from {len(paths) - len(errors)} of {len(found)} photos"
+        f"from {len(paths) - len(errors)} of {len(all_paths)} photos"
     )
     out.print(summary, soft_wrap=True)
     missing = [label for label in detector.proposer.labels if label not in prototypes.labels]
@@ -83,20 +83,20 @@ def calibrate_unlabelled(
             one_line(f"without one, their text alone counts: {_few(missing)}"), soft_wrap=True
         )
     prototypes.save(target.with_name(name))
-    written = replace(preset, models=replace(preset.models, prototypes=name))
+    updated = replace(preset, models=replace(preset.models, prototypes=name))
     comment = f"# openvocab calibrate --unlabelled: {summary}.\n"
-    write_atomic(target, (comment + written.to_toml()).encode())
+    write_atomic(target, (comment + updated.to_toml()).encode())
     out.print(f"{target}, {target.with_name(name)}", soft_wrap=True)
 
 
-def _spread(paths: list[Path], limit: int | None) -> list[Path]:
-    """At most `limit` of the paths, evenly spread: neighbours are often frames of one video.
+def _sample_evenly(paths: list[Path], limit: int | None) -> list[Path]:
+    """At most `limit` paths, evenly spaced, as neighbours are often frames of one video.
 
-    >>> [path.name for path in _spread([Path("a"), Path("b"), Path("c"), Path("d")], 2)]
+    >>> [path.name for path in _sample_evenly([Path("a"), Path("b"), Path("c"), Path("d")], 2)]
     ['a', 'c']
     """
     count = len(paths) if limit is None else min(limit, len(paths))
-    return [paths[number * len(paths) // count] for number in range(count)]
+    return [paths[index * len(paths) // count] for index in range(count)]
 
 
 def _default_folder(source: str, first: Path, preset: Preset) -> Path:
@@ -106,5 +106,5 @@ def _default_folder(source: str, first: Path, preset: Preset) -> Path:
 
 
 def _few(names: Sequence[str]) -> str:
-    rest = len(names) - _MAX_NAMES
-    return ", ".join(names[:_MAX_NAMES]) + (f" and {rest} more" if rest > 0 else "")
+    omitted = len(names) - _MAX_NAMES
+    return ", ".join(names[:_MAX_NAMES]) + (f" and {omitted} more" if omitted > 0 else "")

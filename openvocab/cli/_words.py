@@ -1,4 +1,4 @@
-"""`openvocab explain-word`: what the lexicon and the text encoder make of a word for a preset."""
+"""`openvocab explain-word`: how the lexicon and the text encoder relate a word to the labels."""
 
 import json
 from collections.abc import Iterator
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 _MAX_RELATED = 8
 _MAX_LIKELY = 5
-_SMALLEST_SHARE = 0.01  # of a word's meaning; smaller ones would be printed as 0.00
-_NEAR_FROM = 0.25  # similarity; unrelated things of one kind (two animals) are at 0.3
+_MIN_SHARE = 0.01  # of a word's meaning; smaller ones would be printed as 0.00
+_MIN_NEARNESS = 0.25  # loosely related things, such as two animals, are at 0.3
 _RELATIONS = ("the same as", "a kind of", "broader than")
 
 Floats = NDArray[np.float32]
@@ -35,10 +35,10 @@ def explain_word(
     ] = None,
     device: options.Device = None,
 ) -> None:
-    """Say what the lexicon and the text encoder make of WORD.
+    """Explain how the lexicon and the text encoder interpret WORD.
 
     Prints the senses of the word, how it is related to the detector's labels, which labels its
-    boxes are likely to get, which labels compete with it, and how it is scored therefore.
+    boxes are likely to get, which labels compete with it, and the resulting scoring parameters.
     """
     from openvocab.detector import OpenVocabDetector
 
@@ -54,7 +54,7 @@ def explain_word(
 
 
 def describe_word(detector: "OpenVocabDetector", word: str) -> dict[str, Any]:
-    """What a word means to a detector, as a JSON-able record of rounded numbers.
+    """Describe how a detector handles a word, as a JSON-able record of rounded numbers.
 
     Args:
         detector: gives the labels, the encoder and the scoring.
@@ -66,7 +66,7 @@ def describe_word(detector: "OpenVocabDetector", word: str) -> dict[str, Any]:
     from openvocab.vocabulary import load_lexicon
 
     head = detector.class_head([word])
-    words = _Words.of(detector, head, word)
+    word_relations = _WordRelations.of(detector, head, word)
     senses = load_lexicon().senses(word) if detector.label_model.synsets is not None else ()
     return {
         "word": word,
@@ -76,41 +76,41 @@ def describe_word(detector: "OpenVocabDetector", word: str) -> dict[str, Any]:
             {"synset": sense.synset, "share": _rounded(sense.weight), "head_only": sense.is_head}
             for sense in senses
         ],
-        "class": "base" if words.base >= 0.5 else "novel",
-        "covered": _rounded(words.base),
+        "class": "base" if word_relations.base >= 0.5 else "novel",
+        "covered": _rounded(word_relations.base),
         "fusion_exponent": _rounded(head.exponents[0]),
         "prior_odds": _rounded(np.exp(head.evidence.prior[0])),
-        "likely_labels": _best(head.labels, words.likelihood, "probability"),
-        "text_encoder": _best(head.labels, words.text, "similarity"),
-        "competitors": _competitors(detector, head, words.competes),
-        "related": words.related(head.labels),
+        "likely_labels": _best(head.labels, word_relations.likelihood, "probability"),
+        "text_encoder": _best(head.labels, word_relations.text, "similarity"),
+        "competitors": _competitors(detector, head, word_relations.competes),
+        "related": word_relations.related(head.labels),
     }
 
 
-class _Words(NamedTuple):
-    """One word and the L labels of a detector; arrays are `(L,)`."""
+class _WordRelations(NamedTuple):
+    """How one word is related to the L labels of a detector; arrays are `(L,)`."""
 
     relations: Floats
     """`(3, L)`, shares of its meaning: the same, a kind of the label, broader than the label."""
     nearness: Floats
-    """By the lexicon; NaN if it does not know the word or the label."""
+    """Nearness in the lexicon; NaN if it lacks the word or the label."""
     text: Floats
-    """Similarity of the texts, 0 unrelated to 1 the same."""
+    """Similarity of the text features, from 0 (unrelated) to 1 (the same)."""
     likelihood: Floats
     competes: Floats
     base: float
 
     @classmethod
-    def of(cls, detector: "OpenVocabDetector", head: "ClassHead", word: str) -> "_Words":
+    def of(cls, detector: "OpenVocabDetector", head: "ClassHead", word: str) -> "_WordRelations":
         from openvocab.scoring._log_odds import normalized_similarity
         from openvocab.vocabulary import load_lexicon, synsets_for
 
         model = detector.label_model
         features = detector.vocabulary([word]).features
-        found = model.relate([word], features)
-        # Without the lexicon, a label that covers the word means the same to the text encoder.
+        label_relations = model.relate([word], features)
+        # Without the lexicon, a label that covers the word is reported as the same.
         relations = np.zeros((3, len(model.labels)), np.float32)
-        relations[0] = found.covers[0]
+        relations[0] = label_relations.covers[0]
         nearness = np.full(len(model.labels), np.nan, np.float32)
         if model.synsets is not None:
             lexicon = load_lexicon().relations([word], model.labels, synsets_for(model.labels))
@@ -122,42 +122,49 @@ class _Words(NamedTuple):
             relations=relations,
             nearness=nearness,
             text=normalized_similarity(features, model.text, model.baseline)[0],
-            likelihood=found.likelihood[0],
+            likelihood=label_relations.likelihood[0],
             competes=head.competitor_weights[0, start : start + len(model.labels)],
-            base=float(found.base[0]),
+            base=float(label_relations.base[0]),
         )
 
     def related(self, labels: tuple[str, ...]) -> list[dict[str, Any]]:
-        """The labels that matter: those related to the word, then the nearest others."""
-        near = np.where(np.isnan(self.nearness), self.text, (self.text + self.nearness) / 2)
+        """The labels that are related to the word, then the nearest of the others."""
+        similarity = np.where(np.isnan(self.nearness), self.text, (self.text + self.nearness) / 2)
         share = self.relations.max(axis=0)
-        share = np.where(share >= _SMALLEST_SHARE, share, 0)
-        order = np.lexsort((-near, -share))
-        rows = [at for at in order.tolist() if share[at] > 0 or near[at] >= _NEAR_FROM]
+        share = np.where(share >= _MIN_SHARE, share, 0)
+        order = np.lexsort((-similarity, -share))
+        is_listed = (share > 0) | (similarity >= _MIN_NEARNESS)
         return [
             {
-                "label": labels[at],
-                "relation": _RELATIONS[self.relations[:, at].argmax()] if share[at] else "near",
-                "share": _rounded(share[at]),
-                "nearness": None if np.isnan(self.nearness[at]) else _rounded(self.nearness[at]),
-                "text_similarity": _rounded(self.text[at]),
-                "probability": _rounded(self.likelihood[at]),
-                "competes": _rounded(self.competes[at]),
+                "label": labels[label_id],
+                "relation": self._relation(label_id) if share[label_id] else "near",
+                "share": _rounded(share[label_id]),
+                "nearness": _rounded_or_none(self.nearness[label_id]),
+                "text_similarity": _rounded(self.text[label_id]),
+                "probability": _rounded(self.likelihood[label_id]),
+                "competes": _rounded(self.competes[label_id]),
             }
-            for at in rows[:_MAX_RELATED]
+            for label_id in order[is_listed[order]][:_MAX_RELATED].tolist()
         ]
+
+    def _relation(self, label_id: int) -> str:
+        return _RELATIONS[self.relations[:, label_id].argmax()]
 
 
 def _competitors(
     detector: "OpenVocabDetector", head: "ClassHead", competes: Floats
 ) -> dict[str, Any]:
-    """Labels that compete fully are many: their number; the others by name, the least first."""
+    """The number of labels that compete fully; the others by name, the weakest first."""
     background = detector.preset.scoring.background
     order = np.argsort(competes, kind="stable").tolist()
     return {
         "fully": int((competes == 1).sum()),
-        "less": {head.labels[at]: _rounded(competes[at]) for at in order if 0 < competes[at] < 1},
-        "not_at_all": [head.labels[at] for at in order if competes[at] == 0],
+        "less": {
+            head.labels[label_id]: _rounded(competes[label_id])
+            for label_id in order
+            if 0 < competes[label_id] < 1
+        },
+        "not_at_all": [head.labels[label_id] for label_id in order if competes[label_id] == 0],
         "background_not_at_all": [
             prompt
             for prompt, weight in zip(background, head.competitor_weights[0].tolist(), strict=False)
@@ -168,7 +175,7 @@ def _competitors(
 
 def _best(labels: tuple[str, ...], values: Floats, name: str) -> list[dict[str, Any]]:
     order = np.argsort(-values, kind="stable")[:_MAX_LIKELY].tolist()
-    return [{"label": labels[at], name: _rounded(values[at])} for at in order]
+    return [{"label": labels[label_id], name: _rounded(values[label_id])} for label_id in order]
 
 
 def _rounded(value: float | np.floating) -> float:
@@ -176,8 +183,12 @@ def _rounded(value: float | np.floating) -> float:
     return round(float(value), 4) + 0.0
 
 
+def _rounded_or_none(value: float | np.floating) -> float | None:
+    return None if np.isnan(value) else _rounded(value)
+
+
 def word_lines(record: dict[str, Any]) -> Iterator[str]:
-    """The record of `describe_word`, without its table of related labels."""
+    """The record of `describe_word` as text, without the table of related labels."""
     word = record["word"]
     if record["senses"]:
         yield f"{word} means {', '.join(map(_sense, record['senses']))}"
@@ -196,11 +207,11 @@ def word_lines(record: dict[str, Any]) -> Iterator[str]:
     yield f"P(label | {word}): {', '.join(likely)}"
     competitors = record["competitors"]
     less = [f"{name} {weight:.2f}" for name, weight in competitors["less"].items()]
-    none = [*competitors["not_at_all"]]
-    none += [f"{name} (background)" for name in competitors["background_not_at_all"]]
+    not_at_all = [*competitors["not_at_all"]]
+    not_at_all += [f"{name} (background)" for name in competitors["background_not_at_all"]]
     parts = [f"{competitors['fully']} labels fully"]
     parts += [f"less: {_few(less)}"] if less else []
-    parts += [f"not at all: {_few(none)}"] if none else []
+    parts += [f"not at all: {_few(not_at_all)}"] if not_at_all else []
     yield f"compete with it: {'; '.join(parts)}"
     if not record["related"]:
         yield "no label is related to it"
@@ -208,13 +219,13 @@ def word_lines(record: dict[str, Any]) -> Iterator[str]:
 
 def _sense(sense: dict[str, Any]) -> str:
     """One sense and its share."""
-    kind = " (a kind of it: only its head noun is known)" if sense["head_only"] else ""
-    return f"{sense['synset']} {sense['share']:.2f}{kind}"
+    note = " (a kind of it: only its head noun is known)" if sense["head_only"] else ""
+    return f"{sense['synset']} {sense['share']:.2f}{note}"
 
 
 def _few(names: list[str]) -> str:
-    rest = len(names) - _MAX_RELATED
-    return ", ".join(names[:_MAX_RELATED]) + (f" and {rest} more" if rest > 0 else "")
+    omitted = len(names) - _MAX_RELATED
+    return ", ".join(names[:_MAX_RELATED]) + (f" and {omitted} more" if omitted > 0 else "")
 
 
 def _table(record: dict[str, Any]) -> Table:

@@ -1,4 +1,4 @@
-"""Image prototypes of a detector's labels, from any photos: the detector labels them itself."""
+"""Image prototypes of a detector's labels, from photos that the detector labels itself."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -11,8 +11,8 @@ from openvocab.errors import DatasetError, ImageError
 from openvocab.io._images import load_image
 from openvocab.scoring import ImagePrototypes
 
-MIN_OBJECTNESS = 0.5  # of 0.3, 0.5 and 0.7, which come out alike (docs/accuracy.md)
-_MIN_BOXES = 2  # of a label; the mean of one is no mean
+MIN_OBJECTNESS = 0.5  # 0.3 and 0.7 give similar results (docs/accuracy.md)
+_MIN_BOXES = 2  # of a label
 
 
 def make_prototypes(
@@ -24,7 +24,7 @@ def make_prototypes(
 
     Args:
         detector: labels and encodes the photos.
-        paths: of any photos, without labels.
+        paths: photos, which need no labels.
 
     Returns:
         The prototypes of labels with two boxes or more, and the errors of unreadable images.
@@ -32,10 +32,10 @@ def make_prototypes(
     Raises:
         DatasetError: no label has two confident boxes, or no photo can be read.
     """
-    features = defaultdict(list)
+    features_by_label = defaultdict(list)
     errors: list[str] = []
     count = 0
-    for count, path in enumerate(paths, 1):  # noqa: B007  counted for the error below
+    for count, path in enumerate(paths, 1):  # noqa: B007  used after the loop
         try:
             image = load_image(path)
         except ImageError as error:
@@ -43,16 +43,18 @@ def make_prototypes(
             continue
         (regions,) = detector.encode_images([image], [MIN_OBJECTNESS])
         for label_id, feature in zip(regions.proposals.label_ids, regions.features, strict=True):
-            features[int(label_id)].append(feature)
-    kept = sorted(label for label, rows in features.items() if len(rows) >= _MIN_BOXES)
+            features_by_label[int(label_id)].append(feature)
+    label_ids = sorted(
+        label_id for label_id, features in features_by_label.items() if len(features) >= _MIN_BOXES
+    )
     if errors and len(errors) == count:
         raise DatasetError(f"None of the photos can be read; the first: {errors[0]}")
-    if not kept:
+    if not label_ids:
         raise DatasetError(
             "No label of the detector has two confident boxes in these photos; give more photos."
         )
-    means = np.stack([np.mean(features[label_id], axis=0) for label_id in kept])
+    means = np.stack([np.mean(features_by_label[label_id], axis=0) for label_id in label_ids])
     means /= np.linalg.norm(means, axis=1, keepdims=True)
-    labels = tuple(detector.proposer.labels[label_id] for label_id in kept)
+    labels = tuple(detector.proposer.labels[label_id] for label_id in label_ids)
     prototypes = ImagePrototypes(labels, means.astype(np.float32), detector.encoder.fingerprint)
     return prototypes, errors

@@ -1,9 +1,9 @@
 """Accuracy by the relation of a word to the detector's labels: same, kind, broader, left out.
 
-Ground truth is exact in all of them. A broader word means the boxes of all its classes; a kind is
-asked of a detector whose labels were made broader; a left-out word of one that lacks the label; an
-example picture is a crop of an image that is not evaluated. Words go through the pipeline that
-users call, and come with the result of the detector's own, unchanged labels for comparison.
+Ground truth is exact for every relation. The boxes of a broader word are those of all its classes.
+Kinds are detected after the detector's labels were replaced by broader ones, left-out words after
+their labels were removed. Example pictures are crops of images that are not evaluated. Words go
+through the public pipeline; the detector's own, unchanged labels are evaluated for comparison.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -37,12 +37,12 @@ MIN_SCORE = 0.001  # detections with lower scores do not change AP
 EXAMPLE_COUNTS = (1, 8)
 
 Groups = Mapping[str, Sequence[str]]
-"""By word, the dataset's classes whose boxes it means."""
+"""By word, the names of the dataset classes that it covers."""
 
 
 @dataclass(frozen=True)
 class Relation:
-    """Words of one relation, and the calls that ask for them."""
+    """Words of one relation, and the class heads that detect them."""
 
     name: str
     groups: Groups
@@ -55,16 +55,16 @@ class Relation:
 
     def detect(self, image: DatasetImage, cached: CachedFeatures) -> sv.Detections:
         """The detections of all calls; `class_id` is an index into `groups`."""
-        found, first = [], 0
+        results, offset = [], 0
         for head, regions in zip(self.calls, self.regions(image, cached), strict=True):
             detections = head.classify(regions)
-            ids = np.asarray(detections.class_id, np.intp) + first
-            found.append((detections.xyxy, detections.confidence, ids))
-            first += len(head.names)
-        xyxy, confidence, class_ids = (
-            np.concatenate(column) for column in zip(*found, strict=True)
+            class_id = np.asarray(detections.class_id, np.intp) + offset
+            results.append((detections.xyxy, detections.confidence, class_id))
+            offset += len(head.names)
+        xyxy, confidence, class_id = (
+            np.concatenate(arrays) for arrays in zip(*results, strict=True)
         )
-        return sv.Detections(xyxy, confidence=confidence, class_id=class_ids)
+        return sv.Detections(xyxy, confidence=confidence, class_id=class_id)
 
 
 @dataclass(frozen=True)
@@ -76,14 +76,17 @@ class RelationResult:
     """The evaluated images, with the words as classes."""
     matches: matching.Matches
     detector_alone: NDArray[np.float64]
-    """AP50 `(K,)` of the detector's own labels, all of a word's together; NaN without any."""
+    """AP50 `(K,)` of the detector's own labels, those of a word taken together; NaN for a word
+    without labelled boxes."""
 
     def to_dict(self, threshold: float) -> dict[str, Any]:
-        """Metrics as a table for JSON, from 0 to 1."""
+        """Metrics from 0 to 1, as a JSON-able table."""
         ap50 = metrics.ap50_by_class(self.matches)
         f1_by_word = metrics.f1_by_class(self.matches, np.append(metrics.THRESHOLDS, threshold))
-        *f1, f1_there = _mean(f1_by_word).tolist()
-        per_image, per_absent = metrics.false_positives(self.matches, self._absent(), threshold)
+        *f1, f1_at_threshold = _mean(f1_by_word).tolist()
+        fp_per_image, fp_per_absent_word = metrics.false_positives(
+            self.matches, self._absent(), threshold
+        )
         counts = self.matches.label_counts.sum(axis=0).tolist()
         columns = ap50.tolist(), self.detector_alone.tolist(), f1_by_word[:, -1].tolist()
         keys = ("word", "boxes", "AP50", "detector_alone_AP50", "F1")
@@ -96,25 +99,25 @@ class RelationResult:
             "detector_alone_AP50": float(
                 _mean(np.where(np.isnan(ap50), np.nan, self.detector_alone))
             ),
-            "mean_F1": f1_there,
+            "mean_F1": f1_at_threshold,
             "best_mean_F1": max(f1),
             "best_mean_F1_threshold": round(float(metrics.THRESHOLDS[int(np.argmax(f1))]), 2),
             "ECE": metrics.calibration_error(*self.matches.counted()),
             "ECE_above_threshold": metrics.calibration_error(*self.matches.counted(threshold)),
-            "false_boxes_per_image": per_image,
-            "false_boxes_of_five_absent_words": ABSENT_COUNT * per_absent,
+            "false_boxes_per_image": fp_per_image,
+            "false_boxes_of_five_absent_words": ABSENT_COUNT * fp_per_absent_word,
             "reliability": metrics.reliability(*self.matches.counted()).tolist(),
             "by_word": [dict(zip(keys, row, strict=True)) for row in rows],
         }
 
     def _absent(self) -> NDArray[np.bool_]:
-        """`(P, K)`, words that are in none of an image's boxes, and were verified to be."""
-        absent = np.ones(self.matches.label_counts.shape, np.bool_)
-        for row, image in zip(absent, self.dataset.images, strict=True):
+        """`(P, K)`: no box of the image has the word, and its absence was verified."""
+        is_absent = np.ones(self.matches.label_counts.shape, np.bool_)
+        for row, image in zip(is_absent, self.dataset.images, strict=True):
             row[list(image.present)] = False
             if image.absent is not None:
-                row[[word for word in range(len(row)) if word not in image.absent]] = False
-        return absent
+                row[[word_id for word_id in range(len(row)) if word_id not in image.absent]] = False
+        return is_absent
 
 
 @dataclass
@@ -134,64 +137,63 @@ class RelationRun:
             self.proposals.append(cached.regions.proposals)
 
     def result(self, dataset: Dataset, detector: OpenVocabDetector) -> RelationResult | None:
-        """Match what was found; None if no word has a labelled box."""
+        """Match the detections; None if no word has a labelled box."""
         groups = self.relation.groups
-        grouped = dataset.with_images(self.images).grouped(groups)
-        if not grouped.box_count:
+        word_dataset = dataset.with_images(self.images).grouped(groups)
+        if not word_dataset.box_count:
             return None
         labels, nms_iou = detector.proposer.labels, detector.preset.scoring.nms_iou
-        alone = own_label_detections(self.proposals, labels, groups, nms_iou)
+        label_detections = own_label_detections(self.proposals, labels, groups, nms_iou)
         return RelationResult(
             self.relation.name,
-            grouped,
-            matching.match(grouped, self.detections),
-            metrics.ap50_by_class(matching.match(grouped, alone)),
+            word_dataset,
+            matching.match(word_dataset, self.detections),
+            metrics.ap50_by_class(matching.match(word_dataset, label_detections)),
         )
 
 
 def find_relations(
     detector: OpenVocabDetector, task: EvaluationTask, cache: FeatureCache, *, slow: bool
 ) -> tuple[list[RelationRun], list[str]]:
-    """The relations that a task has words for, and why others are left out.
+    """The relations that a task has words for, and the reasons why others are skipped.
 
     Args:
         detector: the detector to evaluate.
-        task: without broader words, there are neither these nor kinds.
-        cache: of the detector.
-        slow: also left-out names and example pictures, which run the networks again.
+        task: if it has no broader words, both "broader" and "kind" are skipped.
+        cache: features of the detector.
+        slow: include left-out names and example pictures, which run the networks again.
     """
-    found, problems = [], []
+    relations, skipped = [], []
     if task.broader:
-        found += [_kinds(detector, task), _broader(detector, task)]
+        relations += [_kinds(detector, task), _broader(detector, task)]
     if slow:
         try:
-            found.append(_left_out(detector, task, cache))
+            relations.append(_left_out(detector, task, cache))
         except ModelError as error:
-            problems.append(f"No left-out names: {error}")
-        found += [_examples(detector, task, count) for count in EXAMPLE_COUNTS]
-    return [RelationRun(relation) for relation in found if relation is not None], problems
+            skipped.append(f"No left-out names: {error}")
+        relations += [_examples(detector, task, count) for count in EXAMPLE_COUNTS]
+    return [RelationRun(relation) for relation in relations if relation is not None], skipped
 
 
 def _kinds(detector: OpenVocabDetector, task: EvaluationTask) -> Relation | None:
-    """Names of classes whose labels the detector has under a broader word only; one call."""
-    words: dict[str, str] = {}
-    by_key = {name_key(label): label for label in detector.proposer.labels}
+    """Class names, for a detector that has only a broader word for each as a label; one call."""
+    broader_words: dict[str, str] = {}  # by label
+    label_by_key = {name_key(label): label for label in detector.proposer.labels}
     groups = {}
     for word, names in task.broader.items():
-        known = [name for name in names if name_key(name) in by_key]
-        for name in known if len(known) > 1 else ():
-            words.setdefault(by_key[name_key(name)], word)
+        names_with_label = [name for name in names if name_key(name) in label_by_key]
+        for name in names_with_label if len(names_with_label) > 1 else ():
+            broader_words.setdefault(label_by_key[name_key(name)], word)
             groups[name] = (name,)
     if not groups:
         return None
-    proposals = detector.preset.proposals
-    coarser = CoarserProposer(detector.proposer, words, iou=proposals.iou)
-    other = OpenVocabDetector(coarser, detector.encoder, detector.preset)
-    return Relation("kind", groups, [_head(other, task, list(groups))], coarser.regions)
+    proposer = CoarserProposer(detector.proposer, broader_words, iou=detector.preset.proposals.iou)
+    coarser_detector = OpenVocabDetector(proposer, detector.encoder, detector.preset)
+    return Relation("kind", groups, [_head(coarser_detector, task, list(groups))], proposer.regions)
 
 
 def _broader(detector: OpenVocabDetector, task: EvaluationTask) -> Relation:
-    """Broader words, each in a call of its own: some share classes, and a box gets one word only."""
+    """Broader words, one call each: some share classes, and a call gives a box only one word."""
     calls = [_head(detector, task, [word]) for word in task.broader]
     return Relation("broader", task.broader, calls, lambda _, cached: [cached.regions] * len(calls))
 
@@ -199,25 +201,27 @@ def _broader(detector: OpenVocabDetector, task: EvaluationTask) -> Relation:
 def _left_out(
     detector: OpenVocabDetector, task: EvaluationTask, cache: FeatureCache
 ) -> Relation | None:
-    """Names that the detector lacks; one call for each fold of names that differ in meaning."""
-    by_key = {name_key(label): label for label in detector.proposer.labels}
-    names = [name for name in task.dataset.classes if name_key(name) in by_key]
-    if not names or len(by_key) < 2:
+    """Names whose labels are removed; one call for each fold of names that differ in meaning."""
+    label_by_key = {name_key(label): label for label in detector.proposer.labels}
+    names = [name for name in task.dataset.classes if name_key(name) in label_by_key]
+    if not names or len(label_by_key) < 2:
         return None
     folds = [
         [names[index] for index in fold]
         for fold in dissimilar_folds(detector.vocabulary(names).features)
     ]
-    labels = [[by_key[name_key(name)] for name in fold] for fold in folds]
-    left_out = LeftOutLabels(detector, labels, cache)
-    pairs = zip(left_out.detectors, folds, strict=True)
-    calls = [_head(other, task, fold) for other, fold in pairs]
+    label_folds = [[label_by_key[name_key(name)] for name in fold] for fold in folds]
+    left_out = LeftOutLabels(detector, label_folds, cache)
+    calls = [
+        _head(fold_detector, task, fold)
+        for fold_detector, fold in zip(left_out.detectors, folds, strict=True)
+    ]
     groups = {name: (name,) for fold in folds for name in fold}
     return Relation("left out", groups, calls, left_out.regions)
 
 
 def _examples(detector: OpenVocabDetector, task: EvaluationTask, count: int) -> Relation | None:
-    """Classes by pictures alone, cut from images that are not evaluated; one call."""
+    """Classes given by example pictures only, cut from images that are not evaluated; one call."""
     crops = {} if task.examples is None else example_crops(task.examples, count)
     if task.examples is None or not crops:
         return None
@@ -239,31 +243,34 @@ def _head(detector: OpenVocabDetector, task: EvaluationTask, classes: Classes) -
 def own_label_detections(
     proposals: Sequence[Proposals], labels: Sequence[str], groups: Groups, nms_iou: float
 ) -> list[sv.Detections]:
-    """The detector's own labels as detections of words that mean them.
+    """Proposals as detections of the words that cover their labels.
 
     Args:
-        proposals: boxes of P images.
-        labels: the detector's own.
+        proposals: the proposals of P images.
+        labels: the detector's own labels.
         groups: by word, names of classes.
-        nms_iou: IoU above which the weaker of two boxes of the same word is dropped, since labels
-            that a word shares were not suppressed by each other.
+        nms_iou: IoU above which the weaker of two boxes of the same word is dropped. The proposer
+            suppresses boxes of the same label only, and a word may cover several labels.
     """
-    keys = [{name_key(name) for name in names} for names in groups.values()]
-    means = np.array([[name_key(label) in of_word for of_word in keys] for label in labels])
-    shared = (means.sum(axis=0) > 1).any()
-    found = []
-    for boxes in proposals:
-        rows, words = np.nonzero(means[boxes.label_ids])
+    word_keys = [{name_key(name) for name in names} for names in groups.values()]
+    is_covered = np.array([[name_key(label) in keys for keys in word_keys] for label in labels])
+    needs_nms = (is_covered.sum(axis=0) > 1).any()
+    results = []
+    for image_proposals in proposals:
+        rows, word_ids = np.nonzero(is_covered[image_proposals.label_ids])
         detections = sv.Detections(
-            boxes.xyxy[rows], confidence=boxes.objectness[rows], class_id=words
+            image_proposals.xyxy[rows],
+            confidence=image_proposals.objectness[rows],
+            class_id=word_ids,
         )
-        found.append(detections.with_nms(nms_iou) if shared and len(rows) else detections)
-    return found
+        results.append(detections.with_nms(nms_iou) if needs_nms and len(rows) else detections)
+    return results
 
 
 def _mean(by_word: NDArray[np.float64]) -> NDArray[np.float64]:
     """Mean over the words (first axis) that have a value; NaN if none has."""
-    valid = ~np.isnan(by_word)
-    totals = np.where(valid, by_word, 0).sum(axis=0)
-    result: NDArray[np.float64] = totals / np.where(valid.any(axis=0), valid.sum(axis=0), np.nan)
-    return result
+    is_valid = ~np.isnan(by_word)
+    totals = np.where(is_valid, by_word, 0).sum(axis=0)
+    counts = np.where(is_valid.any(axis=0), is_valid.sum(axis=0), np.nan)
+    mean: NDArray[np.float64] = totals / counts
+    return mean

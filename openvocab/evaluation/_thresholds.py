@@ -1,4 +1,4 @@
-"""Fits thresholds alone, for which a few labelled boxes are enough."""
+"""Fits only the thresholds, which needs few labelled boxes."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -25,35 +25,35 @@ from openvocab.evaluation._evaluator import Progress
 from openvocab.evaluation._feature_cache import FeatureCache
 from openvocab.evaluation._prompt_variants import EvaluationTask
 
-MIN_BOXES = 20  # of all classes for one threshold, and of a class for one of its own
+MIN_BOXES = 20  # in total for the common threshold, and of a class for its own threshold
 _FOLDS = 5
-_FP_COST = 0.2  # F1 that a false positive for absent classes in every image costs
+_FP_COST = 0.2  # in F1, of one false positive for absent classes per image
 
 Floats = NDArray[np.float64]
 
 
 class Thresholds(NamedTuple):
-    """The lowest score of all classes, and those of some."""
+    """The score threshold, and separate ones of some classes."""
 
     score_threshold: float
     by_class: Mapping[str, float]
 
     def of(self, classes: tuple[str, ...]) -> Floats:
-        """The lowest score `(K,)` of each class."""
+        """The threshold `(K,)` of each class."""
         return np.array([self.by_class.get(name, self.score_threshold) for name in classes])
 
 
 class Figures(NamedTuple):
-    """What thresholds achieve on some images, as fractions of 1."""
+    """Metrics of thresholds on some images, as fractions of 1."""
 
     f1: float
-    """Of all boxes together."""
+    """Over all boxes, whatever their class."""
     fp_per_image: float
-    """Detections per image for five absent classes; NaN without any."""
+    """Detections per image for five absent classes; NaN if there are no absent classes."""
 
     @property
     def objective(self) -> float:
-        """What must rise: F1, less a point for a false positive in every twentieth image.
+        """The value to maximize: F1, minus 0.01 for one false positive per 20 images.
 
         >>> Figures(0.5, 0.05).objective.__round__(3)
         0.49
@@ -63,17 +63,17 @@ class Figures(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ThresholdFit:
-    """Fitted thresholds, and their figures."""
+    """Fitted thresholds and their metrics."""
 
     initial: Thresholds
     fitted: Thresholds
-    """The initial ones if no better ones were found."""
+    """The initial thresholds if the fit is no better."""
     before: Figures
     after: Figures
-    """Of the fitted thresholds, on the images that they were fitted to."""
+    """Metrics of the fitted thresholds on the images that they were fitted to."""
     held_out_before: Figures
     held_out: Figures
-    """Of thresholds fitted to the other folds; those of the better of the two kinds of fit."""
+    """Metrics of thresholds fitted to the other folds, for the better of the two kinds of fit."""
 
     @property
     def improves(self) -> bool:
@@ -116,15 +116,15 @@ def fit_thresholds(
     cache: FeatureCache | None = None,
     progress: Progress = iter,
 ) -> ThresholdFit:
-    """Fit the score threshold and, for classes with 20 boxes or more, one of their own.
+    """Fit the score threshold, and separate ones for classes with 20 boxes or more.
 
-    Scores stay as they are. Thresholds of classes are used only if they are better on held-out
-    images than one for all, and a fit only if it is better there than the preset (five folds).
+    Scores do not change. Separate thresholds are used only if they are better on held-out images
+    than a common one, and a fit only if it is better there than the preset (five folds).
 
     Args:
         detector: detector of the preset.
         task: labelled images that no network was trained on; the first variant is used.
-        cache: encodes images; None writes no features.
+        cache: encodes the images; None does not write the features to disk.
         progress: wraps the images, to show progress.
 
     Raises:
@@ -132,9 +132,10 @@ def fit_thresholds(
     """
     cache = cache or FeatureCache(detector)
     readable, features = encode_task(cache, task, _check_size, progress)
-    found = match_task(detector, replace(readable, variants=task.variants[:1]), features)
-    scoring, own = detector.preset.scoring, detector.preset.thresholds
-    return _fit_folds(found, readable.dataset.classes, Thresholds(scoring.score_threshold, own))
+    task_matches = match_task(detector, replace(readable, variants=task.variants[:1]), features)
+    preset = detector.preset
+    initial = Thresholds(preset.scoring.score_threshold, preset.thresholds)
+    return _fit_folds(task_matches, readable.dataset.classes, initial)
 
 
 def _check_size(dataset: Dataset) -> None:
@@ -145,32 +146,35 @@ def _check_size(dataset: Dataset) -> None:
         )
 
 
-def _fit_folds(found: TaskMatches, classes: tuple[str, ...], initial: Thresholds) -> ThresholdFit:
-    """Choose between one threshold and some of classes by the held-out images."""
-    weights = list(_fold_weights(len(found.fp_counts)))
-    everything = np.ones(len(found.fp_counts))
+def _fit_folds(
+    task_matches: TaskMatches, classes: tuple[str, ...], initial: Thresholds
+) -> ThresholdFit:
+    """Choose between a common threshold and separate ones on the held-out images."""
+    weights = list(_fold_weights(len(task_matches.fp_counts)))
+    all_images = np.ones(len(task_matches.fp_counts))
 
     held_out = {
         by_class: _figures(
-            found,
+            task_matches,
             classes,
-            [_fit(found, classes, 1 - fold, by_class=by_class) for fold in weights],
+            [_fit(task_matches, classes, 1 - fold, by_class=by_class) for fold in weights],
             weights,
         )
         for by_class in (False, True)
     }
-    by_class = max(held_out, key=lambda kind: held_out[kind].objective)
-    before = _figures(found, classes, [initial], [everything])
-    held_out_before = _figures(found, classes, [initial] * len(weights), weights)
+    by_class = max(held_out, key=lambda option: held_out[option].objective)
+    before = _figures(task_matches, classes, [initial], [all_images])
+    held_out_before = _figures(task_matches, classes, [initial] * len(weights), weights)
     fit = ThresholdFit(initial, initial, before, before, held_out_before, held_out[by_class])
     if not fit.improves:
         return fit
-    fitted = _fit(found, classes, everything, by_class=by_class)
-    return replace(fit, fitted=fitted, after=_figures(found, classes, [fitted], [everything]))
+    fitted = _fit(task_matches, classes, all_images, by_class=by_class)
+    after = _figures(task_matches, classes, [fitted], [all_images])
+    return replace(fit, fitted=fitted, after=after)
 
 
 def _fold_weights(count: int) -> Iterator[Floats]:
-    """Which images `(P,)` are held out, in each of at most five folds."""
+    """For each of at most five folds, weights `(P,)`: 1 for a held-out image, else 0."""
     for fold in np.array_split(np.arange(count), min(_FOLDS, count)):
         weights = np.zeros(count)
         weights[fold] = 1
@@ -178,54 +182,57 @@ def _fold_weights(count: int) -> Iterator[Floats]:
 
 
 def _fit(
-    found: TaskMatches, classes: tuple[str, ...], weights: Floats, *, by_class: bool
+    task_matches: TaskMatches, classes: tuple[str, ...], weights: Floats, *, by_class: bool
 ) -> Thresholds:
-    """The thresholds with the best F1 on some of the images."""
-    overall = compute_metrics(found, weights).threshold
+    """The thresholds with the best F1 on the weighted images."""
+    score_threshold = compute_metrics(task_matches, weights).threshold
     if not by_class:
-        return Thresholds(overall, {})
-    matches = next(iter(found.by_variant.values()))
-    counts = weights @ matches.label_counts
-    own = {
-        classes[class_id]: _best(matches, class_id, weights, float(counts[class_id]))
-        for class_id in np.flatnonzero(counts >= MIN_BOXES).tolist()
+        return Thresholds(score_threshold, {})
+    matches = next(iter(task_matches.by_variant.values()))
+    label_counts = weights @ matches.label_counts
+    class_thresholds = {
+        classes[class_id]: _best(matches, class_id, weights, float(label_counts[class_id]))
+        for class_id in np.flatnonzero(label_counts >= MIN_BOXES).tolist()
     }
-    return Thresholds(overall, own)
+    return Thresholds(score_threshold, class_thresholds)
 
 
 def _best(matches: matching.Matches, class_id: int, weights: Floats, label_count: float) -> float:
-    """The threshold with the best F1 of a class; the middle one of several."""
+    """The threshold with the best F1 of a class; the middle one of equals."""
     rows = (matches.class_ids == class_id) & (matches.outcomes != matching.IGNORED)
-    scores, correct = matches.scores[rows], matches.outcomes[rows] == matching.TP
+    scores, is_correct = matches.scores[rows], matches.outcomes[rows] == matching.TP
     row_weights = weights[matches.image_indices[rows]]
-    f1 = metrics.f1(scores, correct, label_count, metrics.THRESHOLDS, row_weights)
+    f1 = metrics.f1(scores, is_correct, label_count, metrics.THRESHOLDS, row_weights)
     best = np.flatnonzero(f1 >= f1.max() - 1e-9)
     return round(float(metrics.THRESHOLDS[best[len(best) // 2]]), 2)
 
 
 def _figures(
-    found: TaskMatches,
+    task_matches: TaskMatches,
     classes: tuple[str, ...],
     thresholds: list[Thresholds],
     weights: list[Floats],
 ) -> Figures:
-    """Figures over several groups of images, each with its own thresholds.
+    """Metrics over several groups of images, each with its own thresholds.
 
     Args:
-        found: matches of P images.
-        classes: their names.
-        thresholds: for each group.
-        weights: `(P,)` each, 1 for the images of a group.
+        task_matches: the matches of P images.
+        classes: the class names.
+        thresholds: the thresholds of each group.
+        weights: for each group, `(P,)`, 1 for its images, else 0.
     """
-    matches = next(iter(found.by_variant.values()))
-    counted, correct = matches.outcomes != matching.IGNORED, matches.outcomes == matching.TP
-    sums, absent = np.zeros(3), np.zeros(2)  # true positives, detections, labels
-    for chosen, of_image in zip(thresholds, weights, strict=True):
-        above = counted & (matches.scores >= chosen.of(classes)[matches.class_ids])
-        of_row = of_image[matches.image_indices] * above
-        sums += of_row @ correct, of_row.sum(), of_image @ matches.label_counts.sum(axis=1)
-        at = int(np.abs(metrics.THRESHOLDS - chosen.score_threshold).argmin())
-        asked = of_image * ~np.isnan(found.fp_counts[:, at])
-        absent += asked @ np.nan_to_num(found.fp_counts[:, at]), asked.sum()
-    fp_per_image = absent[0] / absent[1] if absent[1] else float("nan")
-    return Figures(float(2 * sums[0] / max(sums[1] + sums[2], 1)), float(fp_per_image))
+    matches = next(iter(task_matches.by_variant.values()))
+    is_counted, is_correct = matches.outcomes != matching.IGNORED, matches.outcomes == matching.TP
+    totals = np.zeros(3)  # true positives, detections, labels
+    fp_totals = np.zeros(2)  # false positives for absent classes, images that have absent classes
+    for group, image_weights in zip(thresholds, weights, strict=True):
+        is_above = is_counted & (matches.scores >= group.of(classes)[matches.class_ids])
+        row_weights = image_weights[matches.image_indices] * is_above
+        label_count = image_weights @ matches.label_counts.sum(axis=1)
+        totals += row_weights @ is_correct, row_weights.sum(), label_count
+        nearest = int(np.abs(metrics.THRESHOLDS - group.score_threshold).argmin())
+        fp_counts = task_matches.fp_counts[:, nearest]
+        has_absent = image_weights * ~np.isnan(fp_counts)
+        fp_totals += has_absent @ np.nan_to_num(fp_counts), has_absent.sum()
+    fp_per_image = fp_totals[0] / fp_totals[1] if fp_totals[1] else float("nan")
+    return Figures(float(2 * totals[0] / max(totals[1] + totals[2], 1)), float(fp_per_image))

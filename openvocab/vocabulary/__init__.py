@@ -1,4 +1,4 @@
-"""Classes as prompts and unit features, and what words mean."""
+"""Classes as prompts and unit features, and the meanings of words."""
 
 from typing import TYPE_CHECKING
 

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     import PIL.Image
 
 NameOrImage = Union[str, os.PathLike[str], np.ndarray, "PIL.Image.Image", Example]
-"""A name, which is what a plain string always is, or an example image: a `Path`, a BGR array, a
-PIL image, or an `Example`, which may be one box of a picture."""
+"""A name (a plain string is always a name) or an example image: a `Path`, a BGR array, a PIL image,
+or an `Example`, which may be one box of a picture."""
 
 Classes = Sequence[str] | Mapping[str, Sequence[NameOrImage] | NameOrImage]
 """A list of names, or a mapping of names to synonyms and example images."""
@@ -82,7 +82,7 @@ def parse_negatives(
 
 
 def cache_key(classes: ClassParts, negatives: tuple[str | Example, ...]) -> Hashable:
-    """A key for these classes; None with example images, whose files may change, or if long.
+    """A cache key; None for long lists, and for example images, whose files may change.
 
     >>> cache_key({"bus": ("bus",)}, ()) == cache_key(parse_classes(["bus"]), ())
     True
@@ -125,7 +125,7 @@ def class_thresholds(
 
 
 def check_score(argument: str, value: object) -> None:
-    """Refuse anything but a number from 0 to 1.
+    """Raise unless `value` is a number from 0 to 1.
 
     Raises:
         ClassesError: `value` is something else; the message names the argument.
@@ -159,7 +159,7 @@ def check_names(names: Iterable[str], argument: str) -> tuple[str, ...]:
 
 
 def _check_list(names: Iterable[Any], argument: str) -> list[Any]:
-    """The items of a list or another ordered iterable; a bare string or a set is refused."""
+    """The items of a list or another ordered iterable; bare strings and sets are rejected."""
     if isinstance(names, str | bytes):
         text = names.decode(errors="replace") if isinstance(names, bytes) else str(names)
         as_list = json.dumps(split_class_list(text) or [text], ensure_ascii=False)

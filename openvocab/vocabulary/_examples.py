@@ -21,8 +21,8 @@ Box: TypeAlias = tuple[float, float, float, float]
 class Example:
     """An example image of a class or of a negative: a whole picture, or one box of it.
 
-    A whole picture is encoded as it is, so crop it tightly. A box is encoded as the detector's own
-    boxes are, with the context of the preset around it.
+    A whole picture is encoded as it is, so crop it tightly. A box is encoded like the detector's
+    own boxes, with the preset's context around it.
 
     Raises:
         ClassesError: the box is not four numbers `x1, y1, x2, y2` with `x1 < x2` and `y1 < y2`.
@@ -34,7 +34,7 @@ class Example:
     image: "str | os.PathLike[str] | bytes | BinaryIO | PIL.Image.Image | NDArray[Any]"
     """As for `openvocab.io.load_image`; a string is a path here."""
     box: Sequence[float] | NDArray[Any] | None = None
-    """`x1, y1, x2, y2` in pixels of the picture, such as a row of `xyxy`; None is all of it."""
+    """`x1, y1, x2, y2` in pixels, such as a row of `xyxy`; None for the whole picture."""
 
     def __post_init__(self) -> None:
         if self.box is not None:
@@ -45,12 +45,12 @@ class Example:
         return f"Example({describe(self._file or self.image)}{box})"
 
     def __str__(self) -> str:
-        """The name of its file, with the box; `example image` if it is not a file.
+        """The file name, followed by the box; `example image` if the image is not a file.
 
         >>> str(Example("photos/street.jpg", box=(31, 230, 800, 746)))
         'street.jpg#31,230,800,746'
         """
-        name = os.path.basename(self._file) or "example image"  # noqa: PTH119  not a Path for a name
+        name = os.path.basename(self._file) or "example image"  # noqa: PTH119  `_file` is a string
         return name if self.box is None else f"{name}#{','.join(map('{:g}'.format, self.box))}"
 
     @property

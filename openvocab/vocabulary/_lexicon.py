@@ -1,4 +1,4 @@
-"""`Lexicon`: what a word means, as synsets of WordNet with their weights."""
+"""`Lexicon`: the meanings of a word, as weighted WordNet synsets."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,20 +17,22 @@ from openvocab.vocabulary._synset_tree import SynsetTree
 
 __all__ = ["KindOf", "Lexicon", "Sense", "load_lexicon"]
 
-# Shares of a word's senses. The counts of WordNet's texts (newspapers, novels of 1961) are small
-# and not about photos: they are damped, and no thing is left out. Where all counts are 0, the order
-# is all that is known. Chosen by looking at some 200 words.
-_DAMPING = 0.75
-_RANK_DAMPING = 0.5
-_SMALLEST = 0.05
-_ABSTRACT = 0.1  # of a word that has a sense that can be photographed: "train" of thought
-# Persons of a word that is also a thing or an animal: "dog" for a chap, "coach", "pitcher". What a
-# thing is can be seen, what somebody does for a living mostly cannot.
-_PERSON = 0.3
-_PRODUCT = 0.15  # food or fur of a word that is an animal: "crayfish", "raccoon"
-_TREE = 0.5  # the plant of a word that is its fruit: "pomegranate"
+# Constants for the share of each sense of a word, chosen by inspecting some 200 words. WordNet's
+# sense counts come from a small corpus (newspapers and novels of 1961) that does not describe
+# photos, so they are damped. Where all counts are 0, only the order of the senses is informative.
+_COUNT_POWER = 0.75
+_RANK_POWER = 0.5
+_MIN_SHARE = 0.05  # of a sense that none of the factors below applies to
+# An abstract sense of a word that also names something visible: "train" of thought.
+_ABSTRACT_FACTOR = 0.1
+# A person sense of a word that also names a thing or an animal: "coach", "pitcher", "dog" for a
+# man. An occupation can rarely be seen in a photo.
+_PERSON_FACTOR = 0.3
+_PRODUCT_FACTOR = 0.15  # the food or fur of an animal of the same name: "crayfish", "raccoon"
+_PLANT_FACTOR = 0.5  # the plant of a fruit of the same name: "pomegranate"
 
-_CAPACITY = 20_000  # phrases, as of text features: callers of a server choose them
+# Phrases, as for the cached text features; bounded because the clients of a server choose them.
+_CACHE_SIZE = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,7 @@ class Sense:
     weight: float
     """Share among the senses of the phrase, whose sum is 1."""
     is_head: bool
-    """The lexicon has only the head noun, so that the phrase is a kind of this synset."""
+    """Only the head noun is in the lexicon; the phrase is a kind of this synset."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,7 @@ class KindOf:
     """Its first word, in lower case."""
     synset: str
     depth: int
-    """Steps down from the phrase that was asked for, from 1."""
+    """Steps below the queried phrase, from 1."""
     frequency: int
     """How often WordNet's sense-tagged texts have the word in this sense; at most 255."""
 
@@ -71,19 +73,19 @@ class Lexicon:
     """
 
     def __init__(self, nouns: Nouns, everyday: Mapping[str, Any]) -> None:
-        """`everyday` is the table of `configs/synsets/everyday.toml`.
+        """Join WordNet with `everyday`, the table of `configs/synsets/everyday.toml`.
 
         Raises:
             ConfigError: the table has a synset that does not exist.
         """
         self._tree = SynsetTree(nouns, everyday)
-        self._meanings = lru_cache(_CAPACITY)(self._find)
+        self._meanings = lru_cache(_CACHE_SIZE)(self._find)
 
     def senses(self, phrase: str) -> tuple[Sense, ...]:
-        """What a phrase means, the heaviest sense first; empty if the lexicon does not know it.
+        """The senses of a phrase, the heaviest first; empty for an unknown one.
 
-        Case, articles, underscores, hyphens and number do not matter. Of a phrase that WordNet
-        lacks, the senses are those of its head noun.
+        Case, articles, underscores, hyphens and plurals are ignored. A phrase that WordNet lacks
+        has the senses of its head noun.
         """
         return tuple(
             Sense(self._tree.name(synset), weight, is_head)
@@ -101,38 +103,40 @@ class Lexicon:
         Args:
             words: the caller's.
             labels: the detector's.
-            label_senses: a synset for every label, or None for those that are to be looked up;
-                see `synsets_for`.
+            label_senses: the synset of each label, or None to look the label up; see
+                `synsets_for`.
 
         Raises:
-            ClassesError: a synset does not exist, or there are not as many as labels.
+            ClassesError: a synset does not exist, or their number is not that of labels.
         """
-        exact = [None] * len(labels) if label_senses is None else label_senses
-        if len(exact) != len(labels):
+        synsets = [None] * len(labels) if label_senses is None else label_senses
+        if len(synsets) != len(labels):
             raise ClassesError(
-                f"label_senses has {len(exact)} synsets for {len(labels)} labels; give one each."
+                f"label_senses has {len(synsets)} synsets for {len(labels)} labels; give one each."
             )
-        names: dict[str, int] = {}
-        word_names, label_names = (
-            np.array([names.setdefault(_identity(each), len(names)) for each in phrases], np.int64)
+        name_ids: dict[str, int] = {}
+        word_name_ids, label_name_ids = (
+            np.array(
+                [name_ids.setdefault(_name(phrase), len(name_ids)) for phrase in phrases], np.int64
+            )
             for phrases in (words, labels)
         )
         return compare(
             [self._meanings(word) for word in words],
             [
                 self._meanings(label) if synset is None else (Meaning(self._number(synset)),)
-                for label, synset in zip(labels, exact, strict=True)
+                for label, synset in zip(labels, synsets, strict=True)
             ],
-            word_names[:, None] == label_names,
+            word_name_ids[:, None] == label_name_ids,
             self._tree.lineage,
         )
 
     def kinds(self, phrase: str, synset: str | None = None) -> list[KindOf]:
-        """Everything that is a kind of a phrase's heaviest sense: breadth first, commonest first.
+        """All kinds of a phrase's heaviest sense, breadth first, then the most frequent first.
 
         Args:
             phrase: as for `senses`; an unknown one has no kinds.
-            synset: another sense of it.
+            synset: the sense to use instead of the heaviest.
 
         Raises:
             ClassesError: there is no such synset.
@@ -141,17 +145,18 @@ class Lexicon:
         level = [meaning.synset for meaning in self._meanings(phrase)[:1]]
         if synset is not None:
             level = [self._number(synset)]
-        seen = set(level)
-        found: list[KindOf] = []
+        visited = set(level)
+        kinds: list[KindOf] = []
         while level:
-            below = {each for one in level for each in tree.below(one)} - seen
-            level = sorted(below, key=lambda each: (-tree.count(each), each))
-            depth = found[-1].depth + 1 if found else 1
-            seen |= below
-            found += [
-                KindOf(tree.word(each), tree.name(each), depth, tree.count(each)) for each in level
+            children = {child for parent in level for child in tree.below(parent)} - visited
+            level = sorted(children, key=lambda child: (-tree.count(child), child))
+            depth = kinds[-1].depth + 1 if kinds else 1
+            visited |= children
+            kinds += [
+                KindOf(tree.word(child), tree.name(child), depth, tree.count(child))
+                for child in level
             ]
-        return found
+        return kinds
 
     def has_synset(self, name: str) -> bool:
         """Whether there is a synset of this name, such as `dog.n.01`."""
@@ -165,25 +170,25 @@ class Lexicon:
 
     def _find(self, phrase: str) -> Meanings:
         key = phrase_key(phrase)
-        found = self._look_up(key)
-        is_head = not found
+        senses = self._look_up(key)
+        is_head = not senses
         if is_head:
             candidates = head_candidates(key, self._is_thing, self._is_living)
-            found = next(filter(None, map(self._look_up, candidates)), [])
-        weights = _weights(found, [self._tree.kind(sense.synset) for sense in found])
+            senses = next(filter(None, map(self._look_up, candidates)), [])
+        weights = _weights(senses, [self._tree.kind(sense.synset) for sense in senses])
         meanings = [
             Meaning(sense.synset, weight, is_head)
-            for sense, weight in zip(found, weights, strict=True)
+            for sense, weight in zip(senses, weights, strict=True)
         ]
         return tuple(sorted(meanings, key=lambda meaning: -meaning.weight))
 
     def _look_up(self, key: str) -> list[NounSense]:
-        exact = self._tree.find(key)
+        senses = self._tree.find(key)
         irregular = self._tree.nouns.irregular
-        if exact and not any(map(self._is_visible, exact)):
-            # WordNet has "cards" as a game only.
-            exact += self._everyday_things(singulars(key, irregular))
-        return exact or next(filter(None, map(self._tree.find, spellings(key, irregular))), [])
+        if senses and not any(map(self._is_visible, senses)):
+            # "cards" itself is only a game in WordNet.
+            senses += self._everyday_things(singulars(key, irregular))
+        return senses or next(filter(None, map(self._tree.find, spellings(key, irregular))), [])
 
     def _everyday_things(self, keys: Iterable[str]) -> list[NounSense]:
         senses = next(filter(None, map(self._tree.find, keys)), [])
@@ -196,34 +201,34 @@ class Lexicon:
         return any(map(self._is_visible, self._look_up(word)))
 
     def _is_living(self, word: str) -> bool:
-        first = self._look_up(word)[:1]
-        return any(self._tree.kind(each.synset) in (Kind.PERSON, Kind.ANIMAL) for each in first)
+        senses = self._look_up(word)
+        return bool(senses) and self._tree.kind(senses[0].synset) in (Kind.PERSON, Kind.ANIMAL)
 
 
-def _identity(phrase: str) -> str:
-    """Equal for phrases that are the same: "a bus" and "Bus", but not "bat (animal)" and "bat"."""
+def _name(phrase: str) -> str:
+    """A key that "a bus" and "Bus" share, but "bat (animal)" and "bat" do not."""
     return name_key(phrase) if "(" in phrase else phrase_key(phrase)
 
 
 def _weights(senses: Sequence[NounSense], kinds: Sequence[int]) -> list[float]:
-    """Shares of the senses of a word, in WordNet's order, which is by frequency where it is known."""
-    present = set(kinds)
+    """Shares of the senses of a word; WordNet orders them by frequency where it is known."""
+    distinct_kinds = set(kinds)
     factors = dict.fromkeys(Kind, 1.0)
-    if present - {Kind.ABSTRACT}:
-        factors[Kind.ABSTRACT] = _ABSTRACT
-    if present - {Kind.ABSTRACT, Kind.PERSON}:
-        factors[Kind.PERSON] = _PERSON
-    if Kind.ANIMAL in present:
-        factors[Kind.PRODUCT] = _PRODUCT
-    elif Kind.PRODUCT in present:
-        factors[Kind.PLANT] = _TREE
+    if distinct_kinds - {Kind.ABSTRACT}:
+        factors[Kind.ABSTRACT] = _ABSTRACT_FACTOR
+    if distinct_kinds - {Kind.ABSTRACT, Kind.PERSON}:
+        factors[Kind.PERSON] = _PERSON_FACTOR
+    if Kind.ANIMAL in distinct_kinds:
+        factors[Kind.PRODUCT] = _PRODUCT_FACTOR
+    elif Kind.PRODUCT in distinct_kinds:
+        factors[Kind.PLANT] = _PLANT_FACTOR
     shares = [
-        factors[Kind(kind)] * (sense.count + 1) ** _DAMPING / rank**_RANK_DAMPING
+        factors[Kind(kind)] * (sense.count + 1) ** _COUNT_POWER / rank**_RANK_POWER
         for rank, (sense, kind) in enumerate(zip(senses, kinds, strict=True), 1)
     ]
     total = sum(shares)
     raised = [
-        max(share / total, _SMALLEST if factors[Kind(kind)] == 1 else 0)
+        max(share / total, _MIN_SHARE if factors[Kind(kind)] == 1 else 0)
         for share, kind in zip(shares, kinds, strict=True)
     ]
     return [share / sum(raised) for share in raised]
@@ -231,10 +236,10 @@ def _weights(senses: Sequence[NounSense], kinds: Sequence[int]) -> list[float]:
 
 @cache
 def load_lexicon() -> Lexicon:
-    """The lexicon of the package: read on the first call, some 30 ms, and kept.
+    """The lexicon of the package; read on the first call (about 30 ms), then cached.
 
     Raises:
-        OpenVocabError: its file is missing or damaged.
+        OpenVocabError: the file is missing or damaged.
     """
     everyday = read_table(package_data("configs") / "synsets" / "everyday.toml")
     return Lexicon(Nouns.load(package_data("lexicon") / "nouns.npz"), everyday)

@@ -14,7 +14,7 @@ from openvocab.errors import OpenVocabError
 
 __all__ = ["Kind", "NounSense", "Nouns"]
 
-# A phrase is found whatever its hyphens, apostrophes and full stops.
+# Look-ups ignore hyphens, apostrophes and full stops.
 _SPACES, _DROPPED = bytes.maketrans(b"-", b" "), b"'."
 
 
@@ -43,27 +43,27 @@ class Nouns:
     """N nouns with W senses, and S synsets with their hypernyms.
 
     Source: WordNet 3.0 (Princeton University), by `training/build_lexicon.py`. Synsets are numbered
-    depth first from `entity`, the root, so that most are near their hypernyms.
+    depth first from `entity`, the root, so most are close to their hypernyms.
     """
 
     lemmas: bytes
-    """The nouns, one a line, sorted by the key that finds them."""
+    """The nouns, one per line, sorted by the key that they are looked up by."""
     irregular: dict[str, str]
-    """Plurals that no rule explains, and their singulars."""
+    """Irregular plurals and their singulars."""
     sense_start: NDArray[np.int64]
     """`(N + 1,)`: the senses of noun `i` are the rows `sense_start[i]` to `sense_start[i + 1]`."""
     sense_synset: NDArray[np.int32]
-    """`(W,)`, the commonest sense of each noun first."""
+    """`(W,)`, the most frequent sense of each noun first."""
     sense_rank: NDArray[np.uint8]
     """`(W,)`, the number of the sense in WordNet, from 1; instances are left out."""
     sense_names: NDArray[np.bool_]
-    """`(W,)`, whether the noun is the first word of the synset, by which the synset is called."""
+    """`(W,)`, whether the noun is the first word of the synset, which names it."""
     sense_count: NDArray[np.uint8]
     """`(W,)`, see `NounSense.count`."""
     kind: NDArray[np.uint8]
-    """`(S,)`, a `Kind` each."""
+    """`(S,)`, the `Kind` of each synset."""
     hyponyms: NDArray[np.int32]
-    """`(S,)`, how many different synsets lie below."""
+    """`(S,)`, how many distinct synsets are below."""
     parent_start: NDArray[np.int64]
     """`(S + 1,)`, as `sense_start`."""
     parents: NDArray[np.int64]
@@ -78,7 +78,7 @@ class Nouns:
         """
         try:
             with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
-                return cls._of(arrays)
+                return cls._from_arrays(arrays)
         # NumPy, zipfile and zlib raise a dozen kinds of errors on a damaged file.
         except Exception as error:
             raise OpenVocabError(
@@ -87,7 +87,7 @@ class Nouns:
             ) from error
 
     @classmethod
-    def _of(cls, arrays: Any) -> Self:  # noqa: ANN401  NpzFile has no item types
+    def _from_arrays(cls, arrays: Any) -> Self:  # noqa: ANN401  NpzFile has no item types
         pairs = arrays["irregular"].tobytes().decode().split("\n")
         parent_start = _starts(arrays["synset_parents"])
         children = np.repeat(np.arange(len(parent_start) - 1), arrays["synset_parents"])
@@ -140,10 +140,10 @@ class Nouns:
 
     def _rows(self, key: str) -> slice:
         """The senses of all nouns with a key: "x-ray" and "x ray" share one."""
-        wanted = key.encode(errors="replace")
-        low = bisect_left(self._keys, wanted)
-        high = bisect_right(self._keys, wanted, lo=low)
-        return slice(int(self.sense_start[low]), int(self.sense_start[high]))
+        encoded = key.encode(errors="replace")
+        start = bisect_left(self._keys, encoded)
+        end = bisect_right(self._keys, encoded, lo=start)
+        return slice(int(self.sense_start[start]), int(self.sense_start[end]))
 
     def name(self, synset: int) -> str:
         """`dog.n.01`: the first word and the number of its sense."""
@@ -164,14 +164,14 @@ class Nouns:
     def number(self, name: str) -> int | None:
         """The synset of a name; None if there is none.
 
-        Instances and synsets of other parts of speech are none.
+        Instances and other parts of speech are not included.
         """
         word, _, rank = name.replace("_", " ").rpartition(".n.")
         rows = self._rows(word.encode().translate(_SPACES, _DROPPED).decode())
         if not rank.isdecimal():
             return None
-        is_it = self.sense_names[rows] & (self.sense_rank[rows] == int(rank))
-        return next(iter(self.sense_synset[rows][is_it].tolist()), None)
+        is_match = self.sense_names[rows] & (self.sense_rank[rows] == int(rank))
+        return next(iter(self.sense_synset[rows][is_match].tolist()), None)
 
     def above(self, synset: int) -> list[int]:
         """The hypernyms of a synset."""

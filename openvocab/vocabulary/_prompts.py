@@ -7,8 +7,8 @@ from openvocab.errors import ConfigError
 TEMPLATES: dict[str, tuple[str, ...]] = {
     "none": ("{}",),
     "simple": ("a photo of {article} {}", "a cropped photo of {article} {}", "{}"),
-    # Eight of the 80 ImageNet templates carry nearly all of their gain (open_clip's
-    # zero_shot_metadata.py calls the same idea SIMPLE_IMAGENET_TEMPLATES).
+    # Eight of the 80 ImageNet templates give nearly all of their gain; compare
+    # SIMPLE_IMAGENET_TEMPLATES in open_clip's zero_shot_metadata.py.
     "openai": (
         "itap of {article} {}",
         "a bad photo of the {}",
@@ -67,19 +67,19 @@ def get_templates(name: str) -> tuple[str, ...]:
 
 
 def render_prompts(name: str, templates: tuple[str, ...]) -> list[str]:
-    """The name in each of the templates.
+    """Fill the name into each template.
 
     >>> render_prompts("traffic_light", ("a photo of {article} {}",))
     ['a photo of a traffic light']
     """
     text = normalize_name(name)
-    # A name with its own article ("the Eiffel Tower") needs no second one.
+    # Keep the article of a name that has one ("the Eiffel Tower").
     own_article, _, rest = text.partition(" ")
     if own_article.lower() in {"a", "an", "the"} and rest:
         text = rest
     else:
         own_article = article(text)
-    # Not str.format: braces in a name are text, not fields.
+    # Not str.format, which would read braces in a name as fields.
     return [
         template.replace("{article}", own_article).replace("{}", text) for template in templates
     ]

@@ -1,4 +1,4 @@
-"""`SynsetTree`: WordNet's synsets and our own, as one tree."""
+"""`SynsetTree`: the hierarchy of WordNet's synsets and our own."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
@@ -17,7 +17,7 @@ class SynsetTree:
     """Synsets by number: WordNet's first, then those of `configs/synsets/everyday.toml`."""
 
     def __init__(self, nouns: Nouns, everyday: Mapping[str, Any]) -> None:
-        """`everyday` is the table, whose comments say what it has.
+        """Add the synsets and links of `everyday`; comments in the file explain its entries.
 
         Raises:
             ConfigError: the table names a synset that does not exist.
@@ -25,35 +25,35 @@ class SynsetTree:
         self.nouns = nouns
         self._wordnet_size = len(nouns.kind)
         self._own_words: list[str] = []
-        self._own_above: dict[int, list[int]] = {}
-        self._own_below: dict[int, list[int]] = {}
-        self._cut: set[tuple[int, int]] = set()
+        self._added_parents: dict[int, list[int]] = {}
+        self._added_children: dict[int, list[int]] = {}
+        self._removed_links: set[tuple[int, int]] = set()  # (child, parent)
         self._meanings: dict[str, tuple[int, ...]] = {}
         self._add_synsets(everyday.get("synsets", {}))
         for child, parent in everyday.get("above", {}).items():
             self._link(child, parent)
         for child, parent in everyday.get("not_above", {}).items():
-            self._cut.add((self._existing(child), self._existing(parent)))
+            self._removed_links.add((self._require(child), self._require(parent)))
         for word, names in everyday.get("meanings", {}).items():
-            listed = [names] if isinstance(names, str) else names
-            self._meanings[phrase_key(word)] = tuple(map(self._existing, listed))
+            synset_names = [names] if isinstance(names, str) else names
+            self._meanings[phrase_key(word)] = tuple(map(self._require, synset_names))
         self.lineage = cache(self._lineage)
 
     def find(self, key: str) -> list[NounSense]:
-        """The senses of a word, from our table if it is there; empty for an unknown one."""
+        """The senses of a word, from our table if it has the word; empty for an unknown word."""
         if key in self._meanings:
             return [NounSense(synset, 0) for synset in self._meanings[key]]
         return self.nouns.find(key)
 
     def number(self, name: str) -> int | None:
-        """The synset of a name, such as `dog.n.01`; None if there is none."""
+        """The synset of a name, such as `dog.n.01`; None for an unknown name."""
         word, _, rank = name.rpartition(".n.")
         if rank == "00" and word.replace("_", " ") in self._own_words:
             return self._wordnet_size + self._own_words.index(word.replace("_", " "))
         return self.nouns.number(name)
 
     def name(self, synset: int) -> str:
-        """`dog.n.01`; our own have number 00."""
+        """The name, such as `dog.n.01`; our own synsets have sense number 00."""
         if self._is_own(synset):
             return f"{self.word(synset).replace(' ', '_')}.n.00"
         return self.nouns.name(synset)
@@ -74,21 +74,23 @@ class SynsetTree:
 
     def above(self, synset: int) -> Iterator[int]:
         """The hypernyms of a synset."""
-        wordnet = () if self._is_own(synset) else self.nouns.above(synset)
-        for links in (wordnet, self._own_above.get(synset, ())):
-            yield from (each for each in links if (synset, each) not in self._cut)
+        wordnet_parents = () if self._is_own(synset) else self.nouns.above(synset)
+        for parent in (*wordnet_parents, *self._added_parents.get(synset, ())):
+            if (synset, parent) not in self._removed_links:
+                yield parent
 
     def below(self, synset: int) -> Iterator[int]:
         """The hyponyms of a synset."""
-        wordnet = () if self._is_own(synset) else self.nouns.below(synset)
-        for links in (wordnet, self._own_below.get(synset, ())):
-            yield from (each for each in links if (each, synset) not in self._cut)
+        wordnet_children = () if self._is_own(synset) else self.nouns.below(synset)
+        for child in (*wordnet_children, *self._added_children.get(synset, ())):
+            if (child, synset) not in self._removed_links:
+                yield child
 
     def _lineage(self, synset: int) -> Lineage:
-        found = {synset: None}
-        for each in self.above(synset):
-            found |= dict.fromkeys(self.lineage(each).synsets)
-        return Lineage(tuple(found), self._content(synset))
+        synsets = {synset: None}  # a dict keeps the order
+        for parent in self.above(synset):
+            synsets |= dict.fromkeys(self.lineage(parent).synsets)
+        return Lineage(tuple(synsets), self._content(synset))
 
     def _content(self, synset: int) -> float:
         """Information content in [0, 1]: 1 without hyponyms, 0 at the root.
@@ -100,32 +102,33 @@ class SynsetTree:
 
     def _below_count(self, synset: int) -> int:
         if not self._is_own(synset):
-            return int(self.nouns.hyponyms[synset])  # ours add next to nothing
-        # What lies below two of them is counted twice, which a logarithm forgives.
-        return sum(1 + self._below_count(each) for each in self._own_below.get(synset, ()))
+            return int(self.nouns.hyponyms[synset])  # without the few that we add
+        # A synset below two of the children is counted twice, which hardly changes the logarithm.
+        children = self._added_children.get(synset, ())
+        return sum(1 + self._below_count(child) for child in children)
 
     def _is_own(self, synset: int) -> bool:
         return synset >= self._wordnet_size
 
     def _add_synsets(self, table: Mapping[str, Mapping[str, Iterable[str]]]) -> None:
-        for name, entry in table.items():  # all of them first, as they name each other
+        for name, entry in table.items():  # all names first, as entries refer to each other
             number = self._wordnet_size + len(self._own_words)
             self._own_words.append(name)
             for word in (name, *entry.get("words", ())):
                 self._meanings[phrase_key(word)] = (number,)
         for name, entry in table.items():
-            own = f"{name}.n.00"
+            own_name = f"{name}.n.00"
             for parent in entry.get("above", ()):
-                self._link(own, parent)
+                self._link(own_name, parent)
             for child in entry.get("below", ()):
-                self._link(child, own)
+                self._link(child, own_name)
 
     def _link(self, child: str, parent: str) -> None:
-        low, high = self._existing(child), self._existing(parent)
-        self._own_above.setdefault(low, []).append(high)
-        self._own_below.setdefault(high, []).append(low)
+        child_number, parent_number = self._require(child), self._require(parent)
+        self._added_parents.setdefault(child_number, []).append(parent_number)
+        self._added_children.setdefault(parent_number, []).append(child_number)
 
-    def _existing(self, name: str) -> int:
+    def _require(self, name: str) -> int:
         number = self.number(name)
         if number is None:
             raise ConfigError(f"everyday.toml has {name!r}, which is no synset; correct it.")

@@ -1,4 +1,4 @@
-"""What the labels of well-known datasets mean, by the tables of `configs/synsets`."""
+"""Synsets for the labels of well-known datasets, from the tables in `configs/synsets`."""
 
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -9,18 +9,18 @@ from openvocab.vocabulary._prompts import name_key
 __all__ = ["synsets_for"]
 
 _TABLES = ("coco", "objects365", "lvis")
-# A detector's labels are those of a dataset if nearly all are in its table (somebody may have added
-# or renamed a few), and if they are not so few that this may be chance: a detector of "mouse" and
-# "cat" may have been trained in a barn.
-_SHARE = 0.9
-_FEWEST = 40
+# A detector's labels are taken for those of a dataset if nearly all are in its table (a few may
+# have been added or renamed), and if there are too many for a coincidence: the "mouse" of a
+# detector with the labels "mouse" and "cat" may be the animal.
+_MIN_MATCHED = 0.9
+_MIN_LABELS = 40
 
 
 def synsets_for(labels: Sequence[str]) -> tuple[str | None, ...]:
     """The synset of each label if the labels are those of COCO, Objects365 or LVIS, else None.
 
-    A label that the dataset lacks has None, as have all labels of another detector: they are to be
-    looked up. Pass the result to `Lexicon.relations`.
+    Labels that the dataset lacks get None, and so do all labels of any other detector. Pass the
+    result to `Lexicon.relations`, which looks up the labels with None.
 
     Raises:
         ConfigError: a table of the package is missing or damaged.
@@ -29,13 +29,13 @@ def synsets_for(labels: Sequence[str]) -> tuple[str | None, ...]:
     (None, None)
     """
     keys = [name_key(label) for label in labels]
-    if len(keys) < _FEWEST:
+    if len(keys) < _MIN_LABELS:
         return (None,) * len(keys)
     tables = [_table(name) for name in _TABLES]
-    best = max(tables, key=lambda table: sum(_find(table, key) is not None for key in keys))
-    synsets = tuple(_find(best, key) for key in keys)
-    known = len(synsets) - synsets.count(None)
-    return synsets if known >= _SHARE * len(keys) else (None,) * len(keys)
+    best_table = max(tables, key=lambda table: sum(_find(table, key) is not None for key in keys))
+    synsets = tuple(_find(best_table, key) for key in keys)
+    matched = len(synsets) - synsets.count(None)
+    return synsets if matched >= _MIN_MATCHED * len(keys) else (None,) * len(keys)
 
 
 @cache
@@ -45,5 +45,5 @@ def _table(name: str) -> Mapping[str, str]:
 
 
 def _find(table: Mapping[str, str], key: str) -> str | None:
-    """Also of "aerosol can/spray can", as Ultralytics calls a class of LVIS with its synonyms."""
+    """The synset; Ultralytics names LVIS classes by all synonyms: "aerosol can/spray can"."""
     return table.get(key) or table.get(key.partition("/")[0])

@@ -25,8 +25,8 @@ class Vocabulary:
     """Classes and negatives as sets of prototypes of one encoder; immutable and thread-safe.
 
     A prototype is the feature of one name (the mean over its prompt templates, renormalized, as in
-    CLIP's zero-shot classifier; Radford et al., ICML 2021) or of one example image. The best
-    prototype of a class counts.
+    CLIP's zero-shot classifier; Radford et al., ICML 2021) or of one example image. A class is
+    scored by its best prototype.
 
     >>> prototypes = np.eye(2, dtype=np.float32)
     >>> vocabulary = Vocabulary(("bus",), prototypes, np.array([0, 0]), ("bus", "coach"), "test")
@@ -37,10 +37,10 @@ class Vocabulary:
     names: tuple[str, ...]
     """`(K,)`, exactly the caller's strings; the `class_id` of a result is an index into them."""
     features: Features
-    """`(P, D)`, unit rows: the prototypes, those of one class together."""
+    """`(P, D)`, unit rows: the prototypes, grouped by class."""
     class_ids: NDArray[np.intp]
-    """`(P,)`, rising: 0 to K - 1 for the classes, K to K + J - 1 for the J negatives, which compete
-    with the classes and are never returned."""
+    """`(P,)`, ascending: 0 to K - 1 for the classes, K to K + J - 1 for the J negatives, which
+    compete with the classes and are never returned."""
     words: tuple[str | None, ...]
     """`(P,)`, the name that each prototype encodes; None for an example image."""
     fingerprint: str
@@ -69,12 +69,12 @@ class Vocabulary:
 
     @property
     def negative_count(self) -> int:
-        """How many negatives there are, J."""
+        """The number of negatives, J."""
         return int(self.class_ids[-1]) + 1 - len(self.names)
 
     @property
     def is_image(self) -> NDArray[np.bool_]:
-        """`(P,)`: the prototype is of an example image."""
+        """`(P,)`, whether the prototype is that of an example image."""
         return np.array([word is None for word in self.words], np.bool_)
 
     def __len__(self) -> int:
@@ -105,15 +105,16 @@ class Vocabulary:
             encode_examples: example images to unit features `(N, D)`.
             fingerprint: identifies the encoder and the templates.
         """
-        sets = [*classes.values(), *((negative,) for negative in negatives)]
-        parts = [part for of_class in sets for part in of_class]
+        class_parts = [*classes.values(), *((negative,) for negative in negatives)]
+        parts = [part for parts_of_class in class_parts for part in parts_of_class]
         examples = [part for part in parts if isinstance(part, Example)]
-        encoded = encode_names([part for part in parts if isinstance(part, str)])
-        names, images = iter(encoded), iter(encode_examples(examples) if examples else ())
-        features = np.empty((len(parts), encoded.shape[1]), np.float32)
+        name_features = encode_names([part for part in parts if isinstance(part, str)])
+        name_rows = iter(name_features)
+        example_rows = iter(encode_examples(examples) if examples else ())
+        features = np.empty((len(parts), name_features.shape[1]), np.float32)
         for row, part in zip(features, parts, strict=True):
-            row[:] = next(names if isinstance(part, str) else images)
-        class_ids = np.repeat(np.arange(len(sets)), [len(of_class) for of_class in sets])
+            row[:] = next(name_rows if isinstance(part, str) else example_rows)
+        class_ids = np.repeat(np.arange(len(class_parts)), list(map(len, class_parts)))
         words = tuple(part if isinstance(part, str) else None for part in parts)
         return cls(tuple(classes), features, class_ids, words, fingerprint)
 
