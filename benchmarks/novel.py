@@ -55,8 +55,8 @@ def best_scores(
 
 def f1(own: np.ndarray, others: np.ndarray, threshold: float) -> float:
     """F1 over photos, as if there were as many of the class as others."""
-    found, wrong = (own >= threshold).mean(), (others >= threshold).mean()
-    return float(2 * found / (1 + found + wrong))
+    recall, false_positive_rate = (own >= threshold).mean(), (others >= threshold).mean()
+    return float(2 * recall / (1 + recall + false_positive_rate))
 
 
 def _top_label(regions: EncodedRegions) -> int | None:
@@ -86,10 +86,10 @@ def measure(detector: OpenVocabDetector, folder: Path, others: Path) -> dict[str
         queries = {"name": [name], "example": [example], "both": [name, example]}
         for query, parts in queries.items():
             own, _ = best_scores(detector, own_regions, {name: parts})
-            wrong, false_boxes = best_scores(detector, other_regions, {name: parts})
-            curve = [f1(own, wrong, threshold) for threshold in THRESHOLDS]
+            others_scores, false_boxes = best_scores(detector, other_regions, {name: parts})
+            curve = [f1(own, others_scores, threshold) for threshold in THRESHOLDS]
             row[query] = {
-                "F1": f1(own, wrong, detector.preset.scoring.score_threshold),
+                "F1": f1(own, others_scores, detector.preset.scoring.score_threshold),
                 "best_F1": max(curve),
                 "best_threshold": float(THRESHOLDS[int(np.argmax(curve))]),
                 "false_boxes_per_photo": false_boxes,

@@ -4,11 +4,11 @@ from typing import Any
 
 import gradio as gr
 
-from openvocab.io import detections_to_rows
+from openvocab.io import detections_to_rows, load_image
 from openvocab.io._rows import near_misses_to_rows
 
 from .detectors import get_detector
-from .formatting import MIN_NEAR_SCORE, shown_errors
+from .formatting import shown_errors
 from .inputs import image_path, parse_classes, parse_names
 
 
@@ -31,10 +31,15 @@ def detect(
         raise gr.Error("There is no image; send one.", print_exception=False)
     with shown_errors():
         detector = get_detector()
-        vocabulary = detector.vocabulary(parse_classes(classes), parse_names(negatives))
-        regions = detector.encode_image(image, score_threshold=min(threshold, MIN_NEAR_SCORE))
-        detections = detector.classify(regions, vocabulary, score_threshold=threshold)
-        near_misses = detector.near_misses(regions, vocabulary, score_threshold=threshold)
+        head = detector.class_head(
+            parse_classes(classes),
+            negatives=parse_names(negatives),
+            score_threshold=threshold,
+        )
+        # No more boxes than `detect` encodes, and what came closest is one of them.
+        (regions,) = detector.encode_images([load_image(image)], [head.min_objectness])
+        detections = head.classify(regions)
+        near_misses = head.near_misses(regions, detections)
     return {
         "detections": [
             {"class_name": row["class_name"], "score": row["confidence"], "box": row["xyxy"]}

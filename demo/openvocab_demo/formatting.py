@@ -17,7 +17,6 @@ from openvocab.io import shorten_label
 from openvocab.types import Image, NearMiss
 
 LABEL_SCALE = 1.4  # readable on a phone
-MIN_NEAR_SCORE = 0.1  # of a near miss that is drawn; below, it is just some box
 
 
 def draw(image: Image, detections: sv.Detections) -> Image:

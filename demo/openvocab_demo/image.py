@@ -15,7 +15,6 @@ from openvocab.types import EncodedRegions, Image
 from .detectors import get_detector, local_presets
 from .drawn_examples import SCRIPT, DrawnExamples
 from .formatting import (
-    MIN_NEAR_SCORE,
     count_classes,
     draw,
     draw_near_miss,
@@ -31,6 +30,7 @@ MAX_SIDE = 1920  # pixels; larger than the page shows would only cost time
 HEADERS = ["#", "class", "score", "objectness", "similarity", "detector label"]
 SUFFIXES = {"negative": " (negative)", "detector": " (detector label)"}
 MAX_NEAR_MISSES = 3  # in the status line
+MIN_NEAR_SCORE = 0.1  # of a near miss that is drawn; below, it is just some box
 MAX_BARS = 5  # classes, and as many competitors
 ASSETS = Path(find_spec("ultralytics").submodule_search_locations[0]) / "assets"  # type: ignore[union-attr,index]
 EXAMPLES = [

@@ -70,19 +70,28 @@ def _relate(
     logit_scale: float,
 ) -> WordRelations:
     """Relate each prototype to the labels: its words together, or else its images."""
+    shape = len(word_rows), len(labels.labels)
+    relations = WordRelations(
+        likelihood=np.empty(shape, np.float32),
+        covers=np.empty(shape, np.bool_),
+        rivalry=np.empty(shape, np.float32),
+        base=np.empty(len(word_rows), np.float32),
+    )
+    is_image = np.array([not rows for rows in word_rows], np.bool_)
+    by_image = labels.relate_images(features[is_image], logit_scale)
+    for array, image_rows in zip(relations, by_image, strict=True):
+        array[is_image] = image_rows
     flat = [row for rows in word_rows for row in rows]
     words = [word for row in flat if (word := vocabulary.words[row]) is not None]
     by_word = labels.relate(words, vocabulary.features[flat])
-    relations = labels.relate_images(features, logit_scale)
     start = 0
-    for prototype, rows in enumerate(word_rows):
-        if rows:
-            own = slice(start, start + len(rows))
-            relations.likelihood[prototype] = by_word.likelihood[own].mean(axis=0)
-            relations.covers[prototype] = by_word.covers[own].any(axis=0)
-            relations.rivalry[prototype] = by_word.rivalry[own].min(axis=0)
-            relations.base[prototype] = by_word.base[own].max()
-            start = own.stop
+    for prototype in np.flatnonzero(~is_image):
+        own = slice(start, start + len(word_rows[prototype]))
+        relations.likelihood[prototype] = by_word.likelihood[own].mean(axis=0)
+        relations.covers[prototype] = by_word.covers[own].any(axis=0)
+        relations.rivalry[prototype] = by_word.rivalry[own].min(axis=0)
+        relations.base[prototype] = by_word.base[own].max()
+        start = own.stop
     return relations
 
 

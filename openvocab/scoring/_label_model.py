@@ -150,14 +150,12 @@ class LabelModel:
         As a label classifies the example, it says what else the class looks like; the label
         competes only as far as the example is none of its own.
         """
-        similarity = self.similarity(features)
-        shares = _spread(similarity, logit_scale, 2 * UNIFORM)
-        own = _spread(similarity, logit_scale, 0)
+        shares = _spread(self.similarity(features), logit_scale, 0)
         return WordRelations(
-            likelihood=matmul_nt(shares, self.likelihood.T),
-            covers=np.zeros(own.shape, np.bool_),
-            rivalry=np.log(np.maximum(1 - own, np.float32(np.exp(-RIVAL_LOG_ODDS)))),
-            base=np.zeros(len(own), np.float32),
+            likelihood=matmul_nt(_mix_uniform(shares, 2 * UNIFORM), self.likelihood.T),
+            covers=np.zeros(shares.shape, np.bool_),
+            rivalry=np.log(np.maximum(1 - shares, np.float32(np.exp(-RIVAL_LOG_ODDS)))),
+            base=np.zeros(len(shares), np.float32),
         )
 
     def similarity(self, features: Features) -> Floats:
@@ -174,10 +172,14 @@ def _ramp(similarity: Floats) -> Floats:
 
 def _spread(similarity: Floats, sharpness: float, uniform: float = UNIFORM) -> Floats:
     """Softmax over the labels, mixed with a uniform share."""
-    count = max(similarity.shape[1], 1)
     if similarity.shape[1] == 1:  # the only label, also where it is excluded
         return np.ones_like(similarity)
-    shares = log_odds.softmax(np.float32(sharpness) * similarity)
+    return _mix_uniform(log_odds.softmax(np.float32(sharpness) * similarity), uniform)
+
+
+def _mix_uniform(shares: Floats, uniform: float) -> Floats:
+    """Replace a part of the shares `(R, L)`, whose rows sum to one, by a uniform distribution."""
+    count = max(shares.shape[1], 1)
     result: Floats = np.float32(1 - uniform) * shares + np.float32(uniform / count)
     return result
 
