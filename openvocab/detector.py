@@ -20,6 +20,7 @@ from openvocab.encoders._text_cache import TextFeatureCache
 from openvocab.errors import ClassesError, ConfigError, ModelError
 from openvocab.io._images import ImageLike, load_image, load_images
 from openvocab.proposers import load_proposer
+from openvocab.proposers._tiled import with_sizes
 from openvocab.scoring import ClassHead, ImagePrototypes, LabelModel
 from openvocab.scoring._log_odds import min_objectness
 from openvocab.types import (
@@ -123,6 +124,24 @@ class OpenVocabDetector:
             raise ConfigError(f"{error}; use fields of ScoringConfig.") from error
         return self._with_preset(replace(self.preset, scoring=config))
 
+    def with_sizes(self, imgsz: int | None = None, tile: int | None = None) -> Self:
+        """A detector with the same models, and another input size of the proposer.
+
+        Args:
+            imgsz: longer side of its input, in pixels; None keeps the size.
+            tile: side of tiles, in pixels of the image; None keeps the size, or none.
+
+        Raises:
+            ConfigError: a size is out of range.
+            ModelError: the proposer cannot be run at this size.
+        """
+        if imgsz is None and tile is None:
+            return self
+        preset = self.preset.with_sizes(imgsz, tile)
+        other = copy(self)
+        other.preset, other.proposer = preset, with_sizes(self.proposer, preset.proposals)
+        return other
+
     def _with_preset(self, preset: Preset) -> Self:
         other = copy(self)
         other.preset, other._heads = preset, LRUCache(_MAX_CLASS_LISTS)
@@ -151,6 +170,8 @@ class OpenVocabDetector:
         score_threshold: float | None = None,
         thresholds: Mapping[str, float] | None = None,
         class_agnostic_nms: bool | None = None,
+        imgsz: int | None = None,
+        tile: int | None = None,
     ) -> sv.Detections:
         """Detect the classes in one image.
 
@@ -167,6 +188,10 @@ class OpenVocabDetector:
             thresholds: separate thresholds for some of the classes, by name.
             class_agnostic_nms: apply NMS across classes, not only within each class; None uses the
                 preset's.
+            imgsz: longer side of the detector's input, in pixels; None uses the preset's. A larger
+                input finds smaller objects, and takes longer.
+            tile: side of tiles that are detected in addition to the whole image, in pixels of the
+                image; None uses the preset's.
 
         Returns:
             Detections of N boxes, best first: `xyxy` `(N, 4)` float32 in pixels; `confidence`
@@ -178,6 +203,8 @@ class OpenVocabDetector:
         Raises:
             ImageError: the image cannot be read.
             ClassesError: the classes, negatives or thresholds cannot be used.
+            ConfigError: a size is out of range.
+            ModelError: the detector cannot be run at this size.
         """
         (detections,) = self.detect_batch(
             [image],
@@ -186,6 +213,8 @@ class OpenVocabDetector:
             score_threshold=score_threshold,
             thresholds=thresholds,
             class_agnostic_nms=class_agnostic_nms,
+            imgsz=imgsz,
+            tile=tile,
         )
         return detections
 
@@ -193,6 +222,9 @@ class OpenVocabDetector:
         self,
         images: Sequence[ImageLike],
         classes: Classes | Vocabulary,
+        *,
+        imgsz: int | None = None,
+        tile: int | None = None,
         **options: Unpack[ClassOptions],
     ) -> list[sv.Detections]:
         """Detect the classes in several images, whose crops are encoded together.
@@ -205,9 +237,12 @@ class OpenVocabDetector:
         Raises:
             ImageError: an image cannot be read (nothing is detected in the others, either).
             ClassesError: the classes, negatives or thresholds cannot be used.
+            ConfigError: a size is out of range.
+            ModelError: the detector cannot be run at this size.
         """
         head, arrays = self.class_head(classes, **options), load_images(images)
-        regions = self.encode_images(arrays, [head.min_objectness] * len(arrays))
+        sized = self.with_sizes(imgsz, tile)
+        regions = sized.encode_images(arrays, [head.min_objectness] * len(arrays))
         return [head.classify(image_regions) for image_regions in regions]
 
     def encode_images(
@@ -315,7 +350,12 @@ class OpenVocabDetector:
         )
 
     def encode_image(
-        self, image: ImageLike, *, score_threshold: float | None = None
+        self,
+        image: ImageLike,
+        *,
+        score_threshold: float | None = None,
+        imgsz: int | None = None,
+        tile: int | None = None,
     ) -> EncodedRegions:
         """Run both networks on an image once; `classify` then costs only new names.
 
@@ -324,10 +364,14 @@ class OpenVocabDetector:
             score_threshold: lowest threshold that `classify` will be given; boxes that cannot
                 reach it are left out. None uses 0.1, or the preset's lowest threshold if that is
                 lower.
+            imgsz: as for `detect`.
+            tile: as for `detect`.
 
         Raises:
             ImageError: the image cannot be read.
             ClassesError: the threshold is not a number from 0 to 1.
+            ConfigError: a size is out of range.
+            ModelError: the detector cannot be run at this size.
         """
         if score_threshold is None:
             own = self.preset.scoring.score_threshold, *self.preset.thresholds.values()
@@ -336,7 +380,8 @@ class OpenVocabDetector:
         scoring = self.preset.scoring
         exponent = max(scoring.fusion_exponent, scoring.novel_fusion_exponent)
         lowest = min_objectness(score_threshold, exponent)
-        (regions,) = self.encode_images([load_image(image)], [lowest])
+        sized = self.with_sizes(imgsz, tile)
+        (regions,) = sized.encode_images([load_image(image)], [lowest])
         return regions
 
     def classify(
@@ -484,6 +529,8 @@ def detect(
     score_threshold: float | None = None,
     thresholds: Mapping[str, float] | None = None,
     class_agnostic_nms: bool | None = None,
+    imgsz: int | None = None,
+    tile: int | None = None,
 ) -> sv.Detections:
     """Detect the classes in one image, with a preset that is loaded once and kept.
 
@@ -500,6 +547,8 @@ def detect(
         score_threshold=score_threshold,
         thresholds=thresholds,
         class_agnostic_nms=class_agnostic_nms,
+        imgsz=imgsz,
+        tile=tile,
     )
 
 

@@ -53,8 +53,13 @@ class Proposals:
     """`(N,)`, the detector's label of each box, as an index into `Proposer.labels`."""
     masks: NDArray[np.bool_] | None = None
     """`(N, H, W)` at the size of the image, or None."""
+    label_confidence: NDArray[np.float32] = None  # type: ignore[assignment]  # set in __post_init__
+    """`(N,)` in [0, 1], how sure the detector is of the label: the objectness, where its score of
+    the label is all that it gives; 0 for an object that no label fits."""
 
     def __post_init__(self) -> None:
+        if self.label_confidence is None:
+            object.__setattr__(self, "label_confidence", self.objectness)
         count = len(self.xyxy)
         shapes = [self.xyxy.shape, self.objectness.shape, np.shape(self.label_ids)]
         if shapes != [(count, 4), (count,), (count,)]:
@@ -70,7 +75,13 @@ class Proposals:
 
     def __getitem__(self, rows: NDArray[np.bool_] | NDArray[np.intp] | slice) -> Self:
         masks = None if self.masks is None else self.masks[rows]
-        return type(self)(self.xyxy[rows], self.objectness[rows], self.label_ids[rows], masks)
+        return type(self)(
+            self.xyxy[rows],
+            self.objectness[rows],
+            self.label_ids[rows],
+            masks,
+            self.label_confidence[rows],
+        )
 
 
 class EncodedRegions(NamedTuple):

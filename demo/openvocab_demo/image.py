@@ -31,6 +31,7 @@ HEADERS = ["#", "class", "score", "objectness", "similarity", "detector label"]
 SUFFIXES = {"negative": " (negative)", "detector": " (detector label)"}
 MAX_NEAR_MISSES = 3  # in the status line
 MIN_NEAR_SCORE = 0.1  # of a near miss that is drawn; below, it is just some box
+INPUT_SIZES, TILE_SIZES = (320, 416, 512, 640, 960, 1280), (320, 416, 640)  # pixels
 MAX_BARS = 5  # classes, and as many competitors
 ASSETS = Path(find_spec("ultralytics").submodule_search_locations[0]) / "assets"  # type: ignore[union-attr,index]
 EXAMPLES = [
@@ -60,22 +61,32 @@ class Result(NamedTuple):
     negatives: list[str]
 
 
-def encode(source: str | Image | None, preset: str) -> EncodedImage | str | None:
-    """Encode the regions of an image, the part that takes time; or return the error message."""
+def encode(
+    source: str | Image | None, preset: str, imgsz: int = 0, tile: int = 0
+) -> EncodedImage | str | None:
+    """Encode the regions of an image, the part that takes time; or return the error message.
+
+    A size of 0 is the preset's.
+    """
     if source is None:
         return None
     try:
         image = load_image(source, name="The image")
         if max(image.shape[:2]) > MAX_SIDE:
             image = sv.resize_image(image, (MAX_SIDE, MAX_SIDE), keep_aspect_ratio=True)
-        return EncodedImage(image, get_detector(preset).encode_image(image), preset)
+        regions = get_detector(preset).encode_image(image, imgsz=imgsz or None, tile=tile or None)
+        return EncodedImage(image, regions, preset)
     except OpenVocabError as error:
         return error_message(error)
 
 
-def encode_again(encoded: EncodedImage | str | None, preset: str) -> EncodedImage | str | None:
-    """Encode the same image with another preset; its upload may be deleted by now."""
-    return encode(encoded.image, preset) if isinstance(encoded, EncodedImage) else encoded
+def encode_again(
+    encoded: EncodedImage | str | None, preset: str, imgsz: int, tile: int
+) -> EncodedImage | str | None:
+    """Encode the same image with other settings; its upload may be deleted by now."""
+    if isinstance(encoded, EncodedImage):
+        return encode(encoded.image, preset, imgsz, tile)
+    return encoded
 
 
 def classify(
@@ -210,7 +221,7 @@ def build_tab() -> None:
             if EXAMPLES:
                 gr.Examples(EXAMPLES, [image, classes], label="Examples")
             compare = gr.Checkbox(label="Compare with the detector's own labels", elem_id="compare")
-            threshold, negatives, preset, examples = _advanced_options()
+            threshold, negatives, settings, examples = _advanced_options()
         with gr.Column():
             detection_table, explanation, bars = _detection_table()
 
@@ -224,8 +235,10 @@ def build_tab() -> None:
     }  # fmt: skip
     slow: dict[str, Any] = {"show_progress_on": annotated, "api_visibility": "private"}
     for encoding in (
-        image.change(encode, [image, preset], encoded, **slow),
-        preset.change(encode_again, [encoded, preset], encoded, **slow),
+        image.change(encode, [image, *settings], encoded, **slow),
+        gr.on(
+            [each.change for each in settings], encode_again, [encoded, *settings], encoded, **slow
+        ),
     ):
         encoding.then(**on_classify).then(**on_compare)
     options = [classes.change, negatives.change, threshold.change, examples.change]
@@ -263,18 +276,28 @@ def _example_options() -> tuple[gr.Textbox, gr.Button]:
     return name, remove
 
 
-def _advanced_options() -> tuple[gr.Slider, gr.Textbox, gr.Dropdown, gr.File]:
+def _advanced_options() -> tuple[gr.Slider, gr.Textbox, list[gr.Dropdown], gr.File]:
+    """The third are preset, input size and tile size, with which an image is encoded."""
     with gr.Accordion("Advanced", open=False):
         threshold = gr.Slider(0.1, 0.9, 0.3, step=0.05, label="Score threshold")
         negatives = gr.Textbox(
             "", label="Negatives", info="Similar objects that compete and are never returned."
         )
         preset = gr.Dropdown(local_presets(), label="Preset")
+        with gr.Row():
+            imgsz = gr.Dropdown(
+                [("of the preset", 0), *INPUT_SIZES], value=0, label="Input size",
+                info="Pixels. A larger input finds smaller objects, and takes longer.",
+            )  # fmt: skip
+            tile = gr.Dropdown(
+                [("of the preset", 0), *TILE_SIZES], value=0, label="Tile size",
+                info="Also detect in tiles of the image, for objects that are very small.",
+            )  # fmt: skip
         examples = gr.File(
             label="Example images: logo.png is an example of the class logo",
             file_count="multiple", file_types=["image"], height=160,
         )  # fmt: skip
-    return threshold, negatives, preset, examples
+    return threshold, negatives, [preset, imgsz, tile], examples
 
 
 def _detection_table() -> tuple[gr.Dataframe, gr.HTML, gr.Label]:

@@ -3,7 +3,7 @@
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from statistics import fmean
 from time import perf_counter
@@ -290,8 +290,9 @@ def _detector_alone(
     by_label = np.array([class_ids.get(name_key(label), other) for label in labels], np.intp)
     if not (by_label < other).any():
         return None
+    labelled = [replace(boxes, objectness=boxes.label_confidence) for boxes in proposals]
     return matching.precision(
-        dataset, [_to_detections(boxes, by_label[boxes.label_ids]) for boxes in proposals]
+        dataset, [_to_detections(boxes, by_label[boxes.label_ids]) for boxes in labelled]
     )
 
 

@@ -19,7 +19,7 @@ from openvocab.evaluation._datasets import DatasetImage
 from openvocab.evaluation._provenance import detector_hash
 from openvocab.types import Boxes, EncodedRegions, Features, Proposals
 
-_VERSION = 1  # to be raised when the same models and settings give other proposals or features
+_VERSION = 2  # to be raised when the same models and settings give other proposals or features
 
 
 class CachedFeatures(NamedTuple):
@@ -29,6 +29,7 @@ class CachedFeatures(NamedTuple):
     """`(N, 4)`, all proposals."""
     objectness: NDArray[np.float32]
     label_ids: NDArray[np.intp]
+    label_confidence: NDArray[np.float32]
     features: Features
     """`(N, D)`, of the proposals."""
     ground_truth: Features
@@ -40,7 +41,12 @@ class CachedFeatures(NamedTuple):
     @property
     def regions(self) -> EncodedRegions:
         """The proposals with their features."""
-        proposals = Proposals(self.xyxy, self.objectness, self.label_ids)
+        proposals = Proposals(
+            self.xyxy,
+            self.objectness,
+            self.label_ids,
+            label_confidence=self.label_confidence,
+        )
         return EncodedRegions(proposals, self.features)
 
 
@@ -140,6 +146,7 @@ class FeatureCache:
             proposals.xyxy,
             proposals.objectness,
             proposals.label_ids,
+            proposals.label_confidence,
             np.concatenate([likely.features, others.features]),
             ground_truth.features,
             np.array([proposed - started, encoded - proposed]),

@@ -115,6 +115,7 @@ def _encode(
         "xyxy": proposals.xyxy,
         "objectness": proposals.objectness,
         "label_ids": proposals.label_ids,
+        "label_confidence": proposals.label_confidence,
         "rows": rows,
         "features": new_regions.features,
     }
@@ -123,7 +124,8 @@ def _encode(
 def _decode(
     arrays: Mapping[str, NDArray[np.generic]], index: int, cached: CachedFeatures
 ) -> EncodedRegions:
-    fields = {name: arrays[f"{name}_{index}"] for name in ("xyxy", "objectness", "label_ids")}
+    names = ("xyxy", "objectness", "label_ids", "label_confidence")
+    fields = {name: arrays[f"{name}_{index}"] for name in names}
     rows = np.asarray(arrays[f"rows_{index}"], np.intp)
     features = np.empty((len(rows), cached.features.shape[1]), np.float32)
     features[rows >= 0] = cached.features[rows[rows >= 0]]

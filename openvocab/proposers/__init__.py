@@ -2,20 +2,28 @@
 
 from typing import TYPE_CHECKING
 
+from openvocab._internal.environment import resolve_device
 from openvocab._internal.lazy import lazy_imports
 from openvocab.config import Preset
 from openvocab.types import Proposer
 from openvocab.weights._locate import locate_model
 
 if TYPE_CHECKING:
+    from openvocab.proposers._onnx import ONNXProposer
     from openvocab.proposers._tiled import TiledProposer
     from openvocab.proposers._ultralytics import UltralyticsProposer
 
-__all__ = ["TiledProposer", "UltralyticsProposer", "load_proposer"]
+__all__ = [
+    "ONNXProposer",
+    "TiledProposer",
+    "UltralyticsProposer",
+    "load_proposer",
+]
 
 __getattr__ = lazy_imports(
     __name__,
     {
+        "ONNXProposer": "openvocab.proposers._onnx",
         "TiledProposer": "openvocab.proposers._tiled",
         "UltralyticsProposer": "openvocab.proposers._ultralytics",
     },
@@ -34,16 +42,19 @@ def load_proposer(preset: Preset, device: str | None = None) -> Proposer:
             them.
         ModelError: a weights file is damaged or of an unsupported kind.
     """
-    from openvocab.proposers._tiled import TiledProposer
+    from openvocab.proposers._tiled import tile
+
+    return tile(_load_detector(preset, device), preset.proposals)
+
+
+def _load_detector(preset: Preset, device: str | None) -> Proposer:
+    """ONNX Runtime for an ONNX detector on the CPU; Ultralytics for everything else."""
+    from openvocab.proposers._onnx import ONNXProposer
     from openvocab.proposers._ultralytics import UltralyticsProposer
 
-    config = preset.proposals
-    proposer = UltralyticsProposer(
-        locate_model(preset, preset.models.detector),
-        config,
-        device=device,
-        trust_pickle=preset.models.trust_pickle,
+    path = locate_model(preset, preset.models.detector)
+    if path.suffix.lower() == ".onnx" and resolve_device(device) == "cpu":
+        return ONNXProposer(path, preset.proposals)
+    return UltralyticsProposer(
+        path, preset.proposals, device=device, trust_pickle=preset.models.trust_pickle
     )
-    if config.tile_size is None:
-        return proposer
-    return TiledProposer(proposer, config.tile_size, iou=config.iou, max_boxes=config.max_boxes)

@@ -13,15 +13,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from openvocab._internal.environment import preserve_environ, resolve_device
+from openvocab._internal.environment import resolve_device
 from openvocab._internal.runtimes import isolated_ultralytics, onnx_session, onnxruntime, openvino
 from openvocab._internal.threads import limit_threads_after_fork, single_openmp_thread
 from openvocab.config import ProposalConfig
 from openvocab.errors import ModelError, WeightsNotFoundError, first_line
+from openvocab.proposers._labels import label_names
+from openvocab.proposers._nms import distinct_rows
 from openvocab.types import Image, Proposals
-
-with preserve_environ():  # the import sets TORCHINDUCTOR_CACHE_DIR
-    from torchvision.ops import batched_nms
 
 _OPENVINO_SUFFIX = "_openvino_model"
 _MAX_STRIDE = 64  # the coarsest of any YOLO, to which Ultralytics rounds image sizes up
@@ -76,6 +75,7 @@ class UltralyticsProposer:
             raise WeightsNotFoundError(f"No detector at {path}; give the path of an existing file.")
         check_format(path, trust_pickle=trust_pickle)
         config = config or ProposalConfig()
+        self._path = path
         self._iou = config.iou
         # The runtime runs the network in its own threads; torch only prepares its input.
         self._limit_torch = single_openmp_thread if _is_export(path) else contextlib.nullcontext
@@ -89,9 +89,16 @@ class UltralyticsProposer:
         }
         if config.image_size is not None:
             self._arguments["imgsz"] = config.image_size
-        names = self._load(path)
-        self._labels = tuple(dict.fromkeys(names.values()))
-        self._label_ids = {number: self._labels.index(name) for number, name in names.items()}
+        self._set_names(self._load(path))
+
+    def _set_names(self, names: dict[int, str]) -> None:
+        """Set the labels, by the number of a class in the network's output."""
+        self._names, self._labels = names, label_names(names.values())
+        self._label_ids = {
+            number: self._labels.index(name)
+            for number, name in names.items()
+            if name in self._labels
+        }
 
     def with_ignored_labels(self, names: Collection[str]) -> Self:
         """The same network without some of its labels; both share its weights and its lock.
@@ -111,21 +118,15 @@ class UltralyticsProposer:
             raise ModelError(f"The detector has no label {unknown[0]!r}; name one of its labels.")
         if getattr(self._model.predictor.model, "end2end", False):
             raise ModelError(
-                "An NMS-free detector outputs one label per box, so none can be left out; use one "
+                "This detector outputs one label per box, so none can be left out; use one "
                 "that scores every label, or export it with end2end=False."
             )
-        other, ignored = copy(self), set(names)
-        by_number = {number: self._labels[index] for number, index in self._label_ids.items()}
-        other._labels = tuple(name for name in self._labels if name not in ignored)
-        if not other._labels:
+        if set(self._labels) <= set(names):
             raise ModelError("Every label of the detector would be ignored; leave one.")
-        other._label_ids = {
-            number: other._labels.index(name)
-            for number, name in by_number.items()
-            if name not in ignored
-        }
-        numbers = {number for number, name in by_number.items() if name in ignored}
-        other._ignored_numbers = (*self._ignored_numbers, *sorted(numbers))
+        other = copy(self)
+        other._set_names({n: name for n, name in self._names.items() if name not in names})
+        ignored = self._names.keys() - other._names.keys()
+        other._ignored_numbers = (*self._ignored_numbers, *sorted(ignored))
         return other
 
     def _load(self, path: Path) -> dict[int, str]:
@@ -145,17 +146,38 @@ class UltralyticsProposer:
                 f"{path} cannot be loaded as a detector ({first_line(error)}); "
                 "check the file, or pull or export it again."
             ) from error
-        native_size, image_size = max(self._model.predictor.imgsz), self._arguments.get("imgsz")
-        if image_size is not None and abs(native_size - image_size) >= _MAX_STRIDE:
-            raise ModelError(
-                f"{path} was exported for {native_size} pixels, not {image_size}; leave the image "
-                "size out, or export it again."
-            )
+        if "imgsz" in self._arguments:
+            self._check_image_size(self._arguments["imgsz"])
         if self._model.task not in {"detect", "segment"}:
             raise ModelError(
                 f"{path} is a {self._model.task} model; use one for detect or segment."
             )
         return {int(number): str(name) for number, name in dict(result.names).items()}
+
+    def _check_image_size(self, image_size: int) -> None:
+        """An export of fixed size ignores the argument; the network has just run with it."""
+        native_size = max(self._model.predictor.imgsz)
+        if abs(native_size - image_size) >= _MAX_STRIDE:
+            raise ModelError(
+                f"{self._path} was exported for {native_size} pixels, not {image_size}; leave the "
+                "image size out, or export it again."
+            )
+
+    def with_image_size(self, image_size: int) -> Self:
+        """The same network with another longer side of its input; both share weights and lock.
+
+        Args:
+            image_size: in pixels.
+
+        Raises:
+            ModelError: the file is an export of another, fixed size.
+        """
+        backend = self._model.predictor.model
+        if backend.format != "pt" and not getattr(backend, "dynamic", False):
+            self._check_image_size(image_size)
+        other = copy(self)
+        other._arguments = self._arguments | {"imgsz": image_size}
+        return other
 
     def _replace_onnx_session(self, path: Path, threads: int) -> None:
         """Ultralytics sets no session options; see `runtimes.onnx_session` for those needed."""
@@ -189,10 +211,12 @@ class UltralyticsProposer:
         proposals = Proposals(
             xyxy.clip(0, np.array([width, height] * 2, np.float32)),
             boxes.conf.astype(np.float32).clip(0, 1),
-            np.array([self._label_ids[int(number)] for number in boxes.cls], np.intp),
+            np.array([self._label_ids.get(int(number), 0) for number in boxes.cls], np.intp),
             self._masks(result, (height, width)),
+            boxes.conf.astype(np.float32).clip(0, 1)
+            * [int(number) in self._label_ids for number in boxes.cls],
         )
-        return proposals[self._distinct(proposals)]
+        return proposals[distinct_rows(proposals, self._iou)]
 
     def _masks(self, result: Any, shape: tuple[int, int]) -> NDArray[np.bool_] | None:  # noqa: ANN401
         if self._model.task != "segment":
@@ -201,22 +225,6 @@ class UltralyticsProposer:
             return np.zeros((0, *shape), np.bool_)
         masks: NDArray[np.bool_] = result.masks.data.cpu().numpy().astype(np.bool_)
         return masks
-
-    def _distinct(self, proposals: Proposals) -> NDArray[np.intp]:
-        """Rows to keep, best first, without degenerate boxes and near-duplicates.
-
-        NMS-free heads skip Ultralytics' NMS, but do return some near-duplicates.
-        """
-        sides = proposals.xyxy[:, 2:] - proposals.xyxy[:, :2]
-        valid = np.isfinite(proposals.xyxy).all(axis=1) & (sides >= 1).all(axis=1)
-        rows = np.flatnonzero(valid)
-        keep = batched_nms(
-            torch.from_numpy(proposals.xyxy[rows].astype(np.float64)),
-            torch.from_numpy(proposals.objectness[rows].astype(np.float64)),
-            torch.from_numpy(proposals.label_ids[rows]),
-            self._iou,
-        )
-        return rows[keep.numpy()]
 
 
 @contextlib.contextmanager

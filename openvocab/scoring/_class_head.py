@@ -45,8 +45,8 @@ class ClassHead:
     """`(K,)`, the classes."""
     thresholds: NDArray[np.float32]
     """`(K,)`, the lowest score of each class."""
-    exponents: NDArray[np.float32]
-    """`(K,)`, weight of the posterior relative to objectness."""
+    coverage: NDArray[np.float32]
+    """`(K,)`, share of the meaning of each class that the labels cover, 0 to 1."""
     class_agnostic_nms: bool
     """Whether NMS suppresses across classes."""
     labels: tuple[str, ...]
@@ -101,7 +101,7 @@ class ClassHead:
         return cls(
             names=vocabulary.names,
             thresholds=np.full(len(vocabulary), config.score_threshold, np.float32),
-            exponents=_exponents(prototypes, len(vocabulary), config),
+            coverage=_coverage(prototypes, len(vocabulary)),
             class_agnostic_nms=config.class_agnostic_nms,
             labels=labels.labels,
             config=config,
@@ -115,6 +115,13 @@ class ClassHead:
             log_likelihood=np.log(np.concatenate([flat, labels.likelihood])),
             competitor_weights=np.hstack([weights, bias_competes]),
         )
+
+    @property
+    def exponents(self) -> NDArray[np.float32]:
+        """Weight of the posterior `(K,)`, by how far labels cover a class."""
+        config = self.config
+        base, novel = config.fusion_exponent, config.novel_fusion_exponent
+        return (novel + self.coverage * (base - novel)).astype(np.float32)
 
     @property
     def min_objectness(self) -> float:
@@ -166,7 +173,7 @@ class ClassHead:
         class_log_odds = log_odds.class_log_odds(logits, competitors, self.competitor_weights)
         to_label = self.evidence.class_log_likelihood[: len(self.names), proposals.label_ids].T
         rank = class_log_odds + self.config.rank_weight * (
-            np.sqrt(proposals.objectness)[:, None] * to_label
+            np.sqrt(proposals.label_confidence)[:, None] * to_label
         )
         return Scores(self._own_similarity(similarity), log_odds.sigmoid(class_log_odds), rank)
 
@@ -188,7 +195,10 @@ class ClassHead:
         if class_ids is None:
             class_ids = scores.rank_logits.argmax(axis=1)
         posterior = scores.posterior[np.arange(len(proposals)), class_ids]
-        score = log_odds.fuse(proposals.objectness, posterior, self.exponents[class_ids])
+        objectness = log_odds.class_objectness(
+            proposals.objectness, proposals.label_confidence, self.coverage[class_ids]
+        )
+        score = log_odds.fuse(objectness, posterior, self.exponents[class_ids])
         rows = np.flatnonzero(score >= self.thresholds[class_ids])
         rows = rows[np.argsort(-score[rows], kind="stable")]
         rows = self._nms(rows, proposals, score, class_ids)
@@ -223,11 +233,12 @@ class ClassHead:
         if not len(regions.proposals):
             return [NearMiss(self.names[index], 0.0, thresholds[index]) for index in missing]
         scores = self.score(regions)
-        fused = log_odds.fuse(  # (N, missing)
+        objectness = log_odds.class_objectness(  # (N, missing)
             regions.proposals.objectness[:, None],
-            scores.posterior[:, missing],
-            self.exponents[missing],
+            regions.proposals.label_confidence[:, None],
+            self.coverage[missing],
         )
+        fused = log_odds.fuse(objectness, scores.posterior[:, missing], self.exponents[missing])
         box_classes = scores.rank_logits.argmax(axis=1)
         near_misses = []
         for column, (class_id, row) in enumerate(zip(missing, fused.argmax(axis=0), strict=True)):
@@ -286,8 +297,9 @@ class ClassHead:
             )
         similarity = matmul_nt(regions.features, self.classifier) + self.classifier_bias
         scaled = np.float32(self.logit_scale) * similarity
-        # Square root: a label with objectness 0.3 is right far more often than 3 times in 10.
-        label_weight = np.float32(self.config.label_weight) * np.sqrt(proposals.objectness)[:, None]
+        # Square root: a label with confidence 0.3 is right far more often than 3 times in 10.
+        confidence = np.sqrt(proposals.label_confidence)[:, None]
+        label_weight = np.float32(self.config.label_weight) * confidence
         classes = self.evidence.logits(scaled, proposals.label_ids, label_weight)  # (N, K + J)
         likelihood = self.log_likelihood[:, proposals.label_ids].T
         others = scaled[:, -len(self.log_likelihood) :] + label_weight * likelihood
@@ -356,18 +368,12 @@ def _competitor_weights(
     return result
 
 
-def _exponents(
-    prototypes: ClassPrototypes, class_count: int, config: ScoringConfig
-) -> NDArray[np.float32]:
-    """Weight of the posterior `(K,)`, by the largest share of a word's meaning that labels cover.
+def _coverage(prototypes: ClassPrototypes, class_count: int) -> NDArray[np.float32]:
+    """The largest share of a word's meaning that labels cover, of each class `(K,)`.
 
-    A class of example images alone has that of a novel class.
+    None of a class of example images alone.
     """
-    base = np.zeros(class_count, np.float32)
+    coverage = np.zeros(class_count, np.float32)
     is_class = prototypes.class_ids < class_count
-    np.maximum.at(base, prototypes.class_ids[is_class], prototypes.relations.base[is_class])
-    difference = config.fusion_exponent - config.novel_fusion_exponent
-    result: NDArray[np.float32] = (config.novel_fusion_exponent + base * difference).astype(
-        np.float32
-    )
-    return result
+    np.maximum.at(coverage, prototypes.class_ids[is_class], prototypes.relations.base[is_class])
+    return coverage

@@ -1,20 +1,22 @@
 r"""The mathematics of a score, in log-odds; pure NumPy.
 
-For box `n` with objectness `o` and detector label `l`, class `k` with prototypes `P_k`, and the
-competitors `C_k` of the class (negatives, background prompts, and the labels that do not mean it):
+For box `n` with objectness `o` and detector label `l` of confidence `c`, class `k` with prototypes
+`P_k`, and the competitors `C_k` of the class (negatives, background prompts, and the labels that do
+not mean it):
 
-    z[n, p]   = s * similarity(f_n, p) + w * sqrt(o_n) * log P(l_n | p) + prior log-odds of p
+    z[n, p]   = s * similarity(f_n, p) + w * sqrt(c_n) * log P(l_n | p) + prior log-odds of p
     z[n, k]   = max over p in P_k of z[n, p]
-    lo[n, k]  = z[n, k] - logsumexp over m in C_k of (z[n, m] + log b)
+    lo[n, k]  = z[n, k] - logsumexp over m in C_k of (z[n, m] + log g)
     posterior = sigmoid(lo)
-    score     = o ** (1 - a_k) * posterior ** a_k
-    class     = argmax over k of (lo + r * sqrt(o_n) * log P(l_n | k))
+    o[n, k]   = o_n ** (1 - b_k) * c_n ** b_k
+    score     = o[n, k] ** (1 - a_k) * posterior ** a_k
+    class     = argmax over k of (lo + r * sqrt(c_n) * log P(l_n | k))
 
-`s` is the logit scale, `w` the label weight, `r` the rank weight and `b` the competitor weight of a
-`ScoringConfig`. `P(l | p)` is in `_label_model`. The prior log-odds and the exponent `a_k` are those
-of a base class (one that the detector has labels for), of a novel class, or in between, by the share
-of its meaning that the labels cover. Classes do not compete with each other, so a score does not depend on the
-other classes of the call.
+`s` is the logit scale, `w` the label weight, `r` the rank weight and `g` the competitor weight of a
+`ScoringConfig`. `P(l | p)` is in `_label_model`. The share `b_k` of a class's meaning that the
+labels cover is 1 for a base class and 0 for a novel one; prior log-odds and exponent `a_k` go with
+it. Classes do not compete with each other, so a score does not depend on the other classes of the
+call.
 """
 
 import numpy as np
@@ -84,6 +86,23 @@ def fuse(objectness: Floats, posterior: Floats, exponent: Floats | float) -> Flo
     array([0.5], dtype=float32)
     """
     result: Floats = objectness ** (1 - exponent) * posterior**exponent
+    return result.astype(np.float32)
+
+
+def class_objectness(objectness: Floats, label_confidence: Floats, coverage: Floats) -> Floats:
+    """How surely a box holds an object of a class: the label's confidence, for one with labels.
+
+    For a class without labels, the objectness, whatever the labels say; elementwise.
+
+    Args:
+        objectness: of the box.
+        label_confidence: of the detector's label of the box, at most the objectness.
+        coverage: share of the meaning of the class that the labels cover, 0 to 1.
+
+    >>> class_objectness(np.float32([0.6, 0.6]), np.float32([0.1, 0.1]), np.float32([0, 1]))
+    array([0.6, 0.1], dtype=float32)
+    """
+    result: Floats = objectness ** (1 - coverage) * label_confidence**coverage
     return result.astype(np.float32)
 
 

@@ -5,13 +5,16 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from openvocab.detector import OpenVocabDetector
 from openvocab.server._errors import ShuttingDownError
 from openvocab.types import EncodedRegions, Image, Proposals
 
 T = TypeVar("T")
+
+Sizes: TypeAlias = tuple[int | None, int | None]
+"""Input size and tile size of the proposer, as `OpenVocabDetector.with_sizes` takes them."""
 
 MAX_BOXES = 128  # encoded per batch, besides those of its oldest image, which may have any number
 
@@ -22,6 +25,7 @@ class _Job:
 
     image: Image
     min_objectness: float
+    sizes: Sizes
     classify: Callable[[EncodedRegions], Any]
     future: "Future[Any]"
     proposals: Proposals | None = None
@@ -60,7 +64,11 @@ class Batcher:
         self._thread.start()
 
     def submit(
-        self, image: Image, min_objectness: float, classify: Callable[[EncodedRegions], T]
+        self,
+        image: Image,
+        min_objectness: float,
+        classify: Callable[[EncodedRegions], T],
+        sizes: Sizes = (None, None),
     ) -> "Future[T]":
         """Queue an image; a future that is cancelled before its turn costs nothing.
 
@@ -68,11 +76,12 @@ class Batcher:
             image: BGR.
             min_objectness: the lowest objectness that is wanted.
             classify: called with the encoded regions in the thread; what it returns is the result.
+            sizes: other sizes of the proposer than the detector's.
 
         Raises:
             ShuttingDownError: the server is shutting down.
         """
-        job = _Job(image, min_objectness, classify, Future())
+        job = _Job(image, min_objectness, sizes, classify, Future())
         with self._changed:
             if self._stopped:
                 raise ShuttingDownError("The server is shutting down; try another one.")
@@ -134,10 +143,13 @@ class Batcher:
         return batch
 
     def _propose(self, jobs: Sequence[_Job]) -> None:
-        lowest = [job.min_objectness for job in jobs]
-        proposals = self._detector.propose([job.image for job in jobs], lowest)
-        for job, proposed in zip(jobs, proposals, strict=True):
-            job.proposals = proposed
+        for sizes in dict.fromkeys(job.sizes for job in jobs):
+            same = [job for job in jobs if job.sizes == sizes]
+            lowest = [job.min_objectness for job in same]
+            detector = self._detector.with_sizes(*sizes)
+            proposals = detector.propose([job.image for job in same], lowest)
+            for job, proposed in zip(same, proposals, strict=True):
+                job.proposals = proposed
 
     def _classify(self, jobs: Sequence[_Job]) -> None:
         proposals = [job.proposals for job in jobs if job.proposals is not None]

@@ -9,7 +9,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from openvocab.errors import ClassesError, ImageError, OpenVocabError, one_line
-from openvocab.server._errors import BusyError, NotFoundError, ShuttingDownError
+from openvocab.server._errors import BusyError, NotFoundError, ShuttingDownError, SizeError
 
 log = logging.getLogger(__name__)
 
@@ -20,6 +20,7 @@ STATUSES: dict[type[OpenVocabError], int] = {
     NotFoundError: 404,
     ImageError: 422,
     ClassesError: 422,
+    SizeError: 422,
 }
 """Statuses of the errors that clients may see; all others are answered with 500 and logged."""
 

@@ -11,5 +11,9 @@ class ShuttingDownError(OpenVocabError):
     """The server is shutting down; another one may answer."""
 
 
+class SizeError(OpenVocabError):
+    """The detector cannot be run at the input size or tile size of a request."""
+
+
 class NotFoundError(OpenVocabError):
     """No vocabulary, source or stream has this name."""

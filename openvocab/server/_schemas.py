@@ -90,8 +90,16 @@ def _example(**body: Any) -> ConfigDict:  # noqa: ANN401  any JSON
 
 
 class DetectQuery(Query):
-    """Classes to detect in images, and whether to say what came closest."""
+    """Classes to detect in images, at what size, and whether to say what came closest."""
 
+    imgsz: Annotated[
+        int | None,
+        Field(ge=32, le=1280, description="Longer side of the detector's input, in pixels."),
+    ] = None
+    tile: Annotated[
+        int | None,
+        Field(ge=64, description="Also detect in tiles of this side, in pixels of the image."),
+    ] = None
     near_misses: Annotated[
         bool,
         Field(strict=True, description="Also return what came closest to each class not found."),

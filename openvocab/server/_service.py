@@ -12,11 +12,12 @@ import supervision as sv
 from fastapi.concurrency import run_in_threadpool
 
 from openvocab.detector import OpenVocabDetector
-from openvocab.errors import ClassesError, ImageError
+from openvocab.errors import ClassesError, ImageError, ModelError
 from openvocab.io import _images as images
+from openvocab.proposers._tiled import tile_count
 from openvocab.scoring import ClassHead
-from openvocab.server._batching import Batcher
-from openvocab.server._errors import BusyError, NotFoundError, ShuttingDownError
+from openvocab.server._batching import Batcher, Sizes
+from openvocab.server._errors import BusyError, NotFoundError, ShuttingDownError, SizeError
 from openvocab.server._image_inputs import ImageReader
 from openvocab.server._schemas import (
     ClassList,
@@ -32,6 +33,8 @@ from openvocab.server._streams import Stream, Streams
 from openvocab.server._vocabularies import Vocabularies
 from openvocab.types import EncodedRegions, Image, NearMiss
 from openvocab.vocabulary import Classes, Example, Vocabulary
+
+MAX_TILES = 200  # of all images of a request; some ten seconds on two cores
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -84,11 +87,13 @@ class Service:
             arguments = await self._class_arguments(query)
             head = await self._in_thread(self.detector.class_head, **arguments)
             decoded = await self._decode(inputs, "image")
+            sizes = self._sizes(query, decoded)
             classify = partial(_classify, head, near_misses=query.near_misses)
             futures: list[Future[_Result]] = []
             try:
                 futures += (
-                    self.batcher.submit(image, head.min_objectness, classify) for image in decoded
+                    self.batcher.submit(image, head.min_objectness, classify, sizes)
+                    for image in decoded
                 )
                 results = await asyncio.gather(*map(asyncio.wrap_future, futures))
             finally:
@@ -97,6 +102,25 @@ class Service:
             return [
                 to_response(image, *result) for image, result in zip(decoded, results, strict=True)
             ]
+
+    def _sizes(self, query: DetectQuery, decoded: Sequence[Image]) -> Sizes:
+        """The sizes of a request, if the detector can be run at them in reasonable time.
+
+        Raises:
+            SizeError: it cannot.
+        """
+        try:
+            self.detector.with_sizes(query.imgsz, query.tile)
+        except ModelError as error:
+            raise SizeError(str(error)) from error
+        if query.tile is not None:
+            tiles = sum(tile_count(image.shape[:2], query.tile) for image in decoded)
+            if tiles > MAX_TILES:
+                raise SizeError(
+                    f"tile = {query.tile} cuts the images into about {tiles} tiles, more than "
+                    f"{MAX_TILES}; use larger tiles."
+                )
+        return query.imgsz, query.tile
 
     async def store_vocabulary(self, name: str, request: VocabularyRequest) -> None:
         """Encode classes once, and keep them under a name.

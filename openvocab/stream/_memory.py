@@ -1,6 +1,6 @@
 """Memory of tracks: the running average of their features, and the label chosen from it."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import cv2
 import numpy as np
@@ -71,6 +71,7 @@ class _Track:
     """The thumbnail when the track was last encoded."""
     seen_s: float = 0.0
     objectness: float = 0.0
+    label_confidence: float = 0.0
     label: int = -1
     rival: int = -1
     """The class that leads at present, if it is not the label."""
@@ -104,9 +105,10 @@ class TrackMemory:
         for row in np.flatnonzero(ids >= 0):
             track = self._tracks.setdefault(int(ids[row]), _Track())
             track.seen_s, track.thumbnail = time_s, thumbnails[row]
-            momentum = self._settings.momentum if track.objectness else 0.0
-            objectness = float(proposals.objectness[row])
-            track.objectness = momentum * track.objectness + (1 - momentum) * objectness
+            rate = 1 - (self._settings.momentum if track.objectness else 0.0)
+            objectness, confidence = proposals.objectness[row], proposals.label_confidence[row]
+            track.objectness += rate * (float(objectness) - track.objectness)
+            track.label_confidence += rate * (float(confidence) - track.label_confidence)
             staleness[row] = self._staleness(track, proposals.xyxy[row], time_s)
         if not (staleness >= BATCH_STALENESS).any():
             return np.empty(0, np.intp)
@@ -136,10 +138,16 @@ class TrackMemory:
         encoded = np.array([row is not None for row in rows], np.bool_)
         return encoded, np.array([row for row in rows if row is not None], np.float32)
 
-    def objectness(self, ids: NDArray[np.intp]) -> NDArray[np.float32]:
-        """Running averages `(M,)` of tracks, so a box does not flicker when one frame is unsure."""
-        return np.array(
-            [self._tracks[track_id].objectness for track_id in ids.tolist()], np.float32
+    def smooth(self, proposals: Proposals, ids: NDArray[np.intp]) -> Proposals:
+        """M boxes with the running averages of the confidences of their tracks `(M,)`.
+
+        So a box does not flicker when one frame is unsure.
+        """
+        tracks = [self._tracks[track_id] for track_id in ids.tolist()]
+        return replace(
+            proposals,
+            objectness=np.array([track.objectness for track in tracks], np.float32),
+            label_confidence=np.array([track.label_confidence for track in tracks], np.float32),
         )
 
     def labels(self, ids: NDArray[np.intp], rank_logits: NDArray[np.float64]) -> NDArray[np.intp]:

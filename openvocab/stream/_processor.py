@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Generator, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import Unpack
 
@@ -48,7 +48,8 @@ class StreamProcessor:
         """Compose a processor; nothing is read yet.
 
         Args:
-            detector: may be shared with other processors and threads.
+            detector: may be shared with other processors and threads; its proposer runs at the
+                `stream_image_size` of its preset.
             classes: as for `OpenVocabDetector.detect`.
             tracking: the tracker, when tracks are encoded again, and how stable labels are; None
                 detects in each frame separately.
@@ -70,7 +71,8 @@ class StreamProcessor:
             raise ConfigError("Zones count tracks, and tracking is None; give TrackingSettings.")
         if tracking is not None:
             Tracker(tracking.tracker)  # an unknown tracker is an error here, not in the loop
-        self._detector, self._tracking, self._stride = detector, tracking, frame_stride
+        self._detector = detector.with_sizes(detector.preset.proposals.stream_image_size)
+        self._tracking, self._stride = tracking, frame_stride
         self._zones = zones or Zones()
         self._sinks, self._on_event = list(sinks), on_event
         self._score_threshold = options.get("score_threshold")
@@ -234,7 +236,7 @@ class SourceState:
         """Detections of the tracks that were encoded, from the average of their features."""
         encoded, features = self.memory.features(ids)
         ids = ids[encoded]
-        proposals = replace(proposals[encoded], objectness=self.memory.objectness(ids))
+        proposals = self.memory.smooth(proposals[encoded], ids)
         # Without such a track, features are (0,).
         regions = EncodedRegions(proposals, features.reshape(-1, head.feature_size))
         scores = head.score(regions)

@@ -2,9 +2,11 @@
 
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import supervision as sv
 from fakes import FakeProposer
@@ -13,7 +15,7 @@ from openvocab import weights
 from openvocab.config import ProposalConfig
 from openvocab.errors import ModelError, WeightsNotFoundError
 from openvocab.io import load_image
-from openvocab.proposers import TiledProposer, UltralyticsProposer
+from openvocab.proposers import ONNXProposer, TiledProposer, UltralyticsProposer
 from openvocab.types import Image, Proposer
 
 IOU = 0.7
@@ -22,12 +24,18 @@ Build = Callable[[pytest.FixtureRequest], Proposer]
 
 
 def starter(_: pytest.FixtureRequest) -> Proposer:
+    return ONNXProposer(weights.resolve("starter-detector"), CONFIG)
+
+
+def starter_by_ultralytics(_: pytest.FixtureRequest) -> Proposer:
     return UltralyticsProposer(weights.resolve("starter-detector"), CONFIG)
 
 
 def shared_file(name: str) -> Build:
     def build(request: pytest.FixtureRequest) -> Proposer:
         path = request.getfixturevalue("shared") / "models" / name
+        if path.suffix == ".onnx":
+            return ONNXProposer(path, CONFIG)
         return UltralyticsProposer(path, CONFIG, trust_pickle=True)
 
     return build
@@ -55,6 +63,7 @@ def tiled(build: Build) -> Build:
 PROPOSERS = {
     "fake": fake,
     "starter": starter,
+    "starter, ultralytics": starter_by_ultralytics,
     "yolo11n.onnx": shared_file("yolo11n.onnx"),
     "yolo26n-e2e.onnx": shared_file("yolo26n-e2e.onnx"),
     "yolo11n.pt": shared_file("yolo11n.pt"),
@@ -64,7 +73,14 @@ PROPOSERS = {
     "tiled starter": tiled(starter),
     "tiled yolo26n-seg": tiled(untrained("yolo26n-seg.yaml")),
 }
-TRAINED = {"starter", "tiled starter", "yolo11n.onnx", "yolo26n-e2e.onnx", "yolo11n.pt"}
+TRAINED = {
+    "starter",
+    "starter, ultralytics",
+    "tiled starter",
+    "yolo11n.onnx",
+    "yolo26n-e2e.onnx",
+    "yolo11n.pt",
+}
 
 
 PARAMS = [
@@ -100,9 +116,13 @@ def test_boxes_lie_inside_best_first_without_near_duplicates(case, photos):
         assert (proposals.xyxy[:, 2:] - proposals.xyxy[:, :2] >= 1).all()
         assert ((proposals.objectness >= 0) & (proposals.objectness <= 1)).all()
         assert (np.diff(proposals.objectness) <= 0).all()
+        assert ((proposals.label_confidence >= 0) & (proposals.label_confidence <= 1)).all()
         labels = proposals.label_ids
         assert ((labels >= 0) & (labels < len(proposer.labels))).all()
-        others = (labels[:, None] == labels) & ~np.eye(len(proposals), dtype=bool)
+        is_named = proposals.label_confidence >= proposals.objectness
+        is_better = np.tri(len(proposals), k=-1, dtype=bool)  # [weaker, better]
+        same = is_named[:, None] & is_named & (labels[:, None] == labels)
+        others = is_better & (same | ~is_named[:, None])
         overlap = sv.box_iou_batch(proposals.xyxy, proposals.xyxy)[others]
         assert (overlap <= IOU + 1e-3).all()
 
@@ -159,9 +179,9 @@ def test_a_box_of_an_ignored_label_gets_the_next_best(case, photos):
     (bus,) = before.xyxy[is_bus & (before.objectness > 0.5)]
     on_it = sv.box_iou_batch(bus[None], proposals.xyxy)[0] > 0.8
     assert "truck" in {without.labels[label_id] for label_id in proposals.label_ids[on_it]}
-    assert proposals.objectness[on_it].max() < 0.3
+    assert proposals.label_confidence[on_it].max() < 0.3
     people = [
-        boxes.xyxy[(boxes.label_ids == of.labels.index("person")) & (boxes.objectness > 0.5)]
+        boxes.xyxy[(boxes.label_ids == of.labels.index("person")) & (boxes.label_confidence > 0.5)]
         for boxes, of in ((before, proposer), (proposals, without))
     ]
     np.testing.assert_array_equal(*people)
@@ -188,7 +208,7 @@ def test_ignored_labels_leave_the_masks(case, photos):
 def test_labels_of_a_head_with_one_label_per_box_cannot_be_ignored(case):
     name, proposer = case
     if "e2e" in name:
-        with pytest.raises(ModelError, match="NMS-free"):
+        with pytest.raises(ModelError, match="one label per box"):
             proposer.with_ignored_labels(proposer.labels[:1])
 
 
@@ -246,3 +266,81 @@ def test_a_file_may_have_any_name(tmp_path):
     path = tmp_path / "my detector (1).onnx"
     shutil.copy(weights.resolve("starter-detector"), path)
     assert "bus" in UltralyticsProposer(path).labels
+
+
+@pytest.fixture(params=["starter", "yolo11n.onnx", "yolo26n-e2e.onnx"])
+def onnx_file(request) -> Path:
+    if request.param == "starter":
+        return weights.resolve("starter-detector")
+    return request.getfixturevalue("shared") / "models" / request.param
+
+
+@pytest.mark.weights
+@pytest.mark.parametrize("size", [320, 640])
+def test_onnx_runtime_alone_gives_the_boxes_of_ultralytics(onnx_file, photos, size):
+    config = ProposalConfig(threshold=0.05, image_size=size)
+    square = np.ascontiguousarray(photos[0][:810, :810])  # which neither of the two pads
+    (ours,), (theirs,) = (
+        build(onnx_file, config).propose([square]) for build in (ONNXProposer, UltralyticsProposer)
+    )
+    order, their_order = (np.lexsort(boxes.xyxy.round().T) for boxes in (ours, theirs))
+    ours, theirs = ours[order], theirs[their_order]
+    is_labelled = theirs.label_confidence > 0  # Ultralytics gives one class per box
+    assert len(ours) == len(theirs) > 5
+    np.testing.assert_allclose(ours.xyxy, theirs.xyxy, atol=0.05)
+    np.testing.assert_allclose(ours.objectness, theirs.objectness, atol=1e-4)
+    np.testing.assert_array_equal(ours.label_ids[is_labelled], theirs.label_ids[is_labelled])
+
+
+@pytest.mark.weights
+def test_the_starter_takes_any_size_and_batch(photos):
+    proposer = ONNXProposer(weights.resolve("starter-detector"), CONFIG)
+    for size in (320, 640, 1280):
+        sized = proposer.with_image_size(size)
+        (alone,) = sized.propose(photos[:1])
+        people = (alone.label_ids == 0) & (alone.label_confidence > 0.5)
+        assert people.sum() >= 3
+        for boxes in sized.propose([photos[0]] * 9):  # more than go through in one run
+            np.testing.assert_allclose(boxes.xyxy, alone.xyxy, atol=1e-2)
+            np.testing.assert_allclose(boxes.objectness, alone.objectness, atol=1e-4)
+
+
+@pytest.mark.weights
+def test_threads_share_a_detector(photos):
+    proposer = ONNXProposer(weights.resolve("starter-detector"), CONFIG)
+    alone = [proposer.propose([photo])[0] for photo in photos]
+    with ThreadPoolExecutor(16) as pool:
+        results = list(
+            pool.map(lambda number: proposer.propose([photos[number % 2]])[0], range(64))
+        )
+    for number, result in enumerate(results):
+        np.testing.assert_array_equal(result.xyxy, alone[number % 2].xyxy)
+        np.testing.assert_array_equal(result.objectness, alone[number % 2].objectness)
+
+
+@pytest.mark.weights
+@pytest.mark.parametrize("build", [ONNXProposer, UltralyticsProposer])
+def test_objects_without_a_label_are_proposed_but_are_no_label(photos, build):
+    proposer = build(weights.resolve("starter-detector"), CONFIG)
+    assert len(proposer.labels) == 80
+    assert "object" not in proposer.labels
+    (proposals,) = proposer.propose(photos[:1])
+    is_unnamed = proposals.label_confidence < proposals.objectness
+    assert is_unnamed.any()
+    assert not is_unnamed.all()
+
+
+@pytest.mark.weights
+def test_a_fixed_export_refuses_other_sizes(request, tmp_path):
+    path = tmp_path / "fixed.onnx"
+    model = onnx.load(request.getfixturevalue("shared") / "models" / "yolo11n.onnx")
+    shape = model.graph.input[0].type.tensor_type.shape.dim
+    for dimension, value in zip(shape, (1, 3, 640, 640), strict=True):
+        dimension.dim_value = value
+    onnx.save(model, path)
+    proposer = ONNXProposer(path)
+    assert proposer.with_image_size(640).labels == proposer.labels
+    with pytest.raises(ModelError, match="exported for 640 pixels, not 320"):
+        proposer.with_image_size(320)
+    with pytest.raises(ModelError, match="exported for 640 pixels, not 320"):
+        ONNXProposer(path, ProposalConfig(image_size=320))

@@ -19,6 +19,11 @@ class SlowDetector:
         self.may_encode, self.encoding = threading.Semaphore(0), threading.Semaphore(0)
         self.proposed: list[int] = []
         self.batches: list[list[int]] = []
+        self.sizes: list[tuple[int | None, int | None]] = []
+
+    def with_sizes(self, *sizes):
+        self.sizes.append(sizes)
+        return self
 
     def propose(self, images, _min_scores):
         widths = [image.shape[1] for image in images]

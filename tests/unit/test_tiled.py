@@ -232,9 +232,11 @@ def test_memory_does_not_grow_with_the_number_of_tiles(side, tile, masks, mebiby
         labels = crowd.labels
 
         def propose(self, images):
-            (proposals,), (height, width) = crowd.propose(images), images[0].shape[:2]
-            ones = np.ones((len(proposals), height, width), bool) if masks else None
-            return [dataclasses.replace(proposals, masks=ones)]
+            (proposals,) = crowd.propose(images[:1])
+            if not masks:
+                return [proposals] * len(images)
+            shapes = [(len(proposals), *image.shape[:2]) for image in images]
+            return [dataclasses.replace(proposals, masks=np.ones(shape, bool)) for shape in shapes]
 
     tracemalloc.start()
     (proposals,) = TiledProposer(Masked(), tile, max_boxes=10).propose([image])
