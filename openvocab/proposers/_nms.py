@@ -4,6 +4,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import supervision as sv
 from numpy.typing import NDArray
 
 from openvocab.types import Proposals
@@ -41,7 +42,12 @@ def distinct_rows(proposals: Proposals, iou: float) -> NDArray[np.intp]:
         )
     ]
     if len(named) < len(rows):
-        distinct = np.asarray(cv2.dnn.NMSBoxes(xywh, objectness, 0, iou), np.intp)
-        keep = np.concatenate([keep, np.setdiff1d(distinct, named)])
+        unnamed = np.setdiff1d(np.arange(len(rows)), named)
+        distinct = cv2.dnn.NMSBoxes(xywh[unnamed], objectness[unnamed], 0, iou)
+        unnamed = unnamed[np.asarray(distinct, np.intp)]
+        xyxy = proposals.xyxy[rows]
+        overlaps = sv.box_iou_batch(xyxy[unnamed], xyxy[keep]) > iou
+        is_worse = objectness[unnamed][:, None] < objectness[keep]
+        keep = np.concatenate([keep, unnamed[~(overlaps & is_worse).any(axis=1)]])
         keep = keep[np.argsort(-objectness[keep], kind="stable")]
     return rows[keep]

@@ -23,6 +23,7 @@ from openvocab.types import Boxes, Image, Proposals
 
 _MAX_BATCH = 8  # images in one run, which bounds the memory
 _MAX_CANDIDATES = 30_000  # boxes that enter NMS, as in Ultralytics
+_MAX_UNNAMED = 600  # candidates for boxes that no label fits, of some 2,000; NMS takes 2 ms
 _GREY = (114, 114, 114)  # of the border around an image
 
 
@@ -186,8 +187,8 @@ class ONNXProposer:
             rows = np.flatnonzero(objectness >= self._config.threshold)
             rows = rows[np.argsort(-objectness[rows], kind="stable")[:_MAX_CANDIDATES]]
             confidence = scores[self._label_columns].max(axis=0)[rows]
-            is_unnamed = confidence < objectness[rows]  # a third of all anchors
-            rows = rows[~is_unnamed | (np.cumsum(is_unnamed) <= self._config.max_boxes)]
+            is_unnamed = confidence < objectness[rows]
+            rows = rows[~is_unnamed | (np.cumsum(is_unnamed) <= _MAX_UNNAMED)]
             xyxy, objectness = _to_xyxy(output[:4, rows]), objectness[rows]
             scores = scores[np.ix_(self._label_columns, rows)]
             confidence = scores.max(axis=0)

@@ -31,7 +31,7 @@ _PINNED: dict[str, Any] = {
     "nms": None,
     "quantize": None,
     "augment": False,
-    "rect": False,
+    "rect": True,
     "retina_masks": True,
     "verbose": False,
     "save": False,

@@ -161,7 +161,7 @@ def test_a_trained_detector_proposes_the_bus_and_the_people(case, photos):
     name, proposer = case
     if name in TRAINED:
         (proposals,) = proposer.propose(photos[:1])
-        label_ids = proposals.label_ids[proposals.objectness > 0.5]
+        label_ids = proposals.label_ids[proposals.label_confidence > 0.4]
         confident = [proposer.labels[label_id] for label_id in label_ids]
         assert confident.count("bus") == 1
         assert confident.count("person") >= 3
@@ -178,7 +178,9 @@ def test_a_box_of_an_ignored_label_gets_the_next_best(case, photos):
     is_bus = before.label_ids == proposer.labels.index("bus")
     (bus,) = before.xyxy[is_bus & (before.objectness > 0.5)]
     on_it = sv.box_iou_batch(bus[None], proposals.xyxy)[0] > 0.8
-    assert "truck" in {without.labels[label_id] for label_id in proposals.label_ids[on_it]}
+    others = {without.labels[label_id] for label_id in proposals.label_ids[on_it]}
+    no_label_fits = name in {"starter, ultralytics", "tiled starter"}
+    assert others & {"truck", "train"} or no_label_fits
     assert proposals.label_confidence[on_it].max() < 0.3
     people = [
         boxes.xyxy[(boxes.label_ids == of.labels.index("person")) & (boxes.label_confidence > 0.5)]
@@ -283,13 +285,15 @@ def test_onnx_runtime_alone_gives_the_boxes_of_ultralytics(onnx_file, photos, si
     (ours,), (theirs,) = (
         build(onnx_file, config).propose([square]) for build in (ONNXProposer, UltralyticsProposer)
     )
+    ours, theirs = (  # Ultralytics gives one class per box: "object", or a label
+        boxes[boxes.label_confidence >= boxes.objectness] for boxes in (ours, theirs)
+    )
     order, their_order = (np.lexsort(boxes.xyxy.round().T) for boxes in (ours, theirs))
     ours, theirs = ours[order], theirs[their_order]
-    is_labelled = theirs.label_confidence > 0  # Ultralytics gives one class per box
     assert len(ours) == len(theirs) > 5
     np.testing.assert_allclose(ours.xyxy, theirs.xyxy, atol=0.05)
     np.testing.assert_allclose(ours.objectness, theirs.objectness, atol=1e-4)
-    np.testing.assert_array_equal(ours.label_ids[is_labelled], theirs.label_ids[is_labelled])
+    np.testing.assert_array_equal(ours.label_ids, theirs.label_ids)
 
 
 @pytest.mark.weights
