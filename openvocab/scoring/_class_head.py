@@ -369,10 +369,7 @@ def _competitor_weights(
 
 
 def _coverage(prototypes: ClassPrototypes, class_count: int) -> NDArray[np.float32]:
-    """The largest share of a word's meaning that labels cover, of each class `(K,)`.
-
-    None of a class of example images alone.
-    """
+    """The largest share of the meaning of a word or example that labels cover, by class `(K,)`."""
     coverage = np.zeros(class_count, np.float32)
     is_class = prototypes.class_ids < class_count
     np.maximum.at(coverage, prototypes.class_ids[is_class], prototypes.relations.base[is_class])

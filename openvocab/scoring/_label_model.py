@@ -155,7 +155,7 @@ class LabelModel:
             likelihood=matmul_nt(_mix_uniform(shares, 2 * UNIFORM), self.likelihood.T),
             covers=np.zeros(shares.shape, np.bool_),
             rivalry=np.log(np.maximum(1 - shares, np.float32(np.exp(-RIVAL_LOG_ODDS)))),
-            base=np.zeros(len(shares), np.float32),
+            base=(2 * shares.max(axis=1) - 1).clip(0),  # 0 if the labels disagree
         )
 
     def similarity(self, features: Features) -> Floats:

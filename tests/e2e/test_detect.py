@@ -15,7 +15,7 @@ from openvocab.io import load_image
 from openvocab.types import Image
 
 BUS, PEOPLE = (17, 230, 801, 768), ((48, 398, 245, 902), (221, 405, 345, 861), (670, 392, 810, 878))
-TIE = (980, 302, 1028, 423)
+TIE = (437, 434, 524, 717)
 
 
 @pytest.fixture(scope="module")

@@ -35,7 +35,7 @@ def test_the_python_blocks_run(tmp_path, monkeypatch, capsys, assets):
     exec(images, names)  # noqa: S102
     printed = capsys.readouterr().out
     assert re.search(r"^bus 0\.\d\d$", printed, re.MULTILINE)
-    assert len(re.findall("pedestrian", printed)) == 3
+    assert len(re.findall("pedestrian", printed)) == 4
     assert len(names["busy"]) > 0
 
 
