@@ -16,7 +16,7 @@ def image(page: Page, _: Path) -> None:
     """A result, with the explanation of its second row."""
     upload(page, "#image", ASSETS / "bus.jpg")
     enter_classes(page, "bus, pedestrian, traffic light")
-    wait_for_text(page, "#image-status", "3 pedestrian")
+    wait_for_text(page, "#image-status", "4 pedestrian")
     page.locator('#detections [data-testid="cell-1-1"]').last.click()
     wait_for_text(page, "#explanation", "Row 2")
 

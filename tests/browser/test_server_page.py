@@ -26,7 +26,7 @@ def test_demo_at_the_root_beside_the_api(assets):
         page.goto(str(client.base_url))
         upload(page, "#image", assets / "bus.jpg")
         enter_classes(page, "pedestrian, dog")
-        wait_for_text(page, "#image-status", "3 pedestrian")
+        wait_for_text(page, "#image-status", "4 pedestrian")
         files = {"image": (assets / "bus.jpg").read_bytes()}
         answer = client.post("/v1/detect/file", data={"classes": "bus"}, files=files)
         assert len(answer.json()["detections"]) == 1
@@ -73,7 +73,7 @@ def test_demo_asks_for_the_token(assets):
             page.get_by_role("button", name="Login").click()
             page.get_by_text(said).first.wait_for()
         upload(page, "#image", assets / "bus.jpg")
-        wait_for_text(page, "#image-status", "3 person, 1 bus")
+        wait_for_text(page, "#image-status", "4 person, 1 bus")
         # Logging in to the page gives no access to the API.
         cookies = httpx.Cookies()
         for cookie in page.context.cookies():

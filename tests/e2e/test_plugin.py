@@ -161,7 +161,7 @@ def test_validation_is_of_the_callers_classes(starter, assets, tmp_path):
         f"path: {tmp_path}\ntrain: images\nval: images\nnames: {{0: coach, 1: human}}\n"
     )
     attached = attach(starter, ["coach", "human"])
-    more = quiet(data=str(data), plots=False, project=str(tmp_path), name="val", imgsz=416)
+    more = quiet(data=str(data), plots=False, project=str(tmp_path), name="val", imgsz=640)
     metrics = starter.val(**more)
     assert metrics.box.map50 > 0.9
     assert metrics.names == {0: "coach", 1: "human"}
@@ -239,7 +239,7 @@ def test_callbacks_that_are_taken_off_are_missed_by_nobody_but_set_classes(start
     attach(starter, ["bus"])
     starter.clear_callback("on_predict_postprocess_end")
     (result,) = starter.predict(assets / "bus.jpg", **quiet())
-    assert len(result.names) == 80
+    assert len(result.names) == 81
 
 
 def test_pictures_of_other_channels_are_refused_in_a_line(checkpoint):
