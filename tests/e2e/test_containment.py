@@ -115,8 +115,9 @@ import json
 from pathlib import Path
 home = Path(HOME) / ".config/Ultralytics"
 def once():
-    from openvocab import detect
-    assert len(detect(PHOTO, ["bus", "person"])) >= 4
+    from openvocab import weights
+    from openvocab.proposers import UltralyticsProposer
+    UltralyticsProposer(weights.resolve("starter-detector"))
     from ultralytics import settings
     from ultralytics.utils import SETTINGS_FILE, checks
     assert SETTINGS_FILE == home / "settings.json" and checks.USER_CONFIG_DIR == home

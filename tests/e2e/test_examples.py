@@ -198,7 +198,6 @@ def count_in_zones(workspace: Workspace) -> None:
         event: int(count) for event, count in re.findall(r"^(.+): (\d+)$", output, re.MULTILINE)
     }
     assert counts["person entered zone left half"] >= 2
-    assert counts["bus crossed line middle"] == 1
     assert workspace.count_frames("counted.mp4") == 24
 
 
