@@ -148,8 +148,11 @@ def cut_head(graph: onnx.GraphProto) -> list[str]:
     transpose = producers[graph.output[0].name]
     concat = producers[transpose.input[0]]
     reshapes = [producers[name] for name in concat.input]
+    shapes = {node.input[1] for node in reshapes}
     for node in (transpose, concat, *reshapes):
         graph.node.remove(node)
+    for tensor in [tensor for tensor in graph.initializer if tensor.name in shapes]:
+        graph.initializer.remove(tensor)
     return [node.input[0] for node in reshapes]
 
 

