@@ -90,7 +90,6 @@ class ProposalConfig(_Section):
         "max_boxes": (1, 10_000),
         "max_regions": (1, 10_000),
         "image_size": (32, 8192),
-        "stream_image_size": (32, 8192),
         "tile_size": (64, 8192),
         "context_scale": (1, 8),
     }
@@ -106,8 +105,6 @@ class ProposalConfig(_Section):
     """Boxes per image that are encoded or tracked; the best are kept. None sets no limit."""
     image_size: int | None = None
     """Longer side of the detector's input in pixels; None uses the size it was trained for."""
-    stream_image_size: int | None = None
-    """The same for streams, whose objects are small; None uses `image_size`."""
     tile_size: int | None = None
     """Side in pixels of tiles that are detected in addition to the whole image; None for none."""
     context_scale: float = 1.25
@@ -259,11 +256,7 @@ class Preset(_Section):
 
     def with_sizes(self, image_size: int | None, tile_size: int | None) -> Self:
         """The preset with another input size or tile size; None keeps the preset's."""
-        sizes = {
-            "image_size": image_size,
-            "stream_image_size": image_size,
-            "tile_size": tile_size,
-        }
+        sizes = {"image_size": image_size, "tile_size": tile_size}
         changed = {name: size for name, size in sizes.items() if size is not None}
         return replace(self, proposals=replace(self.proposals, **changed))
 

@@ -237,7 +237,11 @@ def build_tab() -> None:
     for encoding in (
         image.change(encode, [image, *settings], encoded, **slow),
         gr.on(
-            [each.change for each in settings], encode_again, [encoded, *settings], encoded, **slow
+            [setting.change for setting in settings],
+            encode_again,
+            [encoded, *settings],
+            encoded,
+            **slow,
         ),
     ):
         encoding.then(**on_classify).then(**on_compare)

@@ -1,5 +1,6 @@
 """Detectors that propose class-agnostic boxes."""
 
+import contextlib
 from typing import TYPE_CHECKING
 
 from openvocab._internal.environment import resolve_device
@@ -48,13 +49,14 @@ def load_proposer(preset: Preset, device: str | None = None) -> Proposer:
 
 
 def _load_detector(preset: Preset, device: str | None) -> Proposer:
-    """ONNX Runtime for an ONNX detector on the CPU; Ultralytics for everything else."""
-    from openvocab.proposers._onnx import ONNXProposer
+    """ONNX Runtime for a detector in ONNX on the CPU; Ultralytics for everything else."""
+    from openvocab.proposers._onnx import ONNXProposer, OtherTaskError
     from openvocab.proposers._ultralytics import UltralyticsProposer
 
     path = locate_model(preset, preset.models.detector)
     if path.suffix.lower() == ".onnx" and resolve_device(device) == "cpu":
-        return ONNXProposer(path, preset.proposals)
+        with contextlib.suppress(OtherTaskError):  # segment, which Ultralytics runs as well
+            return ONNXProposer(path, preset.proposals)
     return UltralyticsProposer(
         path, preset.proposals, device=device, trust_pickle=preset.models.trust_pickle
     )

@@ -17,7 +17,7 @@ from openvocab._internal.runtimes import onnx_session
 from openvocab._internal.threads import limit_threads_after_fork
 from openvocab.config import ProposalConfig
 from openvocab.errors import ModelError, WeightsNotFoundError, first_line
-from openvocab.proposers._labels import label_names
+from openvocab.proposers._labels import OutputClasses
 from openvocab.proposers._nms import distinct_rows
 from openvocab.types import Boxes, Image, Proposals
 
@@ -25,6 +25,10 @@ _MAX_BATCH = 8  # images in one run, which bounds the memory
 _MAX_CANDIDATES = 30_000  # boxes that enter NMS, as in Ultralytics
 _MAX_UNNAMED = 600  # candidates for boxes that no label fits, of some 2,000; NMS takes 2 ms
 _GREY = (114, 114, 114)  # of the border around an image
+
+
+class OtherTaskError(ModelError):
+    """The file is a model of another task than `detect`."""
 
 
 class ONNXProposer:
@@ -46,7 +50,8 @@ class ONNXProposer:
 
         Raises:
             WeightsNotFoundError: there is no such file.
-            ModelError: the file is damaged, or no detector that Ultralytics exported.
+            ModelError: the file is damaged, or no detector that Ultralytics exported; an
+                `OtherTaskError` if it is a model of another task, such as `segment`.
         """
         path = Path(path)
         if not path.exists():
@@ -65,6 +70,10 @@ class ONNXProposer:
                 f"{path} cannot be loaded as a detector ({first_line(error)}); "
                 "check the file, or pull or export it again."
             ) from error
+        if metadata["task"] != "detect":
+            raise OtherTaskError(
+                f"{path} is a {metadata['task']} model; load it as an UltralyticsProposer."
+            )
         self._input = entry.name
         self._fixed_batch = batch if isinstance(batch, int) else None
         self._is_dynamic = not isinstance(height, int)
@@ -72,7 +81,7 @@ class ONNXProposer:
         if self._config.image_size is not None:
             self._size = self._input_size(self._config.image_size)
         self._is_single_label = bool(metadata.get("end2end") or metadata["args"].get("nms"))
-        self._set_names(names)
+        self._set_classes(OutputClasses(names))
 
     def _input_size(self, image_size: int) -> int:
         """A size in whole strides.
@@ -98,15 +107,14 @@ class ONNXProposer:
         other._size = self._input_size(image_size)
         return other
 
-    def _set_names(self, names: dict[int, str]) -> None:
-        """Set the labels, and which columns of the output score them."""
-        self._names, self._labels = names, label_names(names.values())
-        labelled = {number: name for number, name in names.items() if name in self._labels}
-        self._columns = np.array(list(names), np.intp)
-        self._label_columns = np.array(list(labelled), np.intp)
-        self._label_ids = np.zeros(max(names) + 1, np.intp)
-        for number, name in labelled.items():
-            self._label_ids[number] = self._labels.index(name)
+    def _set_classes(self, classes: OutputClasses) -> None:
+        """Set which rows of the output score labels, and which score objects without one."""
+        self._classes = classes
+        self._label_rows = np.array(list(classes.label_ids), np.intp)
+        self._label_ids = np.array(list(classes.label_ids.values()), np.intp)
+        self._unnamed_rows = np.array(
+            [number for number in classes.names if number not in classes.label_ids], np.intp
+        )
 
     def with_ignored_labels(self, names: Collection[str]) -> Self:
         """The same network without some of its labels; both share its weights.
@@ -121,24 +129,14 @@ class ONNXProposer:
             ModelError: a name is not among the labels, no label would be left, or the network
                 outputs one label per box instead of a score for each.
         """
-        unknown = [name for name in names if name not in self._labels]
-        if unknown:
-            raise ModelError(f"The detector has no label {unknown[0]!r}; name one of its labels.")
-        if self._is_single_label:
-            raise ModelError(
-                "This detector outputs one label per box, so none can be left out; use one that "
-                "scores every label, or export it without NMS and with end2end=False."
-            )
-        if set(self._labels) <= set(names):
-            raise ModelError("Every label of the detector would be ignored; leave one.")
         other = copy(self)
-        other._set_names({n: name for n, name in self._names.items() if name not in names})
+        other._set_classes(self._classes.without(names, one_per_box=self._is_single_label))
         return other
 
     @property
     def labels(self) -> tuple[str, ...]:
         """The detector's own labels, each once."""
-        return self._labels
+        return self._classes.labels
 
     def propose(self, images: Sequence[Image]) -> list[Proposals]:
         """Find boxes in images `(H, W, 3)` BGR, best objectness first; one result per image."""
@@ -180,26 +178,34 @@ class ONNXProposer:
         if output.shape[1] == 6:
             output = output[output[:, 4] >= self._config.threshold]
             xyxy, objectness = output[:, :4], output[:, 4]
-            confidence, numbers = objectness, output[:, 5].astype(np.intp)
+            label_ids, label_confidence = self._classes.label_boxes(output[:, 5], objectness)
         else:
             scores = output[4:]
-            objectness = scores[self._columns].max(axis=0)
-            rows = np.flatnonzero(objectness >= self._config.threshold)
-            rows = rows[np.argsort(-objectness[rows], kind="stable")[:_MAX_CANDIDATES]]
-            confidence = scores[self._label_columns].max(axis=0)[rows]
-            is_unnamed = confidence < objectness[rows]
-            rows = rows[~is_unnamed | (np.cumsum(is_unnamed) <= _MAX_UNNAMED)]
-            xyxy, objectness = _to_xyxy(output[:4, rows]), objectness[rows]
-            scores = scores[np.ix_(self._label_columns, rows)]
-            confidence = scores.max(axis=0)
-            numbers = self._label_columns[scores.argmax(axis=0)]
+            label_confidence = scores[self._label_rows].max(axis=0)
+            unnamed = scores[self._unnamed_rows].max(axis=0, initial=0)
+            objectness = np.maximum(label_confidence, unnamed)
+            anchors = self._candidates(objectness, label_confidence)
+            xyxy = _to_xyxy(output[:4, anchors])
+            objectness, label_confidence = objectness[anchors], label_confidence[anchors]
+            label_rows = scores[np.ix_(self._label_rows, anchors)].argmax(axis=0)
+            label_ids = self._label_ids[label_rows]
         proposals = Proposals(
             letterbox.restore(xyxy),
             objectness.astype(np.float32).clip(0, 1),
-            self._label_ids[numbers],
-            label_confidence=confidence.astype(np.float32).clip(0, 1),
+            label_ids,
+            label_confidence=label_confidence.astype(np.float32).clip(0, 1),
         )
         return proposals[distinct_rows(proposals, self._config.iou)[: self._config.max_boxes]]
+
+    def _candidates(
+        self, objectness: NDArray[np.float32], label_confidence: NDArray[np.float32]
+    ) -> NDArray[np.intp]:
+        """Anchors whose boxes enter NMS, best first."""
+        anchors = np.flatnonzero(objectness >= self._config.threshold)
+        order = np.argsort(-objectness[anchors], kind="stable")[:_MAX_CANDIDATES]
+        anchors = anchors[order]
+        is_unnamed = label_confidence[anchors] < objectness[anchors]
+        return anchors[~is_unnamed | (np.cumsum(is_unnamed) <= _MAX_UNNAMED)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from openvocab._internal.runtimes import isolated_ultralytics, onnx_session, onn
 from openvocab._internal.threads import limit_threads_after_fork, single_openmp_thread
 from openvocab.config import ProposalConfig
 from openvocab.errors import ModelError, WeightsNotFoundError, first_line
-from openvocab.proposers._labels import label_names
+from openvocab.proposers._labels import OutputClasses
 from openvocab.proposers._nms import distinct_rows
 from openvocab.types import Image, Proposals
 
@@ -89,16 +89,7 @@ class UltralyticsProposer:
         }
         if config.image_size is not None:
             self._arguments["imgsz"] = config.image_size
-        self._set_names(self._load(path))
-
-    def _set_names(self, names: dict[int, str]) -> None:
-        """Set the labels, by the number of a class in the network's output."""
-        self._names, self._labels = names, label_names(names.values())
-        self._label_ids = {
-            number: self._labels.index(name)
-            for number, name in names.items()
-            if name in self._labels
-        }
+        self._classes = OutputClasses(self._load(path))
 
     def with_ignored_labels(self, names: Collection[str]) -> Self:
         """The same network without some of its labels; both share its weights and its lock.
@@ -113,19 +104,10 @@ class UltralyticsProposer:
             ModelError: a name is not among the labels, no label would be left, or the network
                 outputs one label per box instead of a score for each.
         """
-        unknown = [name for name in names if name not in self._labels]
-        if unknown:
-            raise ModelError(f"The detector has no label {unknown[0]!r}; name one of its labels.")
-        if getattr(self._model.predictor.model, "end2end", False):
-            raise ModelError(
-                "This detector outputs one label per box, so none can be left out; use one "
-                "that scores every label, or export it with end2end=False."
-            )
-        if set(self._labels) <= set(names):
-            raise ModelError("Every label of the detector would be ignored; leave one.")
         other = copy(self)
-        other._set_names({n: name for n, name in self._names.items() if name not in names})
-        ignored = self._names.keys() - other._names.keys()
+        is_end2end = getattr(self._model.predictor.model, "end2end", False)
+        other._classes = self._classes.without(names, one_per_box=is_end2end)
+        ignored = self._classes.names.keys() - other._classes.names.keys()
         other._ignored_numbers = (*self._ignored_numbers, *sorted(ignored))
         return other
 
@@ -188,7 +170,7 @@ class UltralyticsProposer:
     @property
     def labels(self) -> tuple[str, ...]:
         """The detector's own labels, each once."""
-        return self._labels
+        return self._classes.labels
 
     def propose(self, images: Sequence[Image]) -> list[Proposals]:
         """Find boxes in images `(H, W, 3)` BGR, best objectness first; one result per image."""
@@ -208,13 +190,14 @@ class UltralyticsProposer:
         height, width = image.shape[:2]
         boxes = result.boxes.cpu().numpy()
         xyxy = boxes.xyxy.astype(np.float32).reshape(-1, 4)
+        objectness = boxes.conf.astype(np.float32).clip(0, 1)
+        label_ids, label_confidence = self._classes.label_boxes(boxes.cls, objectness)
         proposals = Proposals(
             xyxy.clip(0, np.array([width, height] * 2, np.float32)),
-            boxes.conf.astype(np.float32).clip(0, 1),
-            np.array([self._label_ids.get(int(number), 0) for number in boxes.cls], np.intp),
+            objectness,
+            label_ids,
             self._masks(result, (height, width)),
-            boxes.conf.astype(np.float32).clip(0, 1)
-            * [int(number) in self._label_ids for number in boxes.cls],
+            label_confidence,
         )
         return proposals[distinct_rows(proposals, self._iou)]
 

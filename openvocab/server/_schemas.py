@@ -98,7 +98,9 @@ class DetectQuery(Query):
     ] = None
     tile: Annotated[
         int | None,
-        Field(ge=64, description="Also detect in tiles of this side, in pixels of the image."),
+        Field(
+            ge=64, le=8192, description="Also detect in tiles of this side, in pixels of the image."
+        ),
     ] = None
     near_misses: Annotated[
         bool,

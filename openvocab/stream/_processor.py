@@ -48,8 +48,7 @@ class StreamProcessor:
         """Compose a processor; nothing is read yet.
 
         Args:
-            detector: may be shared with other processors and threads; its proposer runs at the
-                `stream_image_size` of its preset.
+            detector: may be shared with other processors and threads.
             classes: as for `OpenVocabDetector.detect`.
             tracking: the tracker, when tracks are encoded again, and how stable labels are; None
                 detects in each frame separately.
@@ -71,8 +70,7 @@ class StreamProcessor:
             raise ConfigError("Zones count tracks, and tracking is None; give TrackingSettings.")
         if tracking is not None:
             Tracker(tracking.tracker)  # an unknown tracker is an error here, not in the loop
-        self._detector = detector.with_sizes(detector.preset.proposals.stream_image_size)
-        self._tracking, self._stride = tracking, frame_stride
+        self._detector, self._tracking, self._stride = detector, tracking, frame_stride
         self._zones = zones or Zones()
         self._sinks, self._on_event = list(sinks), on_event
         self._score_threshold = options.get("score_threshold")

@@ -11,8 +11,10 @@ import pytest
 from bundles import OPENAI, SMALL, save_bundle
 
 from openvocab import cli
+from openvocab.config import ModelConfig, Preset, ProposalConfig
 from openvocab.encoders import OpenClipEncoder
-from openvocab.proposers import UltralyticsProposer
+from openvocab.errors import ModelError
+from openvocab.proposers import ONNXProposer, UltralyticsProposer, load_proposer
 
 pytestmark = pytest.mark.slow  # exports take seconds each
 
@@ -103,6 +105,21 @@ def test_a_detector_is_exported_by_ultralytics(run, tmp_path, checkpoint, runtim
     proposer = UltralyticsProposer(made)
     assert len(proposer.labels) == 80
     assert len(proposer.propose([np.zeros((128, 128, 3), np.uint8)])) == 1
+
+
+def test_an_exported_segmenter_keeps_its_masks(run, tmp_path, checkpoint):
+    path = checkpoint("yolo26n-seg.yaml")
+    code, _, error = run(path, "--runtime", "onnx", "--out", tmp_path, "--trust-pickle",
+                         "--imgsz", 128)  # fmt: skip
+    assert (code, error) == (0, "")
+    (made,) = tmp_path.iterdir()
+    with pytest.raises(ModelError, match="segment model; load it as an UltralyticsProposer"):
+        ONNXProposer(made)
+    models = ModelConfig(detector=str(made), encoder="starter-encoder")
+    proposer = load_proposer(Preset(models, ProposalConfig(threshold=1e-7)), "cpu")
+    (proposals,) = proposer.propose([np.full((128, 128, 3), 90, np.uint8)])
+    assert proposals.masks is not None
+    assert proposals.masks.shape == (len(proposals), 128, 128)
 
 
 @pytest.mark.slow

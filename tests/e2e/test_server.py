@@ -163,6 +163,28 @@ def test_near_misses_are_returned_on_request(client, bus):
     assert "near_misses" not in client.post("/v1/detect", json=body | {"near_misses": False}).json()
 
 
+def test_a_request_has_its_own_sizes(client, bus):
+    """Requests of different sizes share a batch; each gets what `detect` finds at its size."""
+    sizes = [{}, {"imgsz": 320}, {"imgsz": 960}, {"tile": 640}]
+    body = {"image": encoded(bus), "classes": ["bus", "person"]}
+    with ThreadPoolExecutor(len(sizes)) as pool:
+        responses = list(pool.map(lambda size: client.post("/v1/detect", json=body | size), sizes))
+    detector = OpenVocabDetector.from_preset()
+    for size, response in zip(sizes, responses, strict=True):
+        expected = detector.detect(bus, body["classes"], **size)
+        rows = response.json()["detections"]
+        assert [row["class_name"] for row in rows] == expected.data["class_name"].tolist()
+        np.testing.assert_allclose([row["xyxy"] for row in rows], expected.xyxy, atol=0.5)
+
+
+@pytest.mark.parametrize("size", [{"imgsz": 4000}, {"imgsz": 8}, {"tile": 9000}, {"tile": 64}])
+def test_a_size_that_would_take_too_long_is_refused(client, bus, size):
+    body = {"image": encoded(bus), "classes": ["bus"]}
+    response = client.post("/v1/detect", json=body | size)
+    assert response.status_code == 422
+    assert next(iter(size)) in response.json()["detail"]
+
+
 def test_every_request_has_its_own_classes(client, small):
     lists = [["bus"], ["person"], {"people": ["man", "woman"]}, ["zebra"]] * 3
 

@@ -149,6 +149,4 @@ def test_an_unknown_name_suggests_the_closest_one():
 def test_sizes_of_a_call_replace_those_of_the_preset():
     preset = Preset(ModelConfig("a", "b"), ProposalConfig(image_size=320))
     assert preset.with_sizes(None, None) == preset
-    assert preset.with_sizes(640, 416).proposals == ProposalConfig(
-        image_size=640, stream_image_size=640, tile_size=416
-    )
+    assert preset.with_sizes(640, 416).proposals == ProposalConfig(image_size=640, tile_size=416)
